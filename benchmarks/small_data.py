@@ -1,0 +1,94 @@
+"""Twenty rows to learn from: what the defaults reach on a choice between two tools, beside the base model.
+
+Takes 40 questions of the bundled data that need one of the two searches, 20 to learn from and 20 held out, on three
+seeds; method and learning rate are `auto`. Prints a table, and with --json FILE writes
+{"seed 0": {"ours": right answers, "theirs": the base model's, "ratio": ours / theirs, "unit": "of 20", "n": 1}, ...}.
+
+    python -m benchmarks.small_data --json small_data.json
+"""
+
+import argparse
+import json
+import os
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from calltune import tools
+from calltune.records import Record, expected_calls, write_jsonl
+from calltune.settings import ModelConfig
+from components.evaluate import step as evaluating
+from components.evaluate.config import EvaluateConfig
+from components.export.config import ExportConfig
+from components.export.step import export
+from components.format.config import FormatConfig, SplitConfig
+from components.format.step import format_rows
+from components.ingest.config import IngestConfig
+from components.ingest.step import ingest
+from components.train.config import TrainConfig
+from components.train.step import train
+
+SEARCHES = ("search_knowledge_base", "search_web")
+MODEL = ModelConfig(base="bundled:smollm2-135m")
+ROWS = 20
+EXAMPLES = Path("examples/helpdesk")
+
+
+def sample(seed: int, folder: Path) -> Path:
+    """Write 40 questions that need one search, half of them each, and their two tools; returns the questions' file."""
+    with (EXAMPLES / "questions.jsonl").open(encoding="utf-8") as lines:
+        rows: list[Record] = [json.loads(line) for line in lines]
+    chosen: list[Record] = []
+    for name in SEARCHES:
+        of_tool = [row for row in rows if [call["name"] for call in expected_calls(row)] == [name]]
+        chosen += random.Random(f"{seed} {name}").sample(of_tool, ROWS)
+    both = [tool for tool in tools.load(EXAMPLES / "tools.py") if tool["function"]["name"] in SEARCHES]
+    (folder / "tools.json").write_text(json.dumps(both), encoding="utf-8")
+    write_jsonl(folder / "questions.jsonl", chosen)
+    return folder / "questions.jsonl"
+
+
+def measure(seed: int, folder: Path) -> tuple[int, int]:
+    """How many of the 20 held-out questions the tuned model and the base model get the right tool for."""
+    source = sample(seed, folder)
+    ingest(IngestConfig(source=str(source), tools=str(folder / "tools.json")), folder / "records")
+    split = SplitConfig(test=0.5, validation=0, seed=seed)
+    format_rows(folder / "records", MODEL, FormatConfig(split=split), folder / "dataset")
+    # Five optimiser steps an epoch, so that eight epochs are the 40 steps below which little is learnt.
+    train(folder / "dataset", MODEL, TrainConfig(epochs=8, batch_rows=4, seed=seed), folder / "adapter", folder / "training")
+    made = folder / "model.json"
+    export(folder / "adapter", folder / "dataset", MODEL, ExportConfig(), made)
+    served = {
+        "tuned": evaluating.exported(json.loads(made.read_text()), "candidate"),
+        "base": evaluating.base(MODEL, folder / "dataset"),
+    }
+    right: dict[str, int] = {}
+    for name, model in served.items():
+        out = folder / name
+        test = folder / "dataset" / "test.jsonl"
+        result = evaluating.evaluate(model, test, EvaluateConfig(max_new_tokens=64), out / "metrics.json", out / "answers.jsonl")
+        right[name] = sum(result["outcomes"]["tool_accuracy"].values())
+    return right["tuned"], right["base"]
+
+
+def main() -> None:
+    """Measure, print, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    results: dict[str, dict[str, Any]] = {}
+    for seed in range(arguments.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["CALLTUNE_STORAGE"] = f"{folder}/store"
+            ours, theirs = measure(seed, Path(folder))
+        results[f"seed {seed}"] = {"ours": ours, "theirs": theirs, "ratio": ours / max(theirs, 1), "unit": f"of {ROWS}", "n": 1}
+        print(f"seed {seed}: tuned {ours}/{ROWS}, base {theirs}/{ROWS}", flush=True)
+    print(f"mean: tuned {sum(r['ours'] for r in results.values()) / len(results):.1f}/{ROWS}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

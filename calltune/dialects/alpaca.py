@@ -1,0 +1,30 @@
+"""Alpaca's instructions: `instruction`, `input`, `output`; rows that call nothing. One row:
+
+    {"instruction": "Edit for grammar.", "input": "He go home.", "output": "He goes home."}
+
+Read by `from_alpaca`.
+"""
+
+from calltune.dialects.reading import Row, RowError, optional_text, record, shown, text_field, tools_field
+from calltune.records import Message, Record, Tool
+
+
+def from_alpaca(row: Row, tools: list[Tool]) -> Record:
+    """Read one row; `input` follows `instruction` after a blank line, `system` and `history` are kept where they are.
+
+    Raises:
+        RowError: the row cannot be read.
+    """
+    system, context = optional_text(row, "system"), optional_text(row, "input")
+    messages: list[Message] = [{"role": "system", "content": system}] if system.strip() else []
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise RowError("invalid_message", f"history: must be a list of pairs, not {shown(history)}")
+    for number, pair in enumerate(history):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise RowError("invalid_message", f"history[{number}]: must be a pair of strings, question and answer")
+        messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    instruction = text_field(row, "instruction")
+    question = f"{instruction}\n\n{context}" if context.strip() else instruction
+    messages += [{"role": "user", "content": question}, {"role": "assistant", "content": text_field(row, "output")}]
+    return record(messages, tools_field(row, "tools", tools))

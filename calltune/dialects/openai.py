@@ -1,0 +1,85 @@
+"""OpenAI's chat format: `messages` and `tools`, or the older `functions`; and Calltune's own record. One row:
+
+    {"messages": [{"role": "user", "content": "Who is Ana?"},
+                  {"role": "assistant", "content": null, "tool_calls": [{"id": "c1", "type": "function",
+                   "function": {"name": "find_employee", "arguments": "{\\"name\\": \\"Ana\\"}"}}]}],
+     "tools": [{"type": "function", "function": {"name": "find_employee", "parameters": {...}}}]}
+
+Read by `from_openai`.
+"""
+
+from typing import Any
+
+from calltune.dialects.reading import Row, RowError, record, shown, tool_call, tools_field
+from calltune.records import Message, Record, Tool
+
+
+def from_openai(row: Row, tools: list[Tool]) -> Record:
+    """Read one row of chat messages.
+
+    Raises:
+        RowError: the row cannot be read.
+    """
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise RowError("missing_field", f"messages: must be a list of messages, not {shown(messages)}")
+    own = "tools" if row.get("tools") is not None or "functions" not in row else "functions"
+    names: dict[str, str] = {}
+    read = [_message(message, f"messages[{number}]", names) for number, message in enumerate(messages)]
+    return record(read, tools_field(row, own, tools), row.get("expected"))
+
+
+def _message(message: Any, where: str, names: dict[str, str]) -> Message:
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise RowError("invalid_message", f"{where}: must be an object with a role, not {shown(message)}")
+    if message.get("weight") == 0:
+        # Calltune trains on every assistant turn: taking this one in would teach what its author excluded.
+        raise RowError("unsupported_weight", f"{where}.weight: 0 excludes a turn from training, which is not supported")
+    role = {"function": "tool"}.get(message["role"], message["role"])
+    read: Message = {"role": role}
+    content = _content(message.get("content"), where)
+    calls = _calls(message, where, names)
+    if content or (content is not None and not calls):
+        read["content"] = content
+    if isinstance(message.get("reasoning_content"), str) and message["reasoning_content"].strip():
+        read["reasoning_content"] = message["reasoning_content"]
+    if calls:
+        read["tool_calls"] = calls
+    if role == "tool":
+        name = message.get("name")
+        reference = message.get("tool_call_id")
+        if isinstance(reference, str) and names:
+            if reference not in names:
+                raise RowError("invalid_message", f"{where}.tool_call_id: {reference!r} answers none of the calls before")
+            name = names[reference]
+        if isinstance(name, str) and name:
+            read["name"] = name
+    return read
+
+
+def _content(content: Any, where: str) -> str | None:
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise RowError("invalid_content", f"{where}.content: must be a string, not {shown(content)}")
+    texts = []
+    for number, part in enumerate(content):
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise RowError("invalid_content", f"{where}.content[{number}]: only parts of type text can be used")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _calls(message: Row, where: str, names: dict[str, str]) -> list[dict[str, Any]]:
+    if message.get("function_call") is not None:
+        return [tool_call(message["function_call"], f"{where}.function_call")]
+    calls = message.get("tool_calls")
+    if calls is None:
+        return []
+    if not isinstance(calls, list):
+        raise RowError("invalid_call", f"{where}.tool_calls: must be a list, not {shown(calls)}")
+    read = [tool_call(call, f"{where}.tool_calls[{number}]") for number, call in enumerate(calls)]
+    for call, normal in zip(calls, read, strict=True):
+        if isinstance(call.get("id"), str):
+            names[call["id"]] = normal["function"]["name"]
+    return read

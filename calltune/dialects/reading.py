@@ -1,0 +1,166 @@
+"""What the dialects share: reading JSON strictly, tools, calls, and putting the record together."""
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from calltune import guard
+from calltune import tools as tool_schemas
+from calltune.errors import DataError
+from calltune.records import Call, Message, Record, Tool
+
+Row = dict[str, Any]
+"""One row of a data file, as its JSON has it."""
+
+
+class RowError(DataError):
+    """A row that cannot be used; `rule` names the reason in one word, for counting."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+def strict_json(text: str) -> Any:
+    """Parse JSON as the standard has it: no NaN, no Infinity.
+
+    Raises:
+        ValueError: it is not JSON, a number is out of range, or it is nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def json_field(row: Row, name: str) -> Any:
+    """A field that is JSON, or JSON inside a string; None when it is absent, null or blank.
+
+    Raises:
+        RowError: the string is not JSON.
+    """
+    value = row.get(name)
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    try:
+        return strict_json(value)
+    except ValueError as error:
+        raise RowError("not_json", f"{name}: the string is not JSON: {error}") from None
+
+
+def text_field(row: Row, name: str) -> str:
+    """A field that must be a string.
+
+    Raises:
+        RowError: it is something else, or absent.
+    """
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise RowError("missing_field", f"{name}: must be a string, not {shown(value)}")
+    return value
+
+
+def optional_text(row: Row, name: str) -> str:
+    """A field that is a string, or absent: then empty."""
+    return "" if row.get(name) is None else text_field(row, name)
+
+
+def tools_field(row: Row, name: str, given: list[Tool], loose: bool = False) -> list[Tool]:
+    """The row's own tools; where the field is absent, null or blank, those `given` beside. An empty list means no tools.
+
+    Args:
+        row: one row.
+        name: the field, a list or the JSON of one.
+        given: the tools of the config's tools file.
+        loose: whether the parameters have xLAM's types.
+
+    Raises:
+        RowError: not a list of tools, a tool is not valid, or two tools have one name.
+    """
+    tools = json_field(row, name)
+    if tools is None:
+        return given
+    if not isinstance(tools, list):
+        raise RowError("invalid_tool", f"{name}: must be a list of tools, not {shown(tools)}")
+    found: dict[str, Tool] = {}
+    for number, tool in enumerate(tools):
+        if not isinstance(tool, dict):
+            raise RowError("invalid_tool", f"{name}[{number}]: must be an object, not {shown(tool)}")
+        try:
+            normal = _tool(json.dumps(tool), loose)
+        except DataError as error:
+            raise RowError("invalid_tool", f"{name}[{number}]: {error}") from None
+        key = normal["function"]["name"]
+        if found.setdefault(key, normal) != normal:
+            raise RowError("invalid_tool", f"{name}[{number}]: the tool {key!r} is defined twice, differently")
+    return list(found.values())
+
+
+def tool_call(value: Any, where: str) -> dict[str, Any]:
+    """A call in the record's form, from ``{"name", "arguments"}``, bare or wrapped, arguments an object or its JSON.
+
+    Raises:
+        RowError: it has no name, or its arguments are no object.
+    """
+    function = value.get("function", value) if isinstance(value, dict) else value
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise RowError("invalid_call", f"{where}: a call needs a name and arguments, not {shown(value)}")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str) and arguments.strip():
+        try:
+            arguments = strict_json(arguments)
+        except ValueError as error:
+            raise RowError("invalid_call", f"{where}.arguments: the string is not JSON: {error}") from None
+    arguments = {} if arguments is None or arguments == "" else arguments
+    if not isinstance(arguments, dict):
+        raise RowError("invalid_call", f"{where}.arguments: must be an object, not {shown(arguments)}")
+    return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def guarded(call: Call, tools: list[Tool], coerce: bool = False) -> guard.Guarded:
+    """What the guard says of a call.
+
+    Raises:
+        RowError: the tool's own schema is at fault.
+    """
+    try:
+        return guard.check(call, tools, coerce)
+    except Exception as error:  # a `$ref` may reach where check_schema has not looked: anything can come out of that
+        raise RowError("invalid_tool", f"tool {call['name']!r}: its parameters cannot be used: {error}") from None
+
+
+def record(messages: list[Message], tools: list[Tool], expected: Any = None) -> Record:
+    """The record, without `id` and `source`. An argument that is null and not required is left out: it was not given."""
+    required = {tool["function"]["name"]: tool["function"]["parameters"].get("required", []) for tool in tools}
+    for message in messages:
+        for call in message.get("tool_calls", []):
+            function = call["function"]
+            needed = required.get(function["name"], [])
+            function["arguments"] = {k: v for k, v in function["arguments"].items() if v is not None or k in needed}
+    return {"messages": messages, "tools": tools, **({} if expected is None else {"expected": expected})}
+
+
+def shown(value: Any) -> str:
+    """A value in an error message: itself where that is short, else its kind."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool | int | float | str) and len(repr(value)) <= 60:
+        return repr(value)
+    return "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "a long value"
+
+
+@lru_cache(maxsize=8192)
+def _tool(text: str, loose: bool) -> Tool:
+    # Rows of one data set share their tools, and checking a schema costs more than all else that is done to a row.
+    tool = json.loads(text)
+    where = "the tool"
+    normal = tool_schemas.normalise(tool_schemas.from_loose_types(tool, where) if loose else tool, where)
+    if not isinstance(normal["function"]["description"], str):
+        raise DataError(f"{where}: {normal['function']['name']!r}: the description must be a string")
+    return normal
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,218 @@
+"""A tool call against its tool's JSON Schema: accept it, coerce it without loss, or reject it with a reason.
+
+An application puts this between the model and its tools. Imports no torch.
+
+    >>> check({"name": "book_room", "arguments": {"minutes": "half an hour"}}, tools).reason
+    'book_room.minutes: must be of type integer, not the string "half an hour"'
+"""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, cast
+
+import jsonschema
+from jsonschema.protocols import Validator
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import EMPTY_REGISTRY
+
+from calltune.errors import DataError
+from calltune.records import Call, Tool
+
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,4000})")  # int() itself refuses more than 4,300 digits with an exception
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,400})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?")
+_EXACT_FLOAT = 2**53
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """What the guard says of one call.
+
+    Attributes:
+        call: the call, coerced where that was asked for and the call is accepted; else exactly as it came in.
+        reason: why the call is rejected, beginning with the path of what is wrong; None if it is accepted.
+    """
+
+    call: Call
+    reason: str | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the call may go to its tool."""
+        return self.reason is None
+
+
+def check(call: Call, tools: Sequence[Tool], coerce: bool = False) -> Guarded:
+    """Validate one call, ``{"name": str, "arguments": {...}}``, against the schema of its tool.
+
+    An argument that the schema does not list is rejected, unless the schema itself has `additionalProperties`: an
+    invented argument is a model's mistake even where JSON Schema's own default would let it pass. Whatever the call
+    holds, the answer is a :class:`Guarded`, never an exception.
+
+    Args:
+        call: what the model wants to call.
+        tools: the tools that it was given, in the OpenAI form.
+        coerce: turn values into what the schema asks for where nothing is lost: "5" to 5, "true" to true, 5.0 to 5.
+
+    Raises:
+        DataError: the tool's own schema is not a JSON Schema (the tool is wrong, not the call).
+    """
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return Guarded(call, "a call must be an object with the name of a tool")
+    name, arguments = call["name"], call.get("arguments")
+    schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+    if name not in schemas:
+        return Guarded(call, f"{_shown(name)}: no such tool{_nearest(name, schemas) or _one_of(schemas)}")
+    if not isinstance(arguments, dict):
+        return Guarded(call, f"{name}: arguments must be an object, not {_kind(arguments)}")
+    validator = _validator(name, json.dumps(schemas[name]))
+    try:
+        foreign = _not_json(arguments, name)
+        if foreign is not None:
+            return Guarded(call, foreign)
+        if coerce:
+            arguments = _coerced(arguments, schemas[name])
+        errors = sorted(validator.iter_errors(arguments), key=_order)
+        if errors:
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            return Guarded(call, _reason(name, errors[0]) + more)
+    except (RecursionError, OverflowError, ValueError):  # ValueError: Python prints no integer of over 4,300 digits
+        return Guarded(call, f"{name}: the arguments are nested too deeply, or hold a number too large to check")
+    except Unresolvable as error:
+        raise DataError(f"tool {name!r}: its schema refers to what is not in it: {error}") from None
+    return Guarded({**call, "arguments": arguments} if coerce else call)
+
+
+def check_all(calls: Iterable[Call], tools: Sequence[Tool], coerce: bool = False) -> list[Guarded]:
+    """:func:`check` each call of an answer, in order."""
+    return [check(call, tools, coerce) for call in calls]
+
+
+@lru_cache(maxsize=1024)
+def _validator(name: str, schema_json: str) -> Validator:
+    schema = json.loads(schema_json)
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise DataError(f"tool {name!r}: its parameters are not a JSON Schema: {error.message}") from None
+    if "additionalProperties" not in schema:
+        # Unlike additionalProperties, this one sees through allOf and $ref, so a composed schema still works.
+        schema.setdefault("unevaluatedProperties", False)
+    # An explicit registry: without one, jsonschema fetches an http $ref from the network.
+    return jsonschema.Draft202012Validator(schema, registry=EMPTY_REGISTRY)
+
+
+def _not_json(arguments: dict[str, Any], name: str) -> str | None:
+    """Why a value could not be sent on as JSON: Python reads `1e999` as infinity and a lone surrogate as a character."""
+    stack: list[tuple[str, Any]] = [(name, arguments)]
+    while stack:
+        path, value = stack.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{path}: {value} is not a JSON number"
+        if isinstance(value, str) and not _is_unicode(value):
+            return f"{path}: is not valid Unicode text"
+        if isinstance(value, dict):
+            if not all(isinstance(key, str) and _is_unicode(key) for key in value):
+                return f"{path}: an argument's name is not valid Unicode text"
+            stack += [(f"{path}.{key}", item) for key, item in value.items()]
+        if isinstance(value, list):
+            stack += [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _coerced(value: Any, schema: Any) -> Any:
+    if not isinstance(schema, dict):
+        return value
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        return {key: _coerced(item, properties.get(key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_coerced(item, schema.get("items")) for item in value]
+    declared = schema.get("type", [])
+    types = {declared} if isinstance(declared, str) else set(declared)
+    if isinstance(value, float) and "integer" in types and "number" not in types:
+        return int(value) if value.is_integer() and abs(value) <= _EXACT_FLOAT else value
+    if isinstance(value, str) and types and "string" not in types:
+        return _from_text(value, types)
+    return value
+
+
+def _from_text(text: str, types: set[str]) -> Any:
+    if "boolean" in types and text in ("true", "false"):
+        return text == "true"
+    if types & {"integer", "number"} and _INTEGER.fullmatch(text):
+        return int(text)
+    if "number" in types and _NUMBER.fullmatch(text):
+        number = float(text)
+        # Only if the float, written out again, is the number that stood there: 0.1 is, 1e999 and 20 decimals are not.
+        return number if math.isfinite(number) and Decimal(repr(number)) == Decimal(text) else text
+    return text
+
+
+def _order(error: jsonschema.ValidationError) -> tuple[int, list[str]]:
+    # A missing argument first: the rest of a call without it is seldom what the model meant.
+    rank = {"required": 0, "additionalProperties": 1, "unevaluatedProperties": 1}
+    return rank.get(str(error.validator), 2), [str(part) for part in error.absolute_path]
+
+
+def _reason(name: str, error: jsonschema.ValidationError) -> str:
+    path = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+    value: Any = error.instance
+    schema: Any = error.schema
+    keyword, limit = str(error.validator), cast(Any, error.validator_value)
+    if keyword == "required":
+        missing = next((key for key in limit if key not in value and repr(key) in error.message), "?")
+        return f"{path}.{missing}: is required and missing"
+    if keyword in ("additionalProperties", "unevaluatedProperties") and limit is False:
+        listed = list(schema.get("properties", {}))
+        unlisted = [key for key in value if key not in listed]
+        key = unlisted[0] if unlisted else "?"
+        return f"{path}.{_clipped(key)}: no such argument{_nearest(key, listed) or _one_of(listed)}"
+    if keyword == "type":
+        wanted = limit if isinstance(limit, str) else " or ".join(limit)
+        return f"{path}: must be of type {wanted}, not {_kind(value)}"
+    if keyword == "enum":
+        return f"{path}: must be one of {', '.join(_shown(choice) for choice in limit)}, not {_shown(value)}"
+    return f"{path}: {_clipped(error.message, 200)}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name[:200], list(known), n=1, cutoff=0.6)
+    return f"; the nearest is {close[0]!r}" if close else ""
+
+
+def _one_of(known: Iterable[str]) -> str:
+    names = list(known)
+    return f"; there is {', '.join(names)}" if names else "; there is none"
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+    return f"the {kinds.get(type(value), type(value).__name__)} {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    # ASCII where the text is not valid Unicode, so that a reason can always be written to a file.
+    text = json.dumps(value, ensure_ascii=not _is_unicode(str(value)), default=str)
+    return _clipped(text)
+
+
+def _clipped(text: str, length: int = _SHOWN) -> str:
+    text = text if _is_unicode(text) else ascii(text)
+    return text if len(text) <= length else text[: length - 1] + "…"

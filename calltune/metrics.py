@@ -1,0 +1,38 @@
+"""The names of the metrics and verdicts, once. Imports nothing, so that a config can check names without waiting."""
+
+PROPORTIONS = (
+    "tool_accuracy",
+    "tool_accuracy_calls",
+    "call_accuracy",
+    "ast_call_accuracy",
+    "valid_call_rate",
+    "abstention_accuracy",
+    "max_length_stop_rate",
+)
+"""Shares of questions, each 0 to 1: every one can be counted again from its per-question outcomes."""
+
+MEANS = ("prompt_tokens_mean",)
+"""Means over all questions, in the unit that the name says."""
+
+METRICS = (*PROPORTIONS, *MEANS)
+
+LOWER_IS_BETTER = frozenset({"max_length_stop_rate", "prompt_tokens_mean"})
+
+VERDICTS = (
+    "malformed",
+    "unwanted_call",
+    "missing_call",
+    "wrong_tool",
+    "extra_call",
+    "wrong_arguments",
+    "correct",
+)
+"""What can be said of one answer: the first that applies."""
+
+NO_CALL, UNREADABLE = "no call", "malformed"
+"""Labels in the confusion matrix of an answer without a call, and of one that attempts a call nobody can read."""
+
+
+def label_of(names: list[str]) -> str:
+    """The confusion matrix's label of the called or expected tools: their names, sorted, joined by " + "."""
+    return " + ".join(sorted(names)) or NO_CALL

@@ -1,0 +1,93 @@
+"""The one record that all steps speak: a conversation, its tools, and the answers that count as right.
+
+    {"id": "7", "messages": [{"role": "user", "content": "Who is Ana?"},
+                             {"role": "assistant", "tool_calls": [{"type": "function", "function":
+                                 {"name": "find_employee", "arguments": {"name": "Ana"}}}]}],
+     "tools": [{"type": "function", "function": {"name": "find_employee", "description": "...", "parameters": {...}}}],
+     "source": {"uri": "questions.jsonl", "row": 7, "sha256": "..."}}
+
+`arguments` is always an object. `expected` is optional: accepted values per argument, as the Berkeley leaderboard has
+them. A row that should call nothing ends in an assistant message with `content` only.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from calltune.errors import DataError
+
+Record = dict[str, Any]
+Message = dict[str, Any]
+Tool = dict[str, Any]
+Call = dict[str, Any]
+"""A tool call without its wrapping: ``{"name": str, "arguments": {...}}``."""
+
+
+def calls_of(message: Message) -> list[Call]:
+    """The calls of an assistant message, unwrapped, in order."""
+    return [call["function"] for call in message.get("tool_calls") or []]
+
+
+def expected_calls(record: Record) -> list[dict[str, Any]]:
+    """The accepted answer: ``[{"name": str, "arguments": {arg: [accepted values]}}]``, empty when none should be called.
+
+    Without `expected`, the last assistant message's own calls are the one accepted answer.
+    """
+    if "expected" in record:
+        return list(record["expected"])
+    calls = calls_of(record["messages"][-1])
+    return [{"name": c["name"], "arguments": {k: [v] for k, v in c["arguments"].items()}} for c in calls]
+
+
+def prompt_of(record: Record) -> list[Message]:
+    """The messages before the last assistant turn: what the model is asked in evaluation."""
+    return list(record["messages"][:-1])
+
+
+def user_text(record: Record) -> str:
+    """What the user wrote, all turns: what tells one question from another."""
+    return "\n".join(m["content"] for m in record["messages"] if m["role"] == "user")
+
+
+def canonical(value: Any) -> str:
+    """One JSON text for equal values, whatever the order of their keys: the basis of every fingerprint."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def sha256(value: Any) -> str:
+    """SHA-256 of the value's canonical JSON, in hex."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def content_sha256(record: Record) -> str:
+    """SHA-256 of what the record teaches (messages, tools, expected), not of where it came from."""
+    return sha256({key: record[key] for key in ("messages", "tools", "expected") if key in record})
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON lines file that Calltune itself wrote.
+
+    Raises:
+        DataError: the file is absent, or a line is not JSON (the file was damaged after it was written).
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: not JSON: {error}") from None
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write one JSON object a line; returns how many."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with path.open("w", encoding="utf-8") as out:
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count

@@ -1,0 +1,193 @@
+"""Records to tokens and loss mask, through the model's own chat template.
+
+The same prompt is rendered in training, in evaluation and by whoever serves the exported folder: the template travels
+inside the tokenizer, and nothing else in Calltune builds a prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from calltune.errors import ConfigError, DataError
+from calltune.parse import PARSERS
+from calltune.records import Message, Record, Tool, calls_of, canonical, prompt_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Template:
+    """A chat template that renders tools.
+
+    Attributes:
+        name: how the config names it.
+        syntax: how it writes calls; a key of :data:`calltune.parse.PARSERS`.
+        stops: the tokens that end an assistant turn.
+        markers: the tokens that the model must know as single, special ones.
+    """
+
+    name: str
+    syntax: str
+    stops: tuple[str, ...]
+    markers: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The Jinja source."""
+        return (files("calltune") / "templates" / f"{self.name}.jinja").read_text(encoding="utf-8")
+
+
+TEMPLATES = {
+    "hermes": Template("hermes", syntax="hermes", stops=("<|im_end|>",), markers=("<|im_start|>", "<|im_end|>")),
+}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One row for the trainer.
+
+    Attributes:
+        input_ids: token ids, shape ``(tokens,)``.
+        loss_mask: true on the tokens that the assistant wrote, its stop token included; shape ``(tokens,)``.
+    """
+
+    input_ids: list[int]
+    loss_mask: list[bool]
+
+
+class NotRepresentable(DataError):
+    """The template cannot express the record so that it can be read back."""
+
+
+class Renderer:
+    """Renders records for one tokenizer and one template.
+
+    Raises:
+        ConfigError: the model does not know the template's markers as single special tokens. It would then have to
+            learn to stop, and a base model often never does.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: Template) -> None:
+        special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
+        unknown = [marker for marker in template.markers if marker not in special]
+        if unknown:
+            raise ConfigError(
+                f"format.template: {template.name!r} needs {', '.join(unknown)} as special tokens, "
+                f"which {tokenizer.name_or_path} does not have"
+            )
+        self.tokenizer, self.template = tokenizer, template
+        self.tokenizer.chat_template = template.text
+        self.stop_ids = [tokenizer.convert_tokens_to_ids(stop) for stop in template.stops]
+        self.special_tokens = sorted(special)
+        self._prefixes: dict[str, int] = {}
+
+    def rows(self, record: Record) -> list[Rendered]:
+        """The record's training rows: one, or one per assistant turn where the template does not keep prefixes.
+
+        Raises:
+            NotRepresentable: a turn's text does not survive the template, or the prompt is not a token prefix.
+        """
+        messages, tools = record["messages"], record["tools"]
+        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        whole = token_ids(self.tokenizer, messages, tools)
+        prompts = [prompt_ids(self.tokenizer, messages[:turn], tools) for turn in turns]
+        if all(whole[: len(prompt)] == prompt for prompt in prompts):
+            spans = [self._answer_span(whole, len(prompt)) for prompt in prompts]
+            rows = [self._masked(whole, spans)]
+        else:
+            rows = []
+            for turn, prompt in zip(turns, prompts, strict=True):
+                ids = token_ids(self.tokenizer, messages[: turn + 1], tools)
+                if ids[: len(prompt)] != prompt:
+                    raise NotRepresentable("the prompt's tokens are not a prefix of the conversation's tokens")
+                rows.append(self._masked(ids, [self._answer_span(ids, len(prompt))]))
+        self._check_readable(record, rows[-1])
+        return rows
+
+    def prefix_length(self, record: Record) -> int:
+        """How many tokens come before the first user turn's own text: system message and tools.
+
+        Found by rendering two different questions and counting the tokens that they share, so that it is right for
+        any template.
+        """
+        first_user = next(i for i, message in enumerate(record["messages"]) if message["role"] == "user")
+        head, tools = record["messages"][:first_user], record["tools"]
+        key = canonical([head, tools])
+        if key not in self._prefixes:
+            one, two = (token_ids(self.tokenizer, [*head, {"role": "user", "content": text}], tools) for text in ("A", "z"))
+            self._prefixes[key] = common_prefix(one, two)
+        return self._prefixes[key]
+
+    def _answer_span(self, ids: Sequence[int], start: int) -> tuple[int, int]:
+        for position in range(start, len(ids)):
+            if ids[position] in self.stop_ids:
+                return start, position + 1
+        raise NotRepresentable("the assistant's turn does not end in a stop token")
+
+    @staticmethod
+    def _masked(ids: list[int], spans: Sequence[tuple[int, int]]) -> Rendered:
+        mask = [False] * len(ids)
+        for start, end in spans:
+            mask[start:end] = [True] * (end - start)
+        return Rendered(ids, mask)
+
+    def _check_readable(self, record: Record, row: Rendered) -> None:
+        last = record["messages"][-1]
+        prompt = len(prompt_ids(self.tokenizer, prompt_of(record), record["tools"]))
+        answer = answer_text(self.tokenizer, row.input_ids[prompt : _last_true(row.loss_mask) + 1], self.stop_ids)
+        parsed = PARSERS[self.template.syntax](answer)
+        if parsed.malformed is not None or list(parsed.calls) != calls_of(last):
+            raise NotRepresentable(f"the template {self.template.name!r} cannot express this answer so that it reads back")
+
+
+def token_ids(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], tools: Sequence[Tool], add_generation_prompt: bool = False
+) -> list[int]:
+    """Token ids of a conversation through the tokenizer's own chat template."""
+    text = tokenizer.apply_chat_template(
+        list(messages), tools=list(tools) or None, add_generation_prompt=add_generation_prompt, tokenize=False
+    )
+    # The template prints its own BOS where the model wants one: adding another is a known silent bug.
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
+    """Token ids of a prompt, ending where the assistant begins to write."""
+    return token_ids(tokenizer, messages, tools, add_generation_prompt=True)
+
+
+def answer_text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], stop_ids: Sequence[int]) -> str:
+    """Generated ids as text, without the stop token and with every other marker kept."""
+    kept = list(ids)
+    if kept and kept[-1] in stop_ids:
+        kept.pop()
+    return str(tokenizer.decode(kept, skip_special_tokens=False))
+
+
+def common_prefix(one: Sequence[int], two: Sequence[int]) -> int:
+    """How many leading items two sequences share."""
+    shared = 0
+    for left, right in zip(one, two, strict=False):
+        if left != right:
+            break
+        shared += 1
+    return shared
+
+
+def _last_true(mask: Sequence[bool]) -> int:
+    return len(mask) - 1 - list(reversed(mask)).index(True)
+
+
+@cache
+def template_of(name: str) -> Template:
+    """The template that the config names.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in TEMPLATES:
+        raise ConfigError(f"format.template: {name!r} is not one of auto, {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]

@@ -1,0 +1,175 @@
+"""What every step reports: that it began, how far it is, what it cost, and how it failed.
+
+Locally the events are JSON lines in the file that `CALLTUNE_EVENTS` names; `calltune run` follows it and draws the
+progress bars, because a step under kfp.local has no terminal. In a cluster the variable is unset and the same events
+are lines in the step's log, at most one every 30 s.
+"""
+
+import errno
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from calltune import storage
+from calltune.errors import UserError
+
+T = TypeVar("T")
+LOCAL_INTERVAL_S = 0.2
+CLUSTER_INTERVAL_S = 30.0
+
+
+def run_id() -> str:
+    """The id of this pipeline run; `local` for a step that somebody runs by itself."""
+    return os.environ.get("CALLTUNE_RUN_ID", "local")
+
+
+def emit(kind: str, **fields: Any) -> None:
+    """Report one event. `kind` is start, progress, note, error or step."""
+    line = json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}) + "\n"
+    path = os.environ.get("CALLTUNE_EVENTS")
+    if path is None:
+        print(line, end="", file=sys.stderr, flush=True)
+        return
+    # One write with O_APPEND is atomic, so that the lines of two processes do not mix.
+    descriptor = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def note(message: str) -> None:
+    """Say a decision that Calltune took for the user (`auto`), in the log and on the screen."""
+    emit("note", message=message)
+
+
+class Progress:
+    """Progress of one piece of work, reported as often as its reader can use it."""
+
+    def __init__(self, name: str, total: int, unit: str) -> None:
+        self.name, self.total, self.unit = name, total, unit
+        self.interval_s = LOCAL_INTERVAL_S if "CALLTUNE_EVENTS" in os.environ else CLUSTER_INTERVAL_S
+        self.reported_at = 0.0
+        self.update(0)
+
+    def update(self, done: int, detail: str = "") -> None:
+        """Report that `done` of `total` units are through. The first and the last are always reported."""
+        now = time.monotonic()
+        if 0 < done < self.total and now - self.reported_at < self.interval_s:
+            return
+        self.reported_at = now
+        emit("progress", name=self.name, done=done, total=self.total, unit=self.unit, detail=detail)
+
+
+def tracked(items: Iterable[T], name: str, total: int, unit: str = "rows") -> Iterator[T]:
+    """Yield `items`, reporting progress."""
+    progress = Progress(name, total, unit)
+    for done, item in enumerate(items, 1):
+        yield item
+        progress.update(done)
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Show a piece of work that cannot say how far it is."""
+    progress = Progress(name, 1, "")
+    yield
+    progress.update(1)
+
+
+def peak_rss_mib() -> int:
+    """Peak resident memory in MiB of this process or its largest child, whichever is larger."""
+    # VmHWM, not ru_maxrss: the latter survives exec, so a small step would report its parent's size.
+    status = Path("/proc/self/status").read_text()
+    own_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    return max(own_kib, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) // 1024
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Run a pipeline step: report its start, cost and failure, and record them in the store.
+
+    Writes `runs/<run_id>/steps/<name>.json`. A :class:`UserError`, or a full disk, ends the process with exit code 2 and
+    one line; any other exception goes on up after it has been reported.
+    """
+    started = time.monotonic()
+    emit("start", name=name)
+    failure: dict[str, Any] | None = None
+    try:
+        yield
+    except UserError as error:
+        failure = {"step": name, "code": 2, "message": str(error)}
+        raise SystemExit(2) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            failure = {"step": name, "code": 2, "message": f"no room left on the disk: {error.filename or 'while writing'}"}
+            raise SystemExit(2) from None
+        failure = {"step": name, "code": 1, "message": f"{type(error).__name__}: {error}"}
+        traceback.print_exc()
+        raise
+    finally:
+        record = {
+            "name": name,
+            "seconds": round(time.monotonic() - started, 2),
+            "peak_rss_mib": peak_rss_mib(),
+            "error": failure,
+        }
+        if failure is not None:
+            emit("error", **failure)
+            print(f"calltune: {name}: {failure['message']}", file=sys.stderr, flush=True)
+        emit("step", **record)
+        storage.of_run().put_json(f"runs/{run_id()}/steps/{name}.json", record)
+
+
+def finite(numbers: dict[str, Any]) -> dict[str, float]:
+    """The finite numbers among the values: what KFP's Metrics accepts (a NaN there crashes a run whose work is done)."""
+    return {
+        key: float(value)
+        for key, value in numbers.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf") and value == value
+    }
+
+
+def record(metrics: Any, numbers: dict[str, Any], write: bool = True) -> None:
+    """Hand numbers to a KFP Metrics artifact.
+
+    Args:
+        metrics: the artifact.
+        numbers: by name; those that are not finite numbers are left out of what KFP shows.
+        write: also write the file at its path: KFP's cache counts a missing output file as a miss, and `log_metric`
+            alone writes none.
+    """
+    if write:
+        write_json(metrics.path, numbers)
+    for name, value in finite(numbers).items():
+        metrics.log_metric(name, value)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, making the parent folder, and never leaving half a file behind."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_json(path: str | Path, load: Callable[[str], Any] = json.loads) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: the file is absent or is not JSON.
+    """
+    try:
+        return load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not a JSON file: {error}") from None

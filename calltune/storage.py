@@ -1,0 +1,230 @@
+"""Files in S3 (boto3) or in a folder: written whole or not at all, and checksummed.
+
+The run's own store comes from the environment: `CALLTUNE_STORAGE` is ``s3://bucket/prefix`` or a folder,
+`AWS_ENDPOINT_URL_S3` the server, and `AWS_*` the credentials.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from typing_extensions import override
+
+from calltune.errors import UserError
+
+
+class AlreadyThere(Exception):
+    """A conditional write found that somebody else had written first."""
+
+
+class Store(ABC):
+    """A place for objects by key.
+
+    Attributes:
+        uri: where it is, without a slash at the end.
+    """
+
+    uri: str
+
+    @abstractmethod
+    def put(self, key: str, data: bytes, only_if_new: bool = False) -> None:
+        """Write an object, whole or not at all.
+
+        Raises:
+            AlreadyThere: `only_if_new`, and the key exists. Of several such writers exactly one wins.
+        """
+
+    @abstractmethod
+    def get(self, key: str) -> bytes | None:
+        """The object's bytes, or None."""
+
+    @abstractmethod
+    def upload(self, path: Path, key: str) -> None:
+        """Copy a file into the store."""
+
+    @abstractmethod
+    def download(self, key: str, path: Path) -> None:
+        """Copy an object into a file, making its folder.
+
+        Raises:
+            UserError: there is no such object.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str) -> list[str]:
+        """The keys under `prefix`, sorted."""
+
+    def put_json(self, key: str, value: Any, only_if_new: bool = False) -> None:
+        """Write a value as JSON; NaN and infinities are refused."""
+        self.put(key, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), only_if_new)
+
+    def get_json(self, key: str) -> Any:
+        """Read a JSON object, or None when it is absent."""
+        data = self.get(key)
+        return None if data is None else json.loads(data)
+
+
+class Folder(Store):
+    """A store in a local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.uri = self.root.as_uri()
+
+    @override
+    def put(self, key: str, data: bytes, only_if_new: bool = False) -> None:
+        target = self._prepared(key)
+        temporary = _beside(target)
+        temporary.write_bytes(data)
+        self._settle(temporary, target, key, only_if_new)
+
+    @override
+    def get(self, key: str) -> bytes | None:
+        path = self.root / key
+        return path.read_bytes() if path.is_file() else None
+
+    @override
+    def upload(self, path: Path, key: str) -> None:
+        target = self._prepared(key)
+        temporary = _beside(target)
+        shutil.copyfile(path, temporary)
+        temporary.replace(target)
+
+    @override
+    def download(self, key: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not (self.root / key).is_file():
+            raise UserError(f"{self.root / key}: no such file")
+        shutil.copyfile(self.root / key, path)
+
+    @override
+    def list(self, prefix: str) -> list[str]:
+        keys = (str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file() and not p.name.startswith("."))
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def _prepared(self, key: str) -> Path:
+        target = self.root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    @staticmethod
+    def _settle(temporary: Path, target: Path, key: str, only_if_new: bool) -> None:
+        if not only_if_new:
+            temporary.replace(target)
+            return
+        try:
+            os.link(temporary, target)  # fails where the target exists, atomically
+        except FileExistsError:
+            raise AlreadyThere(key) from None
+        finally:
+            temporary.unlink()
+
+
+def _beside(target: Path) -> Path:
+    # Not by process id: two containers that share a folder may have the same.
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+
+
+class S3(Store):
+    """A store in an S3 bucket, below a prefix.
+
+    Every method raises a UserError where the bucket cannot be reached with the address and the credentials at hand.
+    """
+
+    def __init__(self, bucket: str, prefix: str = "") -> None:
+        import boto3
+        from botocore.config import Config
+
+        self.bucket, self.prefix = bucket, prefix.strip("/")
+        self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
+        # Standard mode retries connection errors and 5xx with back-off; eight tries last about a minute.
+        config = Config(retries={"mode": "standard", "max_attempts": 8}, connect_timeout=10)
+        # A session of its own: boto3's shared one keeps the credentials that it has once read.
+        self.client = boto3.session.Session().client("s3", config=config)
+
+    @override
+    def put(self, key: str, data: bytes, only_if_new: bool = False) -> None:
+        condition = {"IfNoneMatch": "*"} if only_if_new else {}
+        with self._explained(key):
+            try:
+                self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, ChecksumAlgorithm="SHA256", **condition)
+            except self.client.exceptions.ClientError as error:
+                if only_if_new and error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
+                    raise AlreadyThere(key) from None
+                raise
+
+    @override
+    def get(self, key: str) -> bytes | None:
+        with self._explained(key):
+            try:
+                return bytes(self.client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read())
+            except self.client.exceptions.NoSuchKey:
+                return None
+
+    @override
+    def upload(self, path: Path, key: str) -> None:
+        with self._explained(key):
+            self.client.upload_file(str(path), self.bucket, self._key(key), ExtraArgs={"ChecksumAlgorithm": "SHA256"})
+
+    @override
+    def download(self, key: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._explained(key):
+            self.client.download_file(self.bucket, self._key(key), str(path))
+
+    @override
+    def list(self, prefix: str) -> list[str]:
+        with self._explained(prefix):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
+            keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        start = len(self.prefix) + 1 if self.prefix else 0
+        return sorted(key[start:] for key in keys)
+
+    @contextlib.contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        """One line that says which object, instead of boto's exceptions, whose texts do not."""
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        where = f"s3://{self.bucket}/{self._key(key)}"
+        try:
+            yield
+        except ClientError as error:
+            details = error.response["Error"]
+            raise UserError(f"{where}: {details.get('Code')}: {details.get('Message', '')}".rstrip(": ")) from error
+        except (BotoCoreError, Boto3Error) as error:
+            raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+
+@cache
+def open_store(uri: str) -> Store:
+    """The store at ``s3://bucket/prefix``, ``file:///folder`` or a folder's path."""
+    if uri.startswith("s3://"):
+        parts = urlsplit(uri)
+        return S3(parts.netloc, parts.path)
+    return Folder(Path(unquote(urlsplit(uri).path) if uri.startswith("file://") else uri))
+
+
+def at(uri: str) -> tuple[Store, str]:
+    """The bucket of an ``s3://bucket/key`` URI and the key inside it; a ``file://`` URI's parent folder and name."""
+    if uri.startswith("s3://"):
+        parts = urlsplit(uri)
+        return open_store(f"s3://{parts.netloc}"), parts.path.lstrip("/")
+    path = Path(unquote(urlsplit(uri).path) if uri.startswith("file://") else uri)
+    return Folder(path.parent), path.name
+
+
+def of_run() -> Store:
+    """The store of this run, as `CALLTUNE_STORAGE` names it; a step run by itself keeps its files in `./runs/local`."""
+    return open_store(os.environ.get("CALLTUNE_STORAGE", "runs/local/store"))

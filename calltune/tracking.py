@@ -1,0 +1,144 @@
+"""MLflow: runs, the model registry and its aliases, always by explicit ids.
+
+Never an ambient run: KFP has an MLflow plugin of its own that sets `MLFLOW_*` in the containers.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calltune import runtime, storage
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+RUN_TAG = "calltune.run_id"
+
+
+def client() -> "MlflowClient":
+    """A client of the server, or of the SQLite file, that `CALLTUNE_TRACKING` names."""
+    import mlflow
+
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    uri = os.environ.get("CALLTUNE_TRACKING", "sqlite:///runs/local/mlflow.db")
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def run_of(name: str) -> str:
+    """MLflow's id of this pipeline run, in the experiment `name`; created where it does not exist yet.
+
+    One parent run for each pipeline run: found again by its tag, because nothing that changes from run to run may be a
+    parameter of a cached step.
+    """
+    mlflow = client()
+    found = mlflow.get_experiment_by_name(name)
+    if found is None:
+        experiment = mlflow.create_experiment(name, artifact_location=f"{storage.of_run().uri}/mlflow/{name}")
+    else:
+        experiment = found.experiment_id
+    runs = mlflow.search_runs([experiment], filter_string=f"tags.`{RUN_TAG}` = '{runtime.run_id()}'", max_results=1)
+    if runs:
+        return str(runs[0].info.run_id)
+    return str(mlflow.create_run(experiment, run_name=runtime.run_id(), tags={RUN_TAG: runtime.run_id()}).info.run_id)
+
+
+def log(
+    run: str,
+    params: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    curve: Sequence[Mapping[str, Any]] = (),
+    tags: Mapping[str, str] | None = None,
+    files: Mapping[str, Path] | None = None,
+) -> None:
+    """Log to a run and end it well.
+
+    Args:
+        run: MLflow's run id.
+        params: settings, by dotted name.
+        metrics: final numbers.
+        curve: rows of loss.csv: `step` and numbers by name; empty ones are left out.
+        tags: what to find the run by.
+        files: artifacts, by the names that they get: KFP's own files have none that a browser understands.
+    """
+    import time
+
+    from mlflow.entities import Metric, Param, RunTag
+
+    mlflow, now = client(), int(time.time() * 1000)
+    points = [Metric(key, value, now, 0) for key, value in (metrics or {}).items()]
+    for row in curve:
+        points += [
+            Metric(key, float(value), now, int(row["step"]))
+            for key, value in row.items()
+            if key not in ("step", "epoch") and value not in ("", None)
+        ]
+    settings = [Param(key, str(value)[:6000]) for key, value in (params or {}).items()]
+    labels = [RunTag(key, value) for key, value in (tags or {}).items()]
+    # MLflow takes 1,000 metrics and 100 params at a time.
+    for start in range(0, max(len(points), len(settings), 1), 100):
+        mlflow.log_batch(run, points[start : start + 100], settings[start : start + 100], labels if start == 0 else [])
+    with tempfile.TemporaryDirectory() as folder:
+        for name, file in (files or {}).items():
+            mlflow.log_artifact(run, shutil.copyfile(file, f"{folder}/{name}"))
+
+
+def end(run: str, ok: bool) -> None:
+    """Mark the run as finished or failed."""
+    client().set_terminated(run, "FINISHED" if ok else "FAILED")
+
+
+def register(name: str, uri: str, digest: str, run: str, tags: Mapping[str, str]) -> str:
+    """Register a model by the URI of its folder; returns its version. The same digest in the same run is not registered twice."""
+    mlflow = client()
+    _ensure_model(mlflow, name)
+    for version in mlflow.search_model_versions(f"name = '{name}'"):
+        if version.tags.get("digest") == digest and version.run_id == run:
+            return str(version.version)
+    created = mlflow.create_model_version(name, source=uri, run_id=run, tags={"digest": digest, **tags})
+    return str(created.version)
+
+
+def tag_version(name: str, version: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a registered version."""
+    for key, value in tags.items():
+        client().set_model_version_tag(name, version, key, value)
+
+
+def set_alias(name: str, alias: str, version: str | None) -> None:
+    """Let an alias name a version, or no version."""
+    mlflow = client()
+    if version is None:
+        mlflow.delete_registered_model_alias(name, alias)
+    elif aliases(name).get(alias) != version:
+        mlflow.set_registered_model_alias(name, alias, version)
+
+
+def aliases(name: str) -> dict[str, str]:
+    """The registered model's aliases: alias → version; none where there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return {alias: str(version) for alias, version in client().get_registered_model(name).aliases.items()}
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+
+
+def versions(name: str) -> "list[ModelVersion]":
+    """All versions of a registered model, the newest first."""
+    return sorted(client().search_model_versions(f"name = '{name}'"), key=lambda v: -int(v.version))
+
+
+def _ensure_model(mlflow: "MlflowClient", name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

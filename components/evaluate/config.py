@@ -1,0 +1,18 @@
+"""Settings of the evaluate step."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from calltune.settings import Settings
+
+
+class EvaluateConfig(Settings):
+    """Settings of the evaluate step."""
+
+    engine: Literal["auto", "hf"] = "auto"
+    """What generates the answers."""
+    max_new_tokens: int = Field(160, ge=1)
+    """Longest answer in tokens; one that reaches it counts in `max_length_stop_rate`."""
+    arguments: dict[str, str] = {}
+    """Match rule for an argument, `tool.argument: ast | any | f1>=0.5`; the default depends on its type (docs/metrics.md)."""

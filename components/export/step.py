@@ -1,0 +1,110 @@
+"""The trained weights as a model folder that plain transformers and vLLM load, checked, and put into the store."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from calltune import models, runtime, storage
+from calltune.render import Renderer, template_of
+from calltune.settings import ModelConfig
+from components.export.config import ExportConfig
+from components.export.merge import merged
+from components.export.verify import verify
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The small `model.json` that later steps get instead of the weights.
+
+    Attributes:
+        uri: where the folder is in the store.
+        digest: SHA-256 over the folder's files.
+        files: SHA-256 of each file.
+        adapter: where the adapter by itself is in the store; None where the whole model was trained.
+        template: the chat template's name.
+        syntax: how it writes calls.
+        dtype: of the weights.
+        top1_agreement: share of the supervised positions at which the exported model predicts what the trained one does.
+    """
+
+    uri: str
+    digest: str
+    files: dict[str, str]
+    adapter: str | None
+    template: str
+    syntax: str
+    dtype: str
+    top1_agreement: float
+
+
+def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfig, out: Path) -> Exported:
+    """Merge, write, verify and upload.
+
+    Args:
+        adapter: what train wrote.
+        dataset: what format wrote: its template goes along, its validation rows verify.
+        model: the base model.
+        config: the step's settings.
+        out: gets `model.json`; the folder itself goes to the store, and stays in the local model cache.
+
+    Raises:
+        ExportError: the exported folder does not predict what the trained model does.
+    """
+    base = models.fetch(model).path
+    stats = runtime.read_json(dataset / "stats.json")
+    template = template_of(stats["template"])
+    work = models.cache_dir() / "exports" / f"{runtime.run_id()}"
+    shutil.rmtree(work, ignore_errors=True)
+    with runtime.phase("merge and write"):
+        network = merged(base, adapter, config.merge_into)
+        tokenizer = models.tokenizer(base)
+        renderer = Renderer(tokenizer, template)
+        _finish(network, renderer)
+        network.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        runtime.write_json(work / models.SERVING, {"template": template.name, "syntax": template.syntax})
+        del network
+    agreement = verify(work, base, adapter, dataset, template)
+    files = models.checksums(work)
+    digest = models.digest(files)
+    target = models.cache_dir() / "models" / digest
+    runtime.write_json(work / models.MANIFEST, files)
+    if target.exists():
+        shutil.rmtree(work)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work.rename(target)
+    store = storage.of_run()
+    for name in runtime.tracked(files, "upload model", len(files), "files"):
+        store.upload(target / name, f"models/{digest}/{name}")
+    alone = None
+    if (adapter / "adapter_config.json").exists():
+        alone = f"{store.uri}/adapters/{digest}"
+        for name in models.checksums(adapter):
+            store.upload(adapter / name, f"adapters/{digest}/{name}")
+    result = Exported(
+        uri=f"{store.uri}/models/{digest}",
+        digest=digest,
+        files=files,
+        adapter=alone,
+        template=template.name,
+        syntax=template.syntax,
+        dtype="bfloat16",
+        top1_agreement=agreement,
+    )
+    runtime.write_json(out, asdict(result))
+    return result
+
+
+def _finish(network: PreTrainedModel, renderer: Renderer) -> None:
+    """Give the model the stop tokens of the template that it was trained with, and greedy decoding."""
+    network.to(torch.bfloat16)
+    generation = network.generation_config
+    generation.eos_token_id = renderer.stop_ids
+    generation.pad_token_id = renderer.tokenizer.pad_token_id
+    generation.do_sample = False
+    generation.temperature = generation.top_p = generation.top_k = None
+    network.config.eos_token_id = renderer.stop_ids[0]

@@ -1,0 +1,38 @@
+"""Settings of the format step."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from calltune.settings import Settings
+
+
+class SplitConfig(Settings):
+    """How rows are divided into training, validation and test."""
+
+    mode: Literal["exact"] = "exact"
+    """`exact`: seeded, stratified by expected tools, exact shares."""
+    by: Literal["question"] = "question"
+    """Rows of one question stay together."""
+    test: float = Field(0.33, ge=0, lt=1)
+    """Share of the questions held out for the verdict."""
+    validation: float = Field(0.1, ge=0, lt=1)
+    """Share of the questions held out to stop training early."""
+    seed: int = 0
+    """Another seed, another split."""
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> "SplitConfig":
+        if self.test + self.validation >= 1:
+            raise ValueError(f"test {self.test} and validation {self.validation} leave no row to train on")
+        return self
+
+
+class FormatConfig(Settings):
+    """Settings of the format step."""
+
+    template: str = "auto"
+    """Chat template: auto, or one of those in `calltune/templates/`."""
+    max_tokens: int = Field(2048, ge=16)
+    """Longest row in tokens; a longer one is quarantined, never cut."""
+    split: SplitConfig = SplitConfig()

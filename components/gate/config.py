@@ -1,0 +1,81 @@
+"""Settings of the gate: the conditions that a model must meet before it is promoted."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from calltune.metrics import LOWER_IS_BETTER, METRICS, PROPORTIONS
+from calltune.settings import Settings
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A share of the questions, or a difference of two, 0 to 1."""
+
+
+class AgainstChampion(Settings):
+    """How the candidate must stand against the present champion, on the same questions.
+
+    The gain is candidate minus champion, or champion minus candidate for a metric of which less is better.
+    """
+
+    test: Literal["better", "not_worse", "point"]
+    """`better`: the gain's paired 95 % interval lies above `margin`; `not_worse`: it lies above `-margin`; `point`: the
+    gain itself is at least `margin`, noise or not."""
+    margin: float = Field(default=0.0, ge=-1.0, le=1.0)
+    """In shares of the questions: 0.02 is two percentage points."""
+
+    @model_validator(mode="after")
+    def _margin_fits_test(self) -> "AgainstChampion":
+        if self.test == "not_worse" and self.margin <= 0:
+            raise ValueError("not_worse needs a margin above 0: how much worse would be acceptable")
+        if self.test == "better" and self.margin < 0:
+            raise ValueError("better needs a margin of at least 0; use not_worse to accept a small loss")
+        return self
+
+
+class GateConfig(Settings):
+    """What a candidate must reach. Without a single condition the gate refuses."""
+
+    min_questions: int = Field(default=50, ge=1)
+    """Test questions that an evaluation must rest on."""
+    min_questions_per_tool: int = Field(default=0, ge=0)
+    """Test questions that must expect each tool that the test set expects at all; 0: not checked."""
+    thresholds: dict[str, Annotated[float, Field(gt=0.0, le=1.0)]] = Field(default_factory=dict)
+    """Metric to the value that it must reach at least."""
+    over_baseline: dict[str, Share] = Field(default_factory=dict)
+    """Metric to the gain over the untuned base model that it must reach at least."""
+    against_champion: dict[str, AgainstChampion] = Field(default_factory=dict)
+    """Metric to its test against the present champion; skipped while there is no champion."""
+    maximum: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
+    """Metric to the value that it must not exceed, for those of which less is better."""
+
+    @field_validator("thresholds", "over_baseline")
+    @classmethod
+    def _more_is_better(cls, conditions: dict[str, float]) -> dict[str, float]:
+        _check_names(conditions, [name for name in PROPORTIONS if name not in LOWER_IS_BETTER], "limit it in gate.maximum")
+        return conditions
+
+    @field_validator("maximum")
+    @classmethod
+    def _less_is_better(cls, conditions: dict[str, float]) -> dict[str, float]:
+        _check_names(conditions, LOWER_IS_BETTER, "more of it is better: set it in gate.thresholds")
+        for name in set(conditions) & set(PROPORTIONS):
+            if conditions[name] >= 1:
+                raise ValueError(f"{name}: a share of the questions is limited below 1, not by {conditions[name]}")
+        return conditions
+
+    @field_validator("against_champion")
+    @classmethod
+    def _has_outcomes(cls, conditions: dict[str, AgainstChampion]) -> dict[str, AgainstChampion]:
+        _check_names(conditions, PROPORTIONS, "it has no outcome per question to compare: limit it in gate.maximum")
+        return conditions
+
+
+def _check_names(given: Iterable[str], allowed: Iterable[str], otherwise: str) -> None:
+    for name in given:
+        if name not in METRICS:
+            nearest = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{name!r} is not a metric; the nearest is {nearest!r}")
+        if name not in allowed:
+            raise ValueError(f"{name!r} cannot stand here; {otherwise}")

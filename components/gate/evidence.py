@@ -1,0 +1,283 @@
+"""Can the results of an evaluation be believed? Everything in a `metrics.json` must follow from its outcomes.
+
+Whoever edits one number by hand must edit all of them, and the predictions with their checksum.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calltune import stats
+from calltune.errors import DataError
+from calltune.metrics import METRICS, NO_CALL, PROPORTIONS, UNREADABLE, VERDICTS, label_of
+from calltune.records import canonical, read_jsonl
+
+Outcomes = dict[str, dict[str, int]]
+"""Metric → question id → 0 or 1, for the questions that count in the metric."""
+ROUNDING = 1e-6
+"""By how much a recorded number may differ from the recomputed one."""
+LARGEST = 2**53
+"""Above it, a JSON reader that uses floats sees another number than we do."""
+
+
+class Unsound(Exception):
+    """Why results cannot be believed, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Results that hold together.
+
+    Attributes:
+        n: test questions.
+        digest: of the evaluated model.
+        fingerprint: of the test set.
+        settings: of the evaluation, as canonical JSON.
+        template: SHA-256 of the chat template.
+        outcomes: per metric and question.
+        estimates: the metrics, recomputed from the outcomes; the means as recorded.
+        questions: expected tool → questions that expect it.
+        verdicts: question id → verdict.
+        predictions: recorded SHA-256 of the predictions file.
+    """
+
+    n: int
+    digest: str
+    fingerprint: str
+    settings: str
+    template: str
+    outcomes: Outcomes
+    estimates: dict[str, stats.Estimate]
+    questions: dict[str, int]
+    verdicts: dict[str, str]
+    predictions: str
+
+
+def examine(results: Any) -> Evidence:
+    """Check the content of a `metrics.json` from end to end.
+
+    Raises:
+        Unsound: at the first thing that is missing, misspelt, not finite, or does not follow from the rest.
+    """
+    if not isinstance(results, dict):
+        raise Unsound("the results are not a JSON object")
+    if "error" in results:
+        raise Unsound(f"the evaluation failed: {str(results['error'])[:200]}")
+    if results.get("present") is not True:
+        raise Unsound('the results do not say "present": true')
+    _refuse_non_finite(results)
+    digest, fingerprint, template, predictions = (
+        _text(results, key) for key in ("model_digest", "test_fingerprint", "template_sha256", "predictions_sha256")
+    )
+    settings = results.get("settings")
+    if not isinstance(settings, dict) or not settings:
+        raise Unsound("settings are missing, so nobody can tell how the answers were made")
+    verdicts = _verdicts(results)
+    outcomes = _outcomes(results, verdicts)
+    _refuse_contradictions(verdicts, outcomes)
+    return Evidence(
+        n=len(verdicts),
+        digest=digest,
+        fingerprint=fingerprint,
+        settings=canonical(settings),
+        template=template,
+        outcomes=outcomes,
+        estimates=_estimates(results, outcomes, len(verdicts)),
+        questions=_questions(results, verdicts, outcomes),
+        verdicts=verdicts,
+        predictions=predictions,
+    )
+
+
+def check_predictions(evidence: Evidence, path: Path) -> None:
+    """Check that the predictions are the ones that the results were made of.
+
+    Raises:
+        Unsound: the file is absent, has another SHA-256, or says something else than the results.
+    """
+    try:
+        with path.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise Unsound(f"the predictions cannot be read: {error.strerror}") from None
+    if found != evidence.predictions:
+        raise Unsound(f"the predictions have SHA-256 {found[:12]}…, recorded is {evidence.predictions[:12]}…")
+    try:
+        rows = list(read_jsonl(path))
+        if Counter(row["id"] for row in rows) != Counter(evidence.verdicts.keys()):
+            raise Unsound("the predictions are not of the questions that have a verdict, each once")
+        for row in rows:
+            _refuse_other_story(row, evidence)
+        if evidence.questions != Counter(tool for row in rows for tool in {call["name"] for call in row["expected"]}):
+            raise Unsound("the predictions expect other tools than the confusion matrix")
+        tokens = sum(row["prompt_tokens"] for row in rows) / len(rows)
+    except (DataError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Unsound(f"the predictions are not what evaluate writes: {type(error).__name__}: {error}") from None
+    if not _close(evidence.estimates["prompt_tokens_mean"].value, tokens):
+        raise Unsound(f"prompt_tokens_mean does not follow from the predictions, whose mean is {tokens:.1f}")
+
+
+def _refuse_other_story(row: dict[str, Any], evidence: Evidence) -> None:
+    id_ = row["id"]
+    if row["verdict"] != evidence.verdicts[id_]:
+        raise Unsound(f"question {id_!r} is {row['verdict']} in the predictions and {evidence.verdicts[id_]} in the results")
+    if int(row["stop"] == "length") != evidence.outcomes["max_length_stop_rate"][id_]:
+        raise Unsound(f"question {id_!r} does not end in the predictions as max_length_stop_rate says")
+    expected, called = (label_of([call["name"] for call in row[key]]) for key in ("expected", "calls"))
+    same_tools, recorded = int(expected == called), evidence.outcomes["tool_accuracy"][id_]
+    # An answer that nobody can read to its end is wrong, even if the calls before that are the expected ones.
+    if same_tools != recorded and not (row["verdict"] == UNREADABLE and recorded == 0):
+        raise Unsound(f"question {id_!r} calls other tools in the predictions than tool_accuracy says")
+    if (expected == NO_CALL) != (id_ in evidence.outcomes["abstention_accuracy"]):
+        raise Unsound(f"question {id_!r} expects another answer in the predictions than in the results")
+
+
+def _refuse_non_finite(results: Any) -> None:
+    stack: list[tuple[str, Any]] = [("", results)]
+    while stack:
+        path, value = stack.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Unsound(f"{path} is {value}, which is not a number")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise Unsound(f"{path} is larger than any count or number that evaluate writes")
+        if isinstance(value, dict):
+            stack += [(f"{path}.{key}".lstrip("."), item) for key, item in value.items()]
+        if isinstance(value, list):
+            stack += [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+
+
+def _text(results: dict[str, Any], key: str) -> str:
+    value = results.get(key)
+    if not isinstance(value, str) or not value:
+        raise Unsound(f"{key} is missing")
+    return value
+
+
+def _object(results: dict[str, Any], key: str) -> dict[str, Any]:
+    value = results.get(key)
+    if not isinstance(value, dict):
+        raise Unsound(f"{key} is missing")
+    return value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _verdicts(results: dict[str, Any]) -> dict[str, str]:
+    verdicts, n = _object(results, "verdicts"), results.get("n")
+    if not verdicts:
+        raise Unsound("no question has a verdict")
+    if not _is_count(n) or n != len(verdicts):
+        raise Unsound(f"there are {len(verdicts)} verdicts and n is {n}")
+    for id_, verdict in verdicts.items():
+        if verdict not in VERDICTS:
+            raise Unsound(f"question {id_!r} has the verdict {verdict!r}, which does not exist")
+    return verdicts
+
+
+def _outcomes(results: dict[str, Any], verdicts: dict[str, str]) -> Outcomes:
+    outcomes = _object(results, "outcomes")
+    _refuse_other_names("outcomes", outcomes, PROPORTIONS)
+    for metric in PROPORTIONS:
+        for id_, outcome in _object(outcomes, metric).items():
+            if id_ not in verdicts:
+                raise Unsound(f"{metric} counts question {id_!r}, which has no verdict")
+            if not _is_count(outcome) or outcome > 1:
+                raise Unsound(f"{metric} of question {id_!r} is {outcome!r}, neither 0 nor 1")
+    for metric in ("tool_accuracy", "call_accuracy", "ast_call_accuracy", "max_length_stop_rate"):
+        if len(outcomes[metric]) != len(verdicts):
+            raise Unsound(f"{metric} counts {len(outcomes[metric])} of {len(verdicts)} questions")
+    asked, silent = outcomes["tool_accuracy_calls"].keys(), outcomes["abstention_accuracy"].keys()
+    if asked & silent or len(asked | silent) != len(verdicts):
+        raise Unsound("tool_accuracy_calls and abstention_accuracy do not share out the questions between them")
+    return outcomes
+
+
+def _refuse_other_names(where: str, found: dict[str, Any], names: tuple[str, ...]) -> None:
+    missing, unknown = sorted(set(names) - found.keys()), sorted(found.keys() - set(names))
+    if missing:
+        raise Unsound(f"{where} lack {missing[0]}" + (f", and {unknown[0]!r} is unknown" if unknown else ""))
+    if unknown:
+        raise Unsound(f"{where} name {unknown[0]!r}, which is not a metric")
+
+
+Outcome = int | None
+# What a verdict leaves open: (expects a call, tool_accuracy, call_accuracy, valid_call_rate) that can go with it.
+_POSSIBLE: dict[str, Callable[[bool, int, int, Outcome], bool]] = {
+    "correct": lambda asked, tools, call, valid: tools == 1 and call == 1 and valid == (1 if asked else None),
+    "wrong_arguments": lambda asked, tools, call, valid: asked and tools == 1 and call == 0 and valid == 1,
+    # The right tool with an argument that the guard rejects is malformed, and right by tool_accuracy.
+    "malformed": lambda asked, tools, call, valid: (asked or tools == 0) and call == 0 and valid == 0,
+    "unwanted_call": lambda asked, tools, call, valid: not asked and tools == 0 and call == 0 and valid == 1,
+    "missing_call": lambda asked, tools, call, valid: asked and tools == 0 and call == 0 and valid in (None, 1),
+    "wrong_tool": lambda asked, tools, call, valid: asked and tools == 0 and call == 0 and valid == 1,
+    "extra_call": lambda asked, tools, call, valid: asked and tools == 0 and call == 0 and valid == 1,
+}
+
+
+def _refuse_contradictions(verdicts: dict[str, str], outcomes: Outcomes) -> None:
+    for id_, verdict in verdicts.items():
+        tools, call = outcomes["tool_accuracy"][id_], outcomes["call_accuracy"][id_]
+        asked = id_ in outcomes["tool_accuracy_calls"]
+        if not _POSSIBLE[verdict](asked, tools, call, outcomes["valid_call_rate"].get(id_)):
+            raise Unsound(f"question {id_!r} is {verdict}, and its outcomes say otherwise")
+        if outcomes["tool_accuracy_calls" if asked else "abstention_accuracy"][id_] != tools:
+            raise Unsound(f"question {id_!r} is counted differently in tool_accuracy and in its part of the questions")
+        if outcomes["ast_call_accuracy"][id_] > call:
+            raise Unsound(f"question {id_!r} is right by the stricter ast_call_accuracy and wrong by call_accuracy")
+
+
+def _estimates(results: dict[str, Any], outcomes: Outcomes, n: int) -> dict[str, stats.Estimate]:
+    metrics = _object(results, "metrics")
+    _refuse_other_names("metrics", metrics, METRICS)
+    estimates: dict[str, stats.Estimate] = {}
+    for metric in METRICS:
+        recorded = _object(metrics, metric)
+        if metric in PROPORTIONS:
+            estimate = stats.wilson(sum(outcomes[metric].values()), len(outcomes[metric]))
+        else:
+            value, low, high = (recorded.get(key) for key in ("value", "low", "high"))
+            if not _ordered(low, value, high):
+                raise Unsound(f"{metric} is {value} in the interval {low} to {high}, which cannot be")
+            estimate = stats.Estimate(value, low, high, n)
+        for key, expected in estimate.as_dict().items():
+            if key not in recorded or not _close(recorded[key], expected):
+                raise Unsound(f"{metric}.{key} is {recorded.get(key)}, but {expected} follows from the outcomes")
+        estimates[metric] = estimate
+    return estimates
+
+
+def _ordered(*values: Any) -> bool:
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values)
+    return numbers and list(values) == sorted(values)
+
+
+def _close(recorded: Any, expected: float | None) -> bool:
+    if recorded is None or expected is None:
+        return recorded is expected
+    if isinstance(recorded, bool) or not isinstance(recorded, int | float):
+        return False
+    return math.isclose(recorded, expected, rel_tol=ROUNDING, abs_tol=ROUNDING)
+
+
+def _questions(results: dict[str, Any], verdicts: dict[str, str], outcomes: Outcomes) -> dict[str, int]:
+    """Questions by expected tool, from the confusion matrix, which must say the same as the outcomes."""
+    confusion = _object(results, "confusion")
+    rows = {expected: _object(confusion, expected) for expected in confusion}
+    counts = [count for row in rows.values() for count in row.values()]
+    if not all(_is_count(count) for count in counts) or sum(counts) != len(verdicts):
+        raise Unsound("the confusion matrix does not add up to n")
+    if sum(row.get(expected, 0) for expected, row in rows.items()) != sum(outcomes["tool_accuracy"].values()):
+        raise Unsound("the confusion matrix has other right answers than tool_accuracy")
+    if sum(rows.get(NO_CALL, {}).values()) != len(outcomes["abstention_accuracy"]):
+        raise Unsound("the confusion matrix has other questions without a call than abstention_accuracy")
+    questions: Counter[str] = Counter()
+    for expected, row in rows.items():
+        for tool in set(expected.split(" + ")) - {NO_CALL}:
+            questions[tool] += sum(row.values())
+    return dict(questions)

@@ -1,0 +1,299 @@
+"""The gate: may the candidate be promoted? It fails closed: what cannot be judged is refused, and every reason is given."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from calltune import stats
+from calltune.metrics import LOWER_IS_BETTER
+from calltune.runtime import note, read_json, write_json
+from components.gate.config import AgainstChampion, GateConfig
+from components.gate.evidence import Evidence, Unsound, check_predictions, examine
+
+ROUNDING = 1e-9
+"""0.9 - 0.8 is 0.09999999999999998, and still a gain of 0.1."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of the decision.
+
+    Attributes:
+        name: what is checked.
+        passed: whether it holds.
+        reason: why, in one sentence, also if it passed.
+        observed: the number that was found, None if there is none.
+        required: the number that was asked for.
+        low: lower end of the 95 % interval of `observed`.
+        high: upper end.
+    """
+
+    name: str
+    passed: bool
+    reason: str
+    observed: float | None = None
+    required: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The gate's answer.
+
+    Attributes:
+        checks: all of them, passed or not.
+        candidate: digest of the model that this decision is about, None if its results do not say.
+        champion: version and digest of the champion that it was compared with; None where there was none.
+    """
+
+    checks: tuple[Check, ...]
+    candidate: dict[str, str | None]
+    champion: dict[str, str | None]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the candidate may be promoted."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The decision as `decision.json` holds it."""
+        return {
+            "passed": self.passed,
+            "checks": [asdict(check) for check in self.checks],
+            "candidate": self.candidate,
+            "champion": self.champion,
+        }
+
+
+def run(
+    candidate_path: Path,
+    baseline_path: Path | None,
+    champion_path: Path | None,
+    predictions_path: Path | None,
+    config: GateConfig,
+    out_path: Path,
+) -> Decision:
+    """Decide from files, and write the decision.
+
+    Args:
+        candidate_path: `metrics.json` of the candidate.
+        baseline_path: that of the base model.
+        champion_path: that of the champion, or ``{"present": false}``.
+        predictions_path: `predictions.jsonl` of the candidate.
+        config: the conditions.
+        out_path: where `decision.json` goes.
+
+    Raises:
+        UserError: a file is absent or is not JSON. No decision is left behind then, and without one nothing is promoted.
+    """
+    # A pass from an earlier run must not survive a gate that cannot decide.
+    out_path.unlink(missing_ok=True)
+    candidate = read_json(candidate_path, _load)
+    baseline = None if baseline_path is None else read_json(baseline_path, _load)
+    champion = None if champion_path is None else read_json(champion_path, _load)
+    decision = gate(candidate, baseline, champion, config, predictions_path)
+    for check in decision.checks:
+        if not check.passed:
+            note(f"the gate refuses: {check.name}: {check.reason}")
+    write_json(out_path, decision.as_dict())
+    return decision
+
+
+def gate(
+    candidate: dict[str, Any],
+    baseline: dict[str, Any] | None,
+    champion: dict[str, Any] | None,
+    config: GateConfig,
+    predictions: Path | None = None,
+) -> Decision:
+    """Decide whether the candidate may be promoted.
+
+    Args:
+        candidate: content of its `metrics.json`; whatever is in it, the answer is a decision, never an exception.
+        baseline: that of the base model, None if it was not evaluated.
+        champion: that of the present champion, ``{"present": false}`` if there is none, None if nobody has looked.
+        config: the conditions.
+        predictions: the candidate's `predictions.jsonl`, to be held against the results.
+    """
+    checks: list[Check] = []
+    ours = _believed("candidate", candidate, checks)
+    if ours is not None:
+        checks += [_predictions(ours, predictions), *_enough(ours, config)]
+    base = None
+    if baseline is not None:
+        base = _comparable("base", baseline, ours, checks)
+    elif config.over_baseline:
+        checks.append(Check("base: results", False, "a gain over the base model is asked for, and it was not evaluated."))
+    best, has_champion = _champion(champion, ours, config, checks)
+
+    conditions = [_threshold(ours, name, least) for name, least in config.thresholds.items()]
+    conditions += [_maximum(ours, name, most) for name, most in config.maximum.items()]
+    conditions += [_over_baseline(ours, base, name, gain) for name, gain in config.over_baseline.items()]
+    if has_champion:
+        conditions += [_against_champion(ours, best, name, asked) for name, asked in config.against_champion.items()]
+    if not conditions:
+        reason = "no condition applies: a gate that asks for nothing promotes nothing; set gate.thresholds."
+        checks.append(Check("conditions", False, reason, 0, 1))
+    return Decision(
+        checks=(*checks, *conditions),
+        candidate={"digest": _identity(candidate)["digest"]},
+        champion=_identity(champion if has_champion else None),
+    )
+
+
+def _believed(which: str, results: Any, checks: list[Check]) -> Evidence | None:
+    name = f"{which}: results"
+    try:
+        evidence = examine(results)
+        said = results.get("which")
+        if which != "champion" and said != which:  # a champion's results may be from when it was a candidate
+            raise Unsound(f"they are the results of {said!r}, not of {which!r}")
+    except Unsound as error:
+        checks.append(Check(name, False, f"{error}."))
+        return None
+    checks.append(Check(name, True, f"all metrics follow from the outcomes of {evidence.n} questions."))
+    return evidence
+
+
+def _comparable(which: str, results: Any, ours: Evidence | None, checks: list[Check]) -> Evidence | None:
+    """The other side's evidence, if it is of the same test, taken in the same way."""
+    theirs = _believed(which, results, checks)
+    if theirs is None or ours is None:
+        return None
+    name, reason = f"{which}: same test", None
+    if theirs.fingerprint != ours.fingerprint:
+        reason = f"the test sets differ: {ours.fingerprint[:12]} and {theirs.fingerprint[:12]}"
+    elif theirs.settings != ours.settings:
+        reason = f"the settings of the evaluations differ: {ours.settings} and {theirs.settings}"
+    elif any(ours.outcomes[part].keys() != theirs.outcomes[part].keys() for part in ("tool_accuracy", "abstention_accuracy")):
+        reason = "the questions are not the same, although the fingerprints of the test sets are"
+    elif which == "base" and theirs.template != ours.template:
+        reason = "the base model was asked with another chat template than the candidate"
+    checks.append(Check(name, reason is None, f"{reason or 'same questions, same settings'}."))
+    return theirs if reason is None else None
+
+
+def _champion(champion: Any, ours: Evidence | None, config: GateConfig, checks: list[Check]) -> tuple[Evidence | None, bool]:
+    """The champion's evidence, and whether there is a champion as far as anyone can tell."""
+    if champion is None:
+        passed = not config.against_champion
+        said = "no condition compares with it" if passed else 'a condition does; if there is none, say {"present": false}'
+        checks.append(Check("champion: results", passed, f"no results of a champion were given, and {said}."))
+        return None, not passed
+    absent = {"present": False, "which": "champion"}
+    if isinstance(champion, dict) and champion.get("present") is False and champion.items() <= absent.items():
+        checks.append(Check("champion: results", True, "there is no champion yet: this would be the first."))
+        return None, False
+    return _comparable("champion", champion, ours, checks), True
+
+
+def _identity(champion: Any) -> dict[str, str | None]:
+    found = champion if isinstance(champion, dict) else {}
+    version, digest = found.get("version"), found.get("model_digest")
+    return {
+        "version": str(version) if isinstance(version, str | int) and not isinstance(version, bool) else None,
+        "digest": digest if isinstance(digest, str) else None,
+    }
+
+
+def _predictions(ours: Evidence, path: Path | None) -> Check:
+    name = "candidate: predictions"
+    if path is None:
+        return Check(name, True, "none were given, so the results were checked against themselves only.")
+    try:
+        check_predictions(ours, path)
+    except Unsound as error:
+        return Check(name, False, f"{error}.")
+    return Check(name, True, "their checksum is the recorded one, and they say what the results say.")
+
+
+def _enough(ours: Evidence, config: GateConfig) -> list[Check]:
+    asked = {"questions": (ours.n, config.min_questions)}
+    if config.min_questions_per_tool:
+        asked |= {f"questions: {tool}": (n, config.min_questions_per_tool) for tool, n in sorted(ours.questions.items())}
+    return [
+        Check(name, n >= least, f"{n} test questions, at least {least} are required.", n, least)
+        for name, (n, least) in asked.items()
+    ]
+
+
+def _threshold(ours: Evidence | None, metric: str, least: float) -> Check:
+    return _absolute("threshold", ours, metric, least, "at least", above=True)
+
+
+def _maximum(ours: Evidence | None, metric: str, most: float) -> Check:
+    return _absolute("maximum", ours, metric, most, "at most", above=False)
+
+
+def _absolute(kind: str, ours: Evidence | None, metric: str, limit: float, word: str, above: bool) -> Check:
+    name = f"{kind}: {metric}"
+    if ours is None:
+        return _unjudged(name, "the candidate's results cannot be believed", limit)
+    found = ours.estimates[metric]
+    if found.value is None:
+        return _unjudged(name, f"{metric} has no value, because no question counts in it", limit)
+    passed = found.value >= limit - ROUNDING if above else found.value <= limit + ROUNDING
+    reason = f"{metric} is {found.value:.4g}, {word} {limit:g} is required."
+    return Check(name, passed, reason, found.value, limit, found.low, found.high)
+
+
+def _over_baseline(ours: Evidence | None, base: Evidence | None, metric: str, least: float) -> Check:
+    name = f"over base: {metric}"
+    if ours is None or base is None:
+        return _unjudged(name, "there are no results of both to compare", least)
+    gain = _gain(ours, base, metric)
+    if gain.value is None:
+        return _unjudged(name, f"{metric} has no value on one side", least)
+    reason = f"{metric} gains {gain.value:+.4g} over the base model, at least {least:+g} is required."
+    return Check(name, gain.value >= least - ROUNDING, reason, gain.value, least, gain.low, gain.high)
+
+
+def _against_champion(ours: Evidence | None, best: Evidence | None, metric: str, asked: AgainstChampion) -> Check:
+    name = f"against champion: {metric}"
+    required = -asked.margin if asked.test == "not_worse" else asked.margin
+    if ours is None or best is None:
+        return _unjudged(name, "there are no results of both to compare", required)
+    if ours.digest == best.digest:
+        return Check(name, True, "the candidate is the champion itself, so promoting it changes nothing.", 0.0, required)
+    gain = _gain(ours, best, metric)
+    if gain.value is None:
+        return _unjudged(name, f"{metric} has no value on one side", required)
+    told = f"{metric} gains {gain.value:+.4g} over the champion"
+    if asked.test == "point":
+        passed, told = gain.value >= required - ROUNDING, f"{told}, at least {required:+g} is required."
+    elif gain.low is None:
+        return _unjudged(name, f"{metric} counts too few questions for an interval", required)
+    else:
+        passed = gain.low > required + ROUNDING
+        told = f"{told}, its interval begins at {gain.low:+.4g} and must begin above {required:+g}."
+    return Check(name, passed, told, gain.value, required, gain.low, gain.high)
+
+
+def _gain(ours: Evidence, theirs: Evidence, metric: str) -> stats.Estimate:
+    """The paired difference, positive where the candidate is the better one."""
+    if metric in LOWER_IS_BETTER:
+        return stats.paired_difference(theirs.outcomes[metric], ours.outcomes[metric])
+    return stats.paired_difference(ours.outcomes[metric], theirs.outcomes[metric])
+
+
+def _unjudged(name: str, why: str, required: float) -> Check:
+    return Check(name, False, f"cannot be judged: {why}.", None, required)
+
+
+def _load(text: str) -> Any:
+    """JSON in which no key stands twice: of two values for one key a reader sees only the last."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except (RecursionError, ValueError) as error:
+        # A JSONDecodeError is a ValueError; read_json says the file's name.
+        raise json.JSONDecodeError(str(error), text, 0) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return found

@@ -1,0 +1,20 @@
+"""Settings of the ingest step."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from calltune.settings import Settings
+
+
+class IngestConfig(Settings):
+    """Settings of the ingest step."""
+
+    source: str = Field(min_length=1)
+    """The rows: a JSON lines file, a JSON array, or `s3://bucket/prefix` with such objects."""
+    dialect: Literal["auto", "openai", "xlam", "sharegpt", "tool_choice", "alpaca"] = "auto"
+    """How the rows are laid out; `auto` looks at their fields."""
+    tools: str = ""
+    """Python or JSON file of tools, for the rows that bring none of their own."""
+    max_quarantined: float = Field(0.05, ge=0, le=1)
+    """Share of the rows that may be unusable before the run fails."""

@@ -1,0 +1,117 @@
+"""The registry: every candidate becomes a version; one that passed the gate becomes the champion."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from calltune import ledger, runtime, storage, tracking
+from components.promote.config import PromoteConfig
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What became of the candidate.
+
+    Attributes:
+        model: the registered model's name.
+        version: the candidate's version; the champion's where they are the same model.
+        alias: what the champion is called.
+        previous: the version that served before; None for a first champion or a refused candidate.
+        promoted: whether the alias names this model now.
+        unchanged: whether it did already.
+        reason: one sentence.
+    """
+
+    model: str
+    version: str
+    alias: str
+    previous: str | None
+    promoted: bool
+    unchanged: bool
+    reason: str
+
+
+def promote(model: Path, decision: Path, fingerprint: str, config: PromoteConfig, out: Path) -> Promotion:
+    """Register the candidate, and promote it if the gate passed.
+
+    Args:
+        model: `model.json`, as export wrote it.
+        decision: `decision.json`, as gate wrote it.
+        fingerprint: of the data that it was trained on.
+        config: the step's settings.
+        out: gets `promotion.json`.
+    """
+    name, exported, verdict = config.name, *(runtime.read_json(path) for path in (model, decision))
+    ledger.heal(name, config.alias)
+    history = ledger.entries(name)
+    if history and history[-1]["digest"] == exported["digest"]:
+        result = _champion_already(name, verdict, history, config)
+    else:
+        tags = {"run_id": runtime.run_id(), "fingerprint": fingerprint, "decision": "passed" if verdict["passed"] else "refused"}
+        version = tracking.register(name, exported["uri"], exported["digest"], tracking.run_of(name), tags)
+        result = _decided(name, version, exported, verdict, fingerprint, history, config)
+    runtime.write_json(out, asdict(result))
+    return result
+
+
+def _champion_already(name: str, verdict: dict[str, Any], history: list[ledger.Entry], config: PromoteConfig) -> Promotion:
+    version = str(history[-1]["version"])
+    if not verdict["passed"]:  # the conditions have become stricter since it was promoted
+        return Promotion(name, version, config.alias, None, False, True, f"{_refusal(verdict)}; it is the champion, and stays it")
+    if history[-1]["run_id"] == runtime.run_id():  # this very step promoted it, and then ended before it could say so
+        return _promoted(name, version, history[:-1], config)
+    return Promotion(name, version, config.alias, None, True, True, "the candidate is the champion: nothing changes")
+
+
+def _promoted(name: str, version: str, before: list[ledger.Entry], config: PromoteConfig) -> Promotion:
+    previous = str(before[-1]["version"]) if before else None
+    return Promotion(name, version, config.alias, previous, True, False, "passed the gate")
+
+
+def _refusal(verdict: dict[str, Any]) -> str:
+    return f"the gate refused: {', '.join(check['name'] for check in verdict['checks'] if not check['passed'])}"
+
+
+def _decided(
+    name: str,
+    version: str,
+    exported: dict[str, Any],
+    verdict: dict[str, Any],
+    fingerprint: str,
+    history: list[ledger.Entry],
+    config: PromoteConfig,
+) -> Promotion:
+    if not verdict["passed"]:
+        return Promotion(name, version, config.alias, None, False, False, _refusal(verdict))
+    if verdict["candidate"]["digest"] != exported["digest"]:
+        return Promotion(name, version, config.alias, None, False, False, "the gate decided about another model")
+    serving = history[-1] if history else None
+    compared = (verdict.get("champion") or {}).get("digest")
+    changed = Promotion(
+        name,
+        version,
+        config.alias,
+        None,
+        False,
+        False,
+        "the champion has changed since the gate compared: evaluate and gate again",
+    )
+    if compared != (serving["digest"] if serving else None):
+        return changed
+    entry = {
+        "n": (serving["n"] if serving else 0) + 1,
+        "version": version,
+        **{key: exported[key] for key in ("uri", "digest", "files")},
+        "run_id": runtime.run_id(),
+        "fingerprint": fingerprint,
+        "reason": "passed the gate",
+    }
+    try:
+        ledger.append(name, entry)
+    except storage.AlreadyThere:
+        # A write whose answer was lost is retried, and then finds itself.
+        winner = ledger.entries(name)[entry["n"] - 1]
+        if (winner["run_id"], winner["digest"]) != (entry["run_id"], entry["digest"]):
+            return changed
+    ledger.heal(name, config.alias)
+    return _promoted(name, version, history, config)

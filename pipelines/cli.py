@@ -1,0 +1,154 @@
+"""The command `calltune`. What is heavy is imported where it is used, so that `--help` answers at once."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from calltune.errors import UserError
+from pipelines import cli_registry, cli_steps
+from pipelines.options import Config, Overrides, Workdir
+
+app = typer.Typer(
+    help="Fine-tune an open language model to call your tools, and promote it only when it has proved itself.\n\n"
+    "Example: calltune run -c pipelines/recipes/helpdesk.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+REFUSED = 3
+STOPPED = 130
+"""What typer makes of a Ctrl-C."""
+
+
+@app.command()
+def run(
+    config: Config,
+    set_: Overrides = [],  # noqa: B006
+    workdir: Workdir = None,
+    require_promotion: Annotated[bool, typer.Option(help="Exit with 3 if the gate refuses.")] = False,
+) -> None:
+    """Run the whole pipeline on this machine.
+
+    Example: calltune run -c pipelines/recipes/helpdesk.yaml --set train.epochs=6
+    """
+    from rich.console import Console
+
+    from pipelines import local
+    from pipelines.config import load
+    from pipelines.screen import Screen, closing
+
+    settings = load(config, set_)
+    place = workdir or Path("runs") / settings.name
+    console = Console()
+    with Screen(console) as screen:
+        outcome = local.run(settings, place, screen)
+    if outcome.summary is None:
+        failure = outcome.error or {}
+        raise _Failed(f"{failure.get('step')}: {failure.get('message')} (log: {place / 'run.log'})", outcome.exit_code)
+    closing(console, outcome.summary, outcome.steps)
+    console.print(f"summary {place / 'summary.json'} · report {place / 'report.html'} · model {place / 'model'}", highlight=False)
+    if require_promotion and outcome.summary["outcome"] == "refused":
+        raise typer.Exit(REFUSED)
+
+
+@app.command()
+def check(config: Config, set_: Overrides = []) -> None:  # noqa: B006
+    """Check a config and its data, and say what a run would do, without running it.
+
+    Example: calltune check -c pipelines/recipes/helpdesk.yaml
+    """
+    from pipelines.check import check as checked
+    from pipelines.config import load
+
+    for line in checked(load(config, set_)):
+        print(line)
+
+
+@app.command()
+def compile(config: Config, out: Annotated[Path, typer.Option("-o", help="The YAML package to write.")]) -> None:
+    """Write the pipeline as a package for Kubeflow Pipelines.
+
+    Example: calltune compile -c pipelines/recipes/helpdesk.yaml -o finetune.yaml
+    """
+    from kfp.compiler import Compiler
+
+    from components import images
+    from pipelines.config import load
+    from pipelines.finetune import STEPS, build
+
+    settings = load(config)
+    image = {step: images.TRAIN if step in ("train", "export", "evaluate") else images.CPU for step in STEPS}
+    Compiler().compile(build(settings, image), str(out))
+    print(out)
+
+
+@app.command()
+def call(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    model: Annotated[Path, typer.Option(help="An exported model's folder, for example runs/helpdesk/model.")],
+    tools: Annotated[Path, typer.Option(help="Python or JSON file of tools.")],
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,
+) -> None:
+    """Ask a model, and print the calls that pass the guard as JSON.
+
+    Example: calltune call --model runs/helpdesk/model --tools examples/helpdesk/tools.py "How do I reset my password?"
+    """
+    from pipelines.ask import ask
+
+    print(json.dumps(ask(question, model, tools, max_new_tokens), indent=1, ensure_ascii=False))
+
+
+app.add_typer(cli_steps.app)
+app.add_typer(cli_registry.app)
+
+
+class _Failed(Exception):
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def main() -> None:
+    """Run the command; a user's error is one line and exit code 2."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Python would end at once, and leave behind what a command has started; nohup's choice is left as it is.
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+    sys.exit(_code())
+
+
+def _code() -> int:
+    try:
+        app()
+        code = 0
+    except UserError as error:
+        code = _say(str(error), 2)
+    except _Failed as failure:
+        code = _say(str(failure), failure.code)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+    except KeyboardInterrupt:
+        code = STOPPED
+    if code == STOPPED:
+        code = _say("stopped", 1)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `calltune check … | head -1`: whoever reads has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(message: str, code: int) -> int:
+    print(f"calltune: {message}", file=sys.stderr)
+    return code

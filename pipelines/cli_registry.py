@@ -1,0 +1,112 @@
+"""What has been made so far, and what works from here: the registry, its ledger, MLflow in the browser, the doctor."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from calltune.errors import UserError
+from pipelines.options import Config, Overrides, Workdir
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PIPED_WIDTH = 200
+"""Columns of a table that goes into a file or another program: wide enough not to be folded."""
+app = typer.Typer()
+models_app = typer.Typer(help="The model registry and its promotion ledger.\n\nExample: calltune models list -c FILE")
+app.add_typer(models_app, name="models", no_args_is_help=True)
+
+
+def _print(table: "Table") -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    console.print(table)
+
+
+@models_app.command("list")
+def list_(config: Config, set_: Overrides = [], workdir: Workdir = None) -> None:  # noqa: B006
+    """List every version of the model, refused ones too.
+
+    Example: calltune models list -c pipelines/recipes/helpdesk.yaml
+    """
+    from pipelines.config import load
+    from pipelines.registry import versions
+    from pipelines.standalone import standalone
+
+    settings = load(config, set_)
+    with standalone(settings, workdir) as place:
+        table = versions(settings, place)
+    _print(table)
+
+
+@models_app.command()
+def history(config: Config, set_: Overrides = [], workdir: Workdir = None) -> None:  # noqa: B006
+    """Show who has been champion, since when and why.
+
+    Example: calltune models history -c pipelines/recipes/helpdesk.yaml
+    """
+    from pipelines.config import load
+    from pipelines.registry import promotions, require_registry
+    from pipelines.standalone import standalone, workdir_of
+
+    settings = load(config, set_)
+    require_registry(settings, workdir_of(settings, workdir))
+    with standalone(settings, workdir, store=True):
+        table = promotions(settings)
+    _print(table)
+
+
+@app.command()
+def ui(
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="The run's YAML file.")] = None,
+    workdir: Workdir = None,
+    port: Annotated[int, typer.Option(help="Of MLflow; a free one by default.", min=0, max=65535)] = 0,
+) -> None:
+    """Show MLflow and the report of a workdir in the browser, until Ctrl-C.
+
+    Example: calltune ui -c pipelines/recipes/helpdesk.yaml
+    """
+    from pipelines.config import load
+    from pipelines.ui import serving
+
+    if config is None and workdir is None:
+        raise UserError("say whose: -c FILE or --workdir DIR")
+    settings = None if config is None else load(config)
+    place = workdir or Path("runs") / (settings.name if settings else "")
+    with serving(settings, place.resolve(), port) as addresses:
+        for what, address in addresses.items():
+            print(f"{what:<8} {address}", flush=True)
+        print("Ctrl-C ends it.", flush=True)
+        while True:
+            time.sleep(3600)
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="A run's YAML file: looks at its store too.")] = None,
+    workdir: Workdir = None,
+) -> None:
+    """Say what works from here: libraries, processor, GPU, disk, store, MLflow, cluster.
+
+    Exits with 1 if something is missing that a run on this machine needs.
+
+    Example: calltune doctor -c pipelines/recipes/helpdesk.yaml
+    """
+    from rich.console import Console
+
+    from pipelines.config import load
+    from pipelines.doctor import findings
+
+    settings = None if config is None else load(config)
+    console, missing = Console(), 0
+    for finding in findings(settings, workdir):
+        mark = "[green]✓[/]" if finding.fine else "[red]✗[/]" if finding.needed else "[dim]–[/]"
+        console.print(f"{mark} {finding.what:<10}", finding.text, highlight=False)
+        missing += finding.needed and not finding.fine
+    if missing:
+        raise typer.Exit(1)

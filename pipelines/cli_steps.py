@@ -1,0 +1,268 @@
+"""One step by itself: the same code as in a run, from files to files."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from calltune.errors import UserError
+from pipelines.options import Config, Dataset, OutFile, OutFolder, Overrides, Workdir
+
+if TYPE_CHECKING:
+    from components.evaluate.step import Served
+
+app = typer.Typer()
+PANEL = "One step by itself"
+INPUTS = "inputs.json"
+"""Beside an adapter: where the rows lie that it was trained on, so that export need not be told."""
+Json = Annotated[Path, typer.Option(exists=True, dir_okay=False)]
+Model = Annotated[Path, typer.Option(help="What `calltune export` wrote.", exists=True)]
+
+
+class Split(StrEnum):
+    """Which questions to answer."""
+
+    test = "test"
+    validation = "validation"
+
+
+@app.command(rich_help_panel=PANEL)
+def ingest(config: Config, out: OutFolder, set_: Overrides = [], workdir: Workdir = None) -> None:  # noqa: B006
+    """Read, check and deduplicate the source: `records.jsonl`, `quarantine.jsonl`, `profile.json`.
+
+    Example: calltune ingest -c pipelines/recipes/helpdesk.yaml -o out/records
+    """
+    from pipelines.config import load
+    from pipelines.standalone import standalone
+
+    settings = load(config, set_)
+    with standalone(settings, workdir):
+        from components.ingest.step import ingest
+
+        done = ingest(settings.ingest, out)
+    print(f"{done.kept} of {done.read} rows kept, {done.quarantined} quarantined, {done.duplicates} duplicates: {out}")
+
+
+@app.command("format", rich_help_panel=PANEL)
+def format_(
+    config: Config,
+    records: Annotated[Path, typer.Option(help="What `calltune ingest` wrote.", exists=True, file_okay=False)],
+    out: OutFolder,
+    set_: Overrides = [],  # noqa: B006
+    workdir: Workdir = None,
+) -> None:
+    """Render and split the records: `train.parquet`, `validation.parquet`, `test.jsonl`, `preview.txt`, `stats.json`.
+
+    Example: calltune format -c pipelines/recipes/helpdesk.yaml --records out/records -o out/dataset
+    """
+    from pipelines.config import load
+    from pipelines.standalone import standalone
+
+    settings = load(config, set_)
+    with standalone(settings, workdir):
+        from components.format.step import format_rows
+
+        done = format_rows(records, settings.model, settings.format, out)
+    print(
+        f"{done.train} rows to train, {done.validation} to validate, {done.test} to test, {done.quarantined} quarantined: {out}"
+    )
+
+
+@app.command(rich_help_panel=PANEL)
+def train(config: Config, dataset: Dataset, out: OutFolder, set_: Overrides = [], workdir: Workdir = None) -> None:  # noqa: B006
+    """Train: `adapter/`, `metrics.json`, `loss.csv`.
+
+    Example: calltune train -c pipelines/recipes/helpdesk.yaml --dataset out/dataset -o out/trained
+    """
+    from calltune import runtime
+    from pipelines.config import load
+    from pipelines.standalone import standalone
+
+    settings = load(config, set_)
+    with standalone(settings, workdir):
+        from components.train.step import train
+
+        done = train(dataset, settings.model, settings.train, out / "adapter", out)
+    runtime.write_json(out / INPUTS, {"dataset": str(dataset.resolve())})
+    validated = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
+    print(f"{done.steps} steps of {done.method} in {done.seconds:.0f} s, loss {done.train_loss:.4f}{validated}: {out}")
+
+
+@app.command(rich_help_panel=PANEL)
+def export(
+    config: Config,
+    adapter: Annotated[Path, typer.Option(help="What `calltune train` wrote.", exists=True, file_okay=False)],
+    out: OutFolder,
+    dataset: Annotated[Path | None, typer.Option(help="What it was trained on, if not where `calltune train` found it.")] = None,
+    set_: Overrides = [],  # noqa: B006
+    workdir: Workdir = None,
+) -> None:
+    """Merge, verify and store the model: `model/`, which plain transformers and vLLM load, and `model.json`.
+
+    Example: calltune export -c pipelines/recipes/helpdesk.yaml --adapter out/trained -o out/exported
+    """
+    import shutil
+
+    from pipelines.config import load
+    from pipelines.standalone import standalone
+
+    settings = load(config, set_)
+    weights = _weights(adapter)
+    rows = dataset or _dataset_of(weights)
+    with standalone(settings, workdir, store=True):
+        from calltune import models
+        from components.export.step import export
+
+        done = export(weights, rows, settings.model, settings.export, out / "model.json")
+        shutil.rmtree(out / "model", ignore_errors=True)
+        # A copy, because the cache's own folder must stay as its checksums say.
+        shutil.copytree(models.cache_dir() / "models" / done.digest, out / "model")
+    print(f"model {done.digest[:12]}, {done.top1_agreement:.1%} of its predictions are the trained model's: {out / 'model'}")
+
+
+@app.command(rich_help_panel=PANEL)
+def evaluate(
+    config: Config,
+    model: Annotated[str, typer.Option(help="`base`, what `calltune export` wrote, its folder `model`, or its `model.json`.")],
+    dataset: Dataset,
+    out: OutFolder,
+    split: Annotated[Split, typer.Option(help="Which questions; choose settings on `validation`.")] = Split.test,
+    set_: Overrides = [],  # noqa: B006
+    workdir: Workdir = None,
+) -> None:
+    """Answer held-out questions and judge the answers: `metrics.json`, `predictions.jsonl`.
+
+    Example: calltune evaluate -c pipelines/recipes/helpdesk.yaml --model out/exported --dataset out/dataset -o out/candidate
+    """
+    from calltune import models, runtime
+    from pipelines.config import load
+    from pipelines.standalone import standalone
+
+    settings = load(config, set_)
+    folder = None if model == "base" else _model_folder(Path(model))
+    if folder is None and model != "base" and Path(model).suffix != ".json":
+        raise UserError(
+            f"--model {model}: neither `base`, nor a folder with {models.SERVING} in it or in its model/, nor model.json"
+        )
+    with standalone(settings, workdir, store=folder is None and model != "base"):
+        from components.evaluate import step
+
+        if model == "base":
+            served = step.base(settings.model, dataset)
+        elif folder is not None:
+            served = _served(folder)
+        else:
+            served = step.exported(runtime.read_json(model), "candidate")
+        questions, results = dataset / f"{split}.jsonl", (out / "metrics.json", out / "predictions.jsonl")
+        done = step.evaluate(served, questions, settings.evaluate, *results)
+    for name, row in done["metrics"].items():
+        interval = "nothing to count" if row["value"] is None else f"{row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})"
+        print(f"{name:<22} {interval}, n = {row['n']}")
+
+
+@app.command(rich_help_panel=PANEL)
+def gate(
+    config: Config,
+    candidate: Json,
+    out: OutFile,
+    baseline: Annotated[Path | None, typer.Option(exists=True, dir_okay=False)] = None,
+    champion: Annotated[Path | None, typer.Option(exists=True, dir_okay=False)] = None,
+    predictions: Annotated[Path | None, typer.Option(help="If not beside the candidate's JSON.", exists=True)] = None,
+    set_: Overrides = [],  # noqa: B006
+) -> None:
+    """Decide from the `metrics.json` of the candidate, the base model and the champion; every check with its reason.
+
+    Exits with 0 also when it refuses: that is an answer.
+
+    Example: calltune gate -c pipelines/recipes/helpdesk.yaml --candidate out/candidate/metrics.json
+    --baseline out/base/metrics.json -o out/decision.json
+    """
+    import os
+
+    from components.gate.step import run
+    from pipelines.config import load
+
+    settings = load(config, set_)
+    os.environ.setdefault("CALLTUNE_EVENTS", os.devnull)  # every check is printed below, not only those that fail
+    beside = candidate.with_name("predictions.jsonl")
+    answers = predictions or (beside if beside.is_file() else None)
+    decision = run(candidate, baseline, champion, answers, settings.gate, out)
+    for check in decision.checks:
+        print(f"{'✓' if check.passed else '✗'} {check.name}: {check.reason}")
+    print("passed" if decision.passed else "refused")
+
+
+@app.command(rich_help_panel=PANEL)
+def promote(
+    config: Config,
+    model: Model,
+    decision: Annotated[Path, typer.Option(help="What `calltune gate` wrote.", exists=True, dir_okay=False)],
+    out: OutFile,
+    set_: Overrides = [],  # noqa: B006
+    workdir: Workdir = None,
+) -> None:
+    """Register the model, and promote it if the gate passed: the version, or why not.
+
+    The source, as it is now, is recorded as what it was trained on.
+
+    Example: calltune promote -c pipelines/recipes/helpdesk.yaml --model out/exported --decision out/decision.json
+    -o out/promotion.json
+    """
+    from pipelines.config import load
+    from pipelines.standalone import standalone
+
+    settings = load(config, set_)
+    exported = _model_json(model)
+    with standalone(settings, workdir, store=True):
+        from calltune import tracking
+        from components.look.fingerprint import fingerprint
+        from components.promote.config import PromoteConfig
+        from components.promote.step import promote
+
+        found = fingerprint(settings.ingest.source, settings.ingest.tools)
+        done = promote(exported, decision, found, PromoteConfig(**settings.for_step("promote")), out)
+        tracking.end(tracking.run_of(settings.name), ok=True)
+    what = f"is {done.alias}" if done.promoted else "is registered, and not promoted"
+    print(f"{done.model} version {done.version} {what}: {done.reason}")
+
+
+def _weights(path: Path) -> Path:
+    found = [folder for folder in (path, path / "adapter") if (folder / "method.json").is_file()]
+    if not found:
+        raise UserError(f"--adapter {path}: no method.json in it or in its adapter/: it must be what `calltune train` wrote")
+    return found[0]
+
+
+def _dataset_of(weights: Path) -> Path:
+    from calltune import runtime
+
+    note = weights.parent / INPUTS
+    if not note.is_file():
+        raise UserError(f"{note}: no such file, so that the rows are not known: add --dataset DIR, what `calltune format` wrote")
+    return Path(runtime.read_json(note)["dataset"])
+
+
+def _model_folder(path: Path) -> Path | None:
+    from calltune import models
+
+    return next((folder for folder in (path, path / "model") if (folder / models.SERVING).is_file()), None)
+
+
+def _model_json(path: Path) -> Path:
+    found = [file for file in (path, path / "model.json", path.parent / "model.json") if file.is_file()]
+    if not found:
+        raise UserError(f"--model {path}: no model.json in it: it must be what `calltune export` wrote")
+    return found[0]
+
+
+def _served(folder: Path) -> "Served":
+    """An exported model where it lies, without the store."""
+    from calltune import models, runtime
+    from components.evaluate.step import Served
+
+    stops = runtime.read_json(folder / "generation_config.json")["eos_token_id"]
+    whole = models.ModelFolder(folder, models.digest(models.checksums(folder)))
+    syntax = runtime.read_json(folder / models.SERVING)["syntax"]
+    stop_ids = stops if isinstance(stops, list) else [stops]
+    return Served(whole, models.tokenizer(folder), syntax, stop_ids, {"which": "candidate"})

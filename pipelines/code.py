@@ -1,0 +1,66 @@
+"""What a step's cache key says of its code: a hash of the sources that it can reach, and of the library versions."""
+
+import ast
+import hashlib
+from collections.abc import Iterator, Sequence
+from importlib.metadata import distributions
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+OURS = ("calltune", "components")
+
+
+def code_of(steps: Sequence[str]) -> dict[str, str]:
+    """For each step a SHA-256 over its folder, what that imports of Calltune, and the installed libraries.
+
+    Only what a step can import counts: a change in the scoring must not train a model again.
+    """
+    libraries = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"] != "calltune")
+    return {step: _digest(reachable(step), libraries) for step in steps}
+
+
+def reachable(step: str) -> list[Path]:
+    """The files that a step's code can reach: its own folder, and the modules that it imports, in turn."""
+    found: set[Path] = set()
+    waiting = sorted((ROOT / "components" / step).glob("*.py"))
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.add(file)
+        found.update(_templates(file))
+        waiting += [module for name in _imports(file) for module in _files(name)]
+    return sorted(found)
+
+
+def _templates(file: Path) -> Iterator[Path]:
+    """The templates that a module reads: those beside it, and those in a folder without code that it names."""
+    yield from file.parent.glob("*.jinja")
+    text = file.read_text(encoding="utf-8")
+    for folder in file.parent.iterdir():
+        if folder.is_dir() and not (folder / "__init__.py").exists() and f'"{folder.name}"' in text:
+            yield from folder.glob("*.jinja")
+
+
+def _imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _files(module: str) -> list[Path]:
+    if module.split(".")[0] not in OURS:
+        return []
+    place = ROOT.joinpath(*module.split("."))
+    return [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
+
+
+def _digest(files: Sequence[Path], libraries: Sequence[str]) -> str:
+    digest = hashlib.sha256("\n".join(libraries).encode())
+    for file in files:
+        digest.update(f"\n{file.relative_to(ROOT)}\n".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,201 @@
+"""The whole DAG on this machine: a supervisor that the user sees, and the pipeline in a process group of its own.
+
+The supervisor starts the embedded S3 server and the pipeline, follows the steps' events, draws progress, and at the end
+reads the run's summary from the store. kfp.local's steps have no terminal, so that nothing else could draw.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calltune import runtime
+from calltune.errors import UserError
+from pipelines import leash
+from pipelines.config import RunConfig, absolute
+from pipelines.embedded import alone, s3_server
+from pipelines.screen import Screen
+
+POLL_S = 0.2
+MIN_FREE_GIB = 3
+"""A run of the smallest model writes about 2 GiB: weights, their export, and the store's copy of it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        exit_code: 0 done, 2 a user's error, 1 anything else.
+        summary: `summary.json`, None where the run failed.
+        steps: what each step that ran took: the events of kind `step`.
+        error: what failed: `step` and `message`, None where nothing did.
+    """
+
+    exit_code: int
+    summary: dict[str, Any] | None
+    steps: list[dict[str, Any]]
+    error: dict[str, Any] | None
+
+
+def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
+    """Run the DAG in `workdir` and follow it to its end.
+
+    Raises:
+        UserError: the workdir is in use, has no room, or the store cannot be started.
+        KeyboardInterrupt: Ctrl-C, after everything that was started has been ended.
+    """
+    workdir = workdir.resolve()
+    workdir.mkdir(parents=True, exist_ok=True)
+    _require_room(workdir)
+    with alone(workdir), environment(config, workdir) as variables:
+        job = workdir / "job.json"
+        runtime.write_json(job, absolute(config).model_dump(mode="json"))
+        events = workdir / "events.jsonl"
+        # A run that fails leaves none of these, also not those of the run before it.
+        for stale in (events, workdir / "summary.json", workdir / "report.html"):
+            stale.unlink(missing_ok=True)
+        variables |= {"CALLTUNE_EVENTS": str(events), "CALLTUNE_RUN_ID": new_run_id()}
+        with (workdir / "run.log").open("wb") as log:
+            pipeline = leash.start(
+                [sys.executable, "-m", "pipelines.worker", str(job), str(workdir / "kfp")],
+                env={**os.environ, **variables},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                seen = _follow(pipeline, events, screen)
+            finally:
+                # Its whole group: a signal to its head alone would leave the running step behind.
+                leash.end(pipeline)
+        return _outcome(pipeline.returncode, seen, variables, workdir)
+
+
+def new_run_id() -> str:
+    """The time, to be read by people, and the process, so that no two are the same."""
+    return time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+
+
+@contextmanager
+def environment(config: RunConfig, workdir: Path) -> Iterator[dict[str, str]]:
+    """The variables that steps find store, tracking and cache by; the embedded server runs while the block runs."""
+    if config.storage.uri != "embedded":
+        yield variables(config, workdir)
+        return
+    with s3_server(workdir / "s3") as server:
+        yield variables(config, workdir) | server
+
+
+def variables(config: RunConfig, workdir: Path) -> dict[str, str]:
+    """The variables that steps find store, tracking and cache by, without those of an embedded server."""
+    tracking = config.tracking.uri
+    found = {
+        "CALLTUNE_TRACKING": f"sqlite:///{workdir / 'mlflow.db'}" if tracking == "embedded" else tracking,
+        "CALLTUNE_WORKDIR": str(workdir),
+        "CALLTUNE_CACHE": str(Path(os.environ.get("CALLTUNE_CACHE", workdir / "cache")).resolve()),
+        # The Python that runs this is the one that kfp.local's `python3` must find.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONUNBUFFERED": "1",
+        # A folder `components` where the user stands must not be taken for ours.
+        "PYTHONSAFEPATH": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    if config.storage.uri != "embedded":
+        store = config.storage.uri
+        found["CALLTUNE_STORAGE"] = store if store.startswith("s3://") else str(Path(store).resolve())
+        if config.storage.endpoint_url:
+            found |= dict.fromkeys(("AWS_ENDPOINT_URL_S3", "MLFLOW_S3_ENDPOINT_URL"), config.storage.endpoint_url)
+    return found
+
+
+class Events:
+    """The events in a file, as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.position = path, 0
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """Those that have come since the last call."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self.position += len(line)
+                yield json.loads(line)
+
+
+def _follow(pipeline: "subprocess.Popen[bytes]", path: Path, screen: Screen) -> list[dict[str, Any]]:
+    """Show the events as they come; returns all of them."""
+    seen: list[dict[str, Any]] = []
+    events, ended = Events(path), False
+    while not ended:
+        ended = pipeline.poll() is not None  # before the last look, so that no event is missed
+        for event in events.new():
+            seen.append(event)
+            screen.show(event)
+        if not ended:
+            time.sleep(POLL_S)
+    return seen
+
+
+def _outcome(code: int, seen: list[dict[str, Any]], variables: dict[str, str], workdir: Path) -> Outcome:
+    steps = [event for event in seen if event["kind"] == "step"]
+    errors = [event for event in seen if event["kind"] == "error"]
+    if code == 0 and not errors:
+        summary = _summary(variables)
+        if summary is not None:
+            runtime.write_json(workdir / "summary.json", summary)
+            _link_results(workdir, summary, variables)
+            return Outcome(0, summary, steps, None)
+    (workdir / "summary.json").unlink(missing_ok=True)
+    if errors:
+        return Outcome(errors[0]["code"], None, steps, errors[0])
+    begun = [event["name"] for event in seen if event["kind"] == "start"]
+    ended = {step["name"] for step in steps}
+    killed = next((name for name in begun if name not in ended), None)
+    message = "was killed before it could end" if killed else f"the pipeline failed; see {workdir / 'run.log'}"
+    return Outcome(1, None, steps, {"step": killed or "pipeline", "message": message})
+
+
+def _summary(variables: dict[str, str]) -> dict[str, Any] | None:
+    from calltune.storage import open_store
+
+    os.environ.update(variables)
+    summary: dict[str, Any] | None = open_store(variables["CALLTUNE_STORAGE"]).get_json(
+        f"runs/{variables['CALLTUNE_RUN_ID']}/summary.json"
+    )
+    return summary
+
+
+def _link_results(workdir: Path, summary: dict[str, Any], variables: dict[str, str]) -> None:
+    """Put what a user looks for at the top of the workdir: the report as a file, the model as a link to its folder."""
+    from calltune.storage import at
+
+    if "artifacts" not in summary:
+        return
+    store, key = at(summary["artifacts"]["report"])
+    store.download(key, workdir / "report.html")
+    digest = summary["artifacts"]["model"].rsplit("/", 1)[1]
+    link = workdir / "model"
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path(variables["CALLTUNE_CACHE"]) / "models" / digest)
+
+
+def _require_room(workdir: Path) -> None:
+    free = shutil.disk_usage(workdir).free / 2**30
+    if free < MIN_FREE_GIB:
+        raise UserError(
+            f"{workdir}: {free:.1f} GiB free, a run needs {MIN_FREE_GIB}: free some, or use --workdir on another disk"
+        )

@@ -1,0 +1,104 @@
+"""The registry and the promotion ledger as tables."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from calltune import ledger, tracking
+from calltune.errors import UserError
+from pipelines.config import RunConfig
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+METRIC = "tool_accuracy"
+
+
+def require_registry(config: RunConfig, workdir: Path) -> None:
+    """Refuse to look into a workdir where nothing has run: MLflow would make an empty registry there.
+
+    Raises:
+        UserError: there is no registry.
+    """
+    if config.tracking.uri == "embedded" and not (workdir / "mlflow.db").is_file():
+        raise UserError(f"{workdir / 'mlflow.db'}: no such registry; `calltune run` makes one, or use --workdir")
+
+
+def versions(config: RunConfig, workdir: Path) -> Table:
+    """Every version, the newest first.
+
+    Raises:
+        UserError: there is no registry, or it does not answer.
+    """
+    require_registry(config, workdir)
+    table = Table(title=f"Versions of {config.name}", title_justify="left")
+    for column in ("version", "alias", "digest", "registered", METRIC, "decision"):
+        table.add_column(column, justify="right" if column in ("version", METRIC) else "left", overflow="fold")
+    with _answering(config):
+        named: dict[str, list[str]] = {}
+        for alias, version in tracking.aliases(config.name).items():
+            named.setdefault(version, []).append(alias)
+        for found in tracking.versions(config.name):
+            aliases = ", ".join(sorted(named.get(str(found.version), [])))
+            digest = found.tags.get("digest", "")[:12]
+            accuracy, decision = _accuracy(found), found.tags.get("decision", "")
+            table.add_row(str(found.version), aliases, digest, _when(found.creation_timestamp), accuracy, decision)
+    return table
+
+
+def promotions(config: RunConfig) -> Table:
+    """Every promotion, the newest first: the ledger, with what the registry knows of each version.
+
+    Raises:
+        UserError: the registry does not answer.
+    """
+    table = Table(title=f"Champions of {config.name}", title_justify="left")
+    for column in ("n", "version", "alias", "digest", "registered", METRIC, "run", "reason"):
+        table.add_column(column, justify="right" if column in ("n", "version", METRIC) else "left", overflow="fold")
+    with _answering(config):
+        known = {str(found.version): found for found in tracking.versions(config.name)}
+    history = ledger.entries(config.name)
+    serving = {len(history): config.promote.alias, len(history) - 1: "previous"}
+    for place, entry in reversed(list(enumerate(history, 1))):
+        found = known.get(str(entry["version"]))
+        table.add_row(
+            str(entry["n"]),
+            str(entry["version"]),
+            serving.get(place, ""),
+            entry["digest"][:12],
+            _when(found.creation_timestamp) if found else "",
+            _accuracy(found) if found else "",
+            entry["run_id"],
+            entry["reason"],
+        )
+    return table
+
+
+def _accuracy(version: "ModelVersion") -> str:
+    """From the version's tag, or from the run that made it; empty where neither has it."""
+    value = version.tags.get(METRIC)
+    if value is None and version.run_id:
+        value = tracking.client().get_run(version.run_id).data.metrics.get(f"candidate.{METRIC}")
+    return "" if value is None else f"{float(value):.3f}"
+
+
+def _when(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M")
+
+
+@contextmanager
+def _answering(config: RunConfig) -> Iterator[None]:
+    # By default MLflow tries for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(f"tracking.uri: {config.tracking.uri} does not answer: {str(error).splitlines()[0]}") from None

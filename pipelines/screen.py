@@ -1,0 +1,152 @@
+"""What a run looks like in a terminal: progress bars while it goes, tables at its end."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from calltune.metrics import LOWER_IS_BETTER, MEANS
+
+QUIET_INTERVAL_S = 30.0
+"""Without a terminal: one line for each piece of work at most this often."""
+
+
+class Screen:
+    """Shows the steps' events as they come; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[detail]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.said: dict[str, float] = {}
+
+    def __enter__(self) -> "Screen":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def show(self, event: dict[str, Any]) -> None:
+        """Show one event."""
+        kind = event["kind"]
+        if kind == "progress":
+            self._progress(event)
+        elif kind == "note":
+            self.console.print(f"  [dim]{escape(event['message'])}", highlight=False)
+        elif kind == "start":
+            self.console.print(f"[bold]▸ {event['name']}", highlight=False)
+        elif kind == "step" and event["error"] is None:
+            self._clear()
+            text = f"[green]✓[/] {event['name']:<20} {event['seconds']:>8.1f} s {event['peak_rss_mib']:>7,} MiB"
+            self.console.print(text, highlight=False)
+        elif kind == "error":
+            self._clear()
+            self.console.print(f"[red]✗ {event['step']}: {escape(event['message'])}", highlight=False)
+
+    def _progress(self, event: dict[str, Any]) -> None:
+        name = event["name"]
+        if not self.console.is_terminal:
+            last = event["done"] >= event["total"]
+            if last or event["time"] - self.said.setdefault(name, event["time"]) >= QUIET_INTERVAL_S:
+                self.said[name] = event["time"]
+                line = f"  {name}: {event['done']}/{event['total']} {event['unit']} {event['detail']}"
+                self.console.print(line.rstrip(), highlight=False, markup=False)
+            return
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(name, total=event["total"], unit=event["unit"], detail="")
+        self.bars.update(self.tasks[name], completed=event["done"], detail=escape(event["detail"]))
+
+    def _clear(self) -> None:
+        for task in self.tasks.values():
+            self.bars.remove_task(task)
+        self.tasks.clear()
+
+
+def closing(console: Console, summary: dict[str, Any], steps: list[dict[str, Any]]) -> None:
+    """Print the run's end: numbers, the gate's checks, what was promoted, what it cost."""
+    if summary["outcome"] == "nothing_new":
+        console.print("Nothing new since the champion was trained: nothing to do.")
+        return
+    console.print(_numbers(summary))
+    console.print(_gate(summary))
+    console.print(_costs(summary, steps))
+    promoted = summary["promoted"]
+    if promoted is None:
+        console.print("[bold red]refused[/]: the alias stays where it was")
+    elif promoted["unchanged"]:
+        console.print(f"[bold]unchanged[/]: {promoted['model']} version {promoted['version']} is {promoted['alias']} already")
+    else:
+        before = f", before it version {promoted['previous']}" if promoted["previous"] else ", the first one"
+        console.print(
+            f"[bold green]promoted[/]: {promoted['model']} version {promoted['version']} is {promoted['alias']}{before}"
+        )
+
+
+def _numbers(summary: dict[str, Any]) -> Table:
+    table = Table(title="On the held-out questions", title_justify="left")
+    champion = summary["champion"]
+    for column in ("", "base", "tuned", "difference", *(["champion"] if champion else []), "n"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    for name, tuned in summary["candidate"].items():
+        base = summary["baseline"][name]
+        cells = [name, _estimate(name, base), _estimate(name, tuned), _difference(name, base, tuned)]
+        table.add_row(*cells, *([_estimate(name, champion[name])] if champion else []), str(tuned["n"]))
+    return table
+
+
+def _estimate(name: str, row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return "–"
+    form = "{:.0f}" if name in MEANS else "{:.3f}"
+    return f"{form.format(row['value'])} [dim]({form.format(row['low'])}–{form.format(row['high'])})[/]"
+
+
+def _difference(name: str, base: dict[str, Any], tuned: dict[str, Any]) -> str:
+    if base["value"] is None or tuned["value"] is None:
+        return "–"
+    gain = tuned["value"] - base["value"]
+    if name in MEANS:
+        return f"{gain:+.0f}"
+    better = gain < 0 if name in LOWER_IS_BETTER else gain > 0
+    return f"[{'green' if better else 'red' if gain else 'dim'}]{gain:+.3f}[/]"
+
+
+def _gate(summary: dict[str, Any]) -> Table:
+    table = Table(title="The gate", title_justify="left")
+    for column in ("", "check", "observed", "required", "reason"):
+        table.add_column(column, overflow="fold")
+    for check in summary["gate"]["checks"]:
+        mark = "[green]✓" if check["passed"] else "[red]✗"
+        table.add_row(mark, check["name"], _number(check["observed"]), _number(check["required"]), escape(check["reason"]))
+    return table
+
+
+def _costs(summary: dict[str, Any], steps: list[dict[str, Any]]) -> Table:
+    table = Table(title="The steps", title_justify="left")
+    for column in ("step", "seconds", "peak MiB"):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    ran = {step["name"]: step for step in steps}
+    rows = [*summary["steps"], *(ran[name] for name in ("report", "notify") if name in ran)]
+    for row in rows:
+        if row.get("cached"):
+            table.add_row(row["name"], "[dim]cached", "")
+        else:
+            table.add_row(row["name"], f"{row['seconds']:.1f}", f"{row['peak_rss_mib']:,}")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:g}" if value == int(value) else f"{value:.3f}"

@@ -1,0 +1,106 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calltune.parse import parse_hermes
+
+ANA = '<tool_call>\n{"name": "find_employee", "arguments": {"name": "Ana"}}\n</tool_call>'
+ROOM = '<tool_call>\n{"name": "book_room", "arguments": {"people": 4}}\n</tool_call>'
+
+
+def test_a_call_is_read_with_its_arguments_as_an_object():
+    parsed = parse_hermes(ANA)
+    assert parsed.calls == ({"name": "find_employee", "arguments": {"name": "Ana"}},)
+    assert parsed.content == "" and parsed.malformed is None and parsed.attempted
+
+
+def test_several_calls_come_in_their_order():
+    assert [call["name"] for call in parse_hermes(f"{ROOM}\n{ANA}{ROOM}").calls] == ["book_room", "find_employee", "book_room"]
+
+
+def test_text_around_calls_is_kept_as_content():
+    parsed = parse_hermes(f"Let me look.\n{ANA}\nOne moment.")
+    assert len(parsed.calls) == 1
+    assert parsed.content.split() == ["Let", "me", "look.", "One", "moment."]
+
+
+def test_text_without_a_call_attempts_none():
+    parsed = parse_hermes("  Which of the two rooms do you mean?\n")
+    assert parsed.content == "Which of the two rooms do you mean?"
+    assert not parsed.attempted and parsed.malformed is None
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n"])
+def test_an_empty_answer_attempts_nothing(text):
+    assert parse_hermes(text) == parse_hermes("")
+    assert not parse_hermes(text).attempted
+
+
+@pytest.mark.parametrize("cut", range(1, len(ANA) - len("</tool_call>") + 1, 7))
+def test_a_call_cut_off_anywhere_inside_is_malformed(cut):
+    text = ANA[: len("<tool_call>") + cut - 1]
+    parsed = parse_hermes(text)
+    assert parsed.attempted and parsed.calls == ()
+    assert "cut off" in parsed.malformed
+
+
+def test_a_call_cut_off_after_a_whole_one_is_malformed():
+    parsed = parse_hermes(f"{ANA}\n{ROOM[:30]}")
+    assert "cut off" in parsed.malformed
+    assert [call["name"] for call in parsed.calls] == ["find_employee"]
+
+
+def test_an_end_without_a_beginning_is_malformed():
+    assert "do not pair" in parse_hermes('{"name": "find_employee", "arguments": {}}\n</tool_call>').malformed
+
+
+@pytest.mark.parametrize(
+    ("inside", "reason"),
+    [
+        ("find_employee(Ana)", "not JSON"),
+        ("", "not JSON"),
+        ("{'name': 'find_employee', 'arguments': {}}", "not JSON"),
+        ('{"name": "f", "arguments": {}} {"name": "g", "arguments": {}}', "not JSON"),
+        ('{"name": "f", "arguments": {"x": NaN}}', "NaN is not JSON"),
+        ('{"name": "f", "arguments": {"x": -Infinity}}', "-Infinity is not JSON"),
+        ('[{"name": "f", "arguments": {}}]', "must be a JSON object"),
+        ('"find_employee"', "must be a JSON object"),
+        ("null", "must be a JSON object"),
+        ('{"arguments": {"name": "Ana"}}', "needs a name"),
+        ('{"name": 7, "arguments": {}}', "needs a name"),
+        ('{"name": "f"}', "object `arguments`"),
+        ('{"name": "f", "arguments": null}', "object `arguments`"),
+        ('{"name": "f", "arguments": "{\\"x\\": 1}"}', "object `arguments`"),
+        ('{"name": "f", "arguments": [1]}', "object `arguments`"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_what_is_not_a_call_is_malformed_with_its_reason(inside, reason):
+    parsed = parse_hermes(f"<tool_call>\n{inside}\n</tool_call>")
+    assert parsed.calls == ()
+    assert reason in parsed.malformed
+
+
+def test_a_bad_call_beside_a_good_one_makes_the_answer_malformed():
+    assert parse_hermes(f"{ANA}<tool_call>oops</tool_call>").malformed is not None
+
+
+@pytest.mark.parametrize("value", ["1e999", "-1e999", '"\\ud800"'])
+def test_a_value_that_no_json_file_can_hold_is_malformed(value):
+    parsed = parse_hermes(f'<tool_call>{{"name": "f", "arguments": {{"x": {value}}}}}</tool_call>')
+    assert parsed.calls == () and "not JSON" in parsed.malformed
+
+
+@given(
+    st.lists(
+        st.sampled_from(["<tool_call>", "</tool_call>", "{", "}", '"name"', ":", '"arguments"', "[", "1e999", "NaN", "\\u", "x"])
+    )
+)
+def test_no_text_whatever_raises(parts):
+    parsed = parse_hermes("".join(parts))
+    assert parsed.attempted == (parsed.malformed is not None or bool(parsed.calls))
+
+
+@given(st.text())
+def test_text_without_markers_is_content(text):
+    assert parse_hermes(text.replace("<", "")).content == text.replace("<", "").strip()

@@ -1,0 +1,266 @@
+"""Rendering: what the model sees, what it is trained on, and that what it writes can be read back."""
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from calltune import models
+from calltune.errors import ConfigError
+from calltune.parse import PARSERS
+from calltune.records import calls_of, canonical, prompt_of
+from calltune.render import TEMPLATES, NotRepresentable, Renderer, answer_text, common_prefix, prompt_ids, template_of, token_ids
+from calltune.settings import ModelConfig
+from components.format.config import FormatConfig
+from components.format.step import format_rows
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SEARCH = {
+    "type": "function",
+    "function": {
+        "name": "search",
+        "description": 'Search the handbook, "A–Z".',
+        "parameters": {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]},
+    },
+}
+NOTHING = {
+    "type": "function",
+    "function": {"name": "ping", "description": "", "parameters": {"type": "object", "properties": {}}},
+}
+HARD = {
+    "markers": "a</tool_call>b<tool_call>c<|im_end|>d<|im_start|>e<tool_response></tools>",
+    "quotes": "\"double\" 'single' `back` \\slash\\ \\u003c",
+    "lines": "one\ntwo\r\n\tthree",
+    "unicode": "naïve 你好 🙂  é e\u0301",
+    "nested": {"list": [1, 2.5, True, None, {"deep": ["</tool_call>"]}], "empty": {}, "</tool_call>": "key"},
+}
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def calls(*pairs, content=None):
+    made = [{"type": "function", "function": {"name": name, "arguments": arguments}} for name, arguments in pairs]
+    return {"role": "assistant", **({"content": content} if content else {}), "tool_calls": made}
+
+
+def record(*messages, tools=(SEARCH,)):
+    return {"id": "1", "messages": list(messages), "tools": list(tools)}
+
+
+CASES = {
+    "call": record(user("Who is Ana?"), calls(("search", {"query": "Ana"}))),
+    "parallel": record(user("Ana and Bo?"), calls(("search", {"query": "Ana"}), ("search", {"query": "Bo"}))),
+    "no_call": record(user("Hi!"), {"role": "assistant", "content": "Hello. What can I look up?"}),
+    "no_arguments": record(user("Ping."), calls(("ping", {})), tools=[SEARCH, NOTHING]),
+    "text_and_call": record(user("Ana?"), calls(("search", {"query": "Ana"}), content="I'll look her up.")),
+    "tool_result": record(
+        user("Who is Ana?"),
+        calls(("search", {"query": "Ana"})),
+        {"role": "tool", "content": '{"name": "Ana Souza"}'},
+        {"role": "assistant", "content": "Ana Souza, in Leeds."},
+        user("And Bo?"),
+        calls(("search", {"query": "Bo"})),
+    ),
+    "developer": record(
+        {"role": "developer", "content": "Today is 4 May."}, user("Who is Ana?"), calls(("search", {"query": "Ana"}))
+    ),
+    "system_without_tools": record(
+        {"role": "system", "content": "Be brief."}, user("Hi"), {"role": "assistant", "content": "Hi."}, tools=[]
+    ),
+    "hard_arguments": record(user("Hard?"), calls(("search", HARD))),
+}
+
+
+@pytest.fixture
+def renderer(tokenizer):
+    return Renderer(tokenizer, TEMPLATES["hermes"])
+
+
+def marked(renderer, row):
+    """The row's text, what is supervised between ⟦ and ⟧."""
+    text, inside, start = "", False, 0
+    for position, supervised in enumerate([*row.loss_mask, False]):
+        if supervised != inside or position == len(row.loss_mask):
+            text += renderer.tokenizer.decode(row.input_ids[start:position]) + ("⟦" if supervised else "⟧" if inside else "")
+            start, inside = position, supervised
+    return text
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hermes_renders_as_its_golden_file_says(renderer, name):
+    rows = renderer.rows(CASES[name])
+    assert len(rows) == 1
+    assert len(rows[0].input_ids) == len(rows[0].loss_mask)
+    text, path = marked(renderer, rows[0]), GOLDEN / "hermes" / f"{name}.txt"
+    if os.environ.get("REGENERATE"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="")
+    assert text == path.read_bytes().decode()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_assistant_turn_is_supervised_with_its_stop_token_and_nothing_else_is(renderer, name):
+    (row,) = renderer.rows(CASES[name])
+    turns = marked(renderer, row).split("⟦")[1:]
+    said = [message for message in CASES[name]["messages"] if message["role"] == "assistant"]
+    assert len(turns) == len(said)
+    for turn, message in zip(turns, said, strict=True):
+        answer, rest = turn.split("⟧")
+        assert answer.endswith("<|im_end|>") and answer.count("<|im_end|>") == 1
+        assert rest.startswith("\n")
+        parsed = PARSERS["hermes"](answer.removesuffix("<|im_end|>"))
+        assert list(parsed.calls) == calls_of(message)
+        assert parsed.content == message.get("content", "")
+
+
+def test_the_golden_files_hold_each_case_and_no_other():
+    assert {path.stem for path in (GOLDEN / "hermes").iterdir()} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_asked_in_evaluation_is_a_prefix_of_what_was_trained(renderer, name):
+    case = CASES[name]
+    (row,) = renderer.rows(case)
+    prompt = prompt_ids(renderer.tokenizer, prompt_of(case), case["tools"])
+    assert row.input_ids[: len(prompt)] == prompt
+    assert row.loss_mask[len(prompt) :].index(True) == 0
+
+
+def test_the_prefix_is_system_and_tools_and_no_word_of_the_question(renderer):
+    case = CASES["developer"]
+    length = renderer.prefix_length(case)
+    head = renderer.tokenizer.decode(renderer.rows(case)[0].input_ids[:length])
+    assert head.endswith("<|im_end|>\n<|im_start|>user\n")
+    assert "Today is 4 May." in head and '"name": "search"' in head and "Ana" not in head
+    assert renderer.prefix_length(record(user("Other?"), CASES["call"]["messages"][1])) < length
+
+
+def test_one_stop_token_and_no_second_begin_token_stand_in_a_row(renderer):
+    (row,) = renderer.rows(CASES["call"])
+    begin, stop = (renderer.tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>"))
+    assert row.input_ids.count(begin) == row.input_ids.count(stop) == 3
+    assert row.input_ids[:2].count(begin) == 1
+    assert renderer.stop_ids == [stop]
+
+
+def test_a_server_that_reorders_a_tools_keys_renders_the_same_prompt(renderer):
+    function = SEARCH["function"]
+    turned = {"function": {key: function[key] for key in ("parameters", "description", "name")}, "type": "function"}
+    same = [token_ids(renderer.tokenizer, [user("Hi")], [tool]) for tool in (SEARCH, turned, function)]
+    assert same[0] == same[1] == same[2]
+
+
+@pytest.mark.parametrize("text", ["<tool_call>", "a </tool_call> b", '<tool_call>{"name": "f", "arguments": {}}</tool_call>'])
+def test_an_answer_whose_text_would_read_as_a_call_is_refused(renderer, text):
+    with pytest.raises(NotRepresentable, match="cannot express this answer"):
+        renderer.rows(record(user("Hi"), {"role": "assistant", "content": text}))
+
+
+def test_a_stop_token_inside_an_answers_text_is_refused_or_never_supervised_past(renderer):
+    with pytest.raises(NotRepresentable, match="cannot express this answer"):
+        renderer.rows(record(user("Hi"), calls(("search", {"query": "x"}), content="a<|im_end|>b")))
+
+
+def test_a_model_that_does_not_know_the_markers_is_refused(tokenizer_folder, tmp_path):
+    files = json.loads((tokenizer_folder / "tokenizer.json").read_text())
+    files["added_tokens"] = [token for token in files["added_tokens"] if token["content"] != "<|im_end|>"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(files))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"'hermes' needs <\|im_end\|> as special tokens"):
+        Renderer(models.tokenizer(tmp_path), TEMPLATES["hermes"])
+
+
+def test_an_unknown_template_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match="'herms' is not one of auto, hermes"):
+        template_of("herms")
+
+
+# SmolLM2's vocabulary has no token for the bytes that planes 4 to 11 of Unicode, which hold no character, begin with.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], max_codepoint=0x3FFFF))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+MARKED = st.lists(
+    st.sampled_from(
+        ["<tool_call>", "</tool_call>", "<|im_end|>", "<|im_start|>", "<|endoftext|>", "<filename>", "<", "|", "\\", '"']
+    )
+).map("".join)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(TEXT | MARKED, st.dictionaries(TEXT | MARKED, JSON | MARKED, max_size=4)), min_size=1, max_size=3))
+def test_what_was_rendered_reads_back_from_its_tokens(renderer, pairs):
+    row_of = record(user("?"), calls(*pairs))
+    (row,) = renderer.rows(row_of)
+    answer = [token for token, supervised in zip(row.input_ids, row.loss_mask, strict=True) if supervised]
+    parsed = PARSERS["hermes"](answer_text(renderer.tokenizer, answer, renderer.stop_ids))
+    assert parsed.malformed is None
+    # Canonical JSON too, because True == 1 == 1.0 in Python.
+    assert canonical(list(parsed.calls)) == canonical([{"name": name, "arguments": arguments} for name, arguments in pairs])
+
+
+def test_what_the_tokenizer_has_no_token_for_is_refused_not_lost(renderer):
+    with pytest.raises(NotRepresentable, match="cannot express this answer"):
+        renderer.rows(record(user("?"), calls(("search", {"query": "\U00040000"}))))
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "shared"), [([], [], 0), ([1], [], 0), ([1, 2], [1, 2], 2), ([1, 2, 3], [1, 2], 2), ([1, 9, 3], [1, 2, 3], 1)]
+)
+def test_common_prefix(one, two, shared):
+    assert common_prefix(one, two) == shared
+
+
+def as_json(value):
+    return json.dumps(value, ensure_ascii=False)
+
+
+@pytest.fixture(scope="module")
+def helpdesk_rows(helpdesk, cache, tmp_path_factory):
+    """What format makes of the whole bundled data set with the real tokenizer: id → (token ids, mask)."""
+    out = tmp_path_factory.mktemp("formatted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CALLTUNE_EVENTS", str(out / "events.jsonl"))
+        format_rows(helpdesk, ModelConfig(base="bundled:smollm2-135m"), FormatConfig(max_tokens=1024), out)
+    rows = pq.read_table(out / "train.parquet").to_pylist() + pq.read_table(out / "validation.parquet").to_pylist()
+    return {row["id"]: row for row in rows}
+
+
+def test_every_helpdesk_row_shows_every_tool_and_supervises_its_answer_alone(helpdesk_rows, helpdesk_records, tokenizer):
+    by_id = {r["id"]: r for r in helpdesk_records}
+    assert len(helpdesk_rows) > 400
+    tool_texts = [
+        f'{{"name": "{tool["name"]}", "description": {as_json(tool["description"])}, "parameters": {{"type": "object"'
+        for tool in (tool["function"] for tool in helpdesk_records[0]["tools"])
+    ]
+    assert len(tool_texts) == 5
+    for id_, row in helpdesk_rows.items():
+        text = tokenizer.decode(row["input_ids"])
+        assert all(tool in text for tool in tool_texts)
+        (turn,) = [message for message in by_id[id_]["messages"] if message["role"] == "assistant"]
+        blocks = [
+            f'<tool_call>\n{{"name": "{call["name"]}", "arguments": {as_json(call["arguments"])}}}\n</tool_call>'
+            for call in calls_of(turn)
+        ]
+        answer = "\n".join(([turn["content"]] if turn.get("content") else []) + blocks) + "<|im_end|>"
+        first, count = row["loss_mask"].index(True), sum(row["loss_mask"])
+        assert all(row["loss_mask"][first : first + count])
+        assert tokenizer.decode(row["input_ids"][first : first + count]) == answer
+        assert tokenizer.decode(row["input_ids"][:first]).endswith("<|im_end|>\n<|im_start|>assistant\n")
+        assert tokenizer.decode(row["input_ids"][first + count :]) == "\n"
+
+
+def test_the_bundled_data_set_is_what_its_description_promises(helpdesk_records):
+    counts = [len(calls_of(r["messages"][-1])) for r in helpdesk_records]
+    assert len(helpdesk_records) >= 600 and len(helpdesk_records[0]["tools"]) >= 4
+    assert 0.05 < counts.count(0) / len(counts) < 0.25
+    assert any(count > 1 for count in counts)

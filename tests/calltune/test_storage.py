@@ -1,0 +1,155 @@
+"""A folder and a real S3 server behave alike."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from calltune import storage
+from calltune.errors import UserError
+from calltune.storage import AlreadyThere
+
+LARGE = 20 * 2**20  # above boto3's 8 MiB, so that the upload has parts
+
+
+@pytest.fixture(params=["store", "s3"])
+def place(request):
+    """The run's store, once in a folder and once on the S3 server."""
+    return request.getfixturevalue(request.param)
+
+
+def test_what_was_put_is_got(place):
+    place.put("a/b.bin", b"\x00\xff")
+    assert place.get("a/b.bin") == b"\x00\xff"
+    place.put("a/b.bin", b"")
+    assert place.get("a/b.bin") == b""
+
+
+@pytest.mark.parametrize("key", ["nothing", "a/nothing", "a"])
+def test_what_is_not_there_is_none(place, key):
+    place.put("a/b", b"x")
+    assert place.get(key) is None and place.get_json(key) is None
+
+
+def test_json_goes_and_comes_back(place):
+    value = {"text": "é 🙂", "numbers": [1, 0.5, None], "deep": {"a": True}}
+    place.put_json("x.json", value)
+    assert place.get_json("x.json") == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_nan_is_ever_written(place, value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        place.put_json("x.json", {"a": value})
+    assert place.get("x.json") is None
+
+
+def test_a_list_has_the_keys_under_a_prefix_in_order_and_no_others(place):
+    for key in ("runs/2/b", "runs/2/a", "runs/10/a", "runs/2", "other/runs/2/a"):
+        if key != "runs/2":
+            place.put(key, b"x")
+    assert place.list("runs/2/") == ["runs/2/a", "runs/2/b"]
+    assert place.list("runs/") == ["runs/10/a", "runs/2/a", "runs/2/b"]
+    assert place.list("none/") == []
+    assert len(place.list("")) == 4
+
+
+def test_a_list_is_not_cut_off_at_a_page(place):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: place.put(f"many/{number:04}", b""), range(1005)))
+    assert place.list("many/") == [f"many/{number:04}" for number in range(1005)]
+
+
+def test_a_conditional_put_never_overwrites(place):
+    place.put("ledger/1", b"first", only_if_new=True)
+    with pytest.raises(AlreadyThere, match="ledger/1"):
+        place.put("ledger/1", b"second", only_if_new=True)
+    assert place.get("ledger/1") == b"first"
+    assert place.list("ledger/") == ["ledger/1"]
+
+
+def test_of_eight_conditional_writers_exactly_one_wins(place):
+    def write(number):
+        try:
+            place.put("ledger/1", str(number).encode(), only_if_new=True)
+        except AlreadyThere:
+            return None
+        return number
+
+    with ThreadPoolExecutor(8) as pool:
+        winners = [number for number in pool.map(write, range(8)) if number is not None]
+    assert len(winners) == 1
+    assert place.get("ledger/1") == str(winners[0]).encode()
+
+
+def test_a_large_file_goes_up_and_comes_down_whole(place, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "new" / "folder" / "target"
+    source.write_bytes(bytes(range(256)) * (LARGE // 256))
+    place.upload(source, "models/weights")
+    place.download("models/weights", target)
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_downloading_what_is_not_there_is_one_line_with_its_name(place, tmp_path):
+    with pytest.raises(UserError, match=r"models/none.*: (no such file|404: Not Found)") as raised:
+        place.download("models/none", tmp_path / "x")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_address_leads_back_to_its_object(place):
+    place.put("models/abc/config.json", b"{}")
+    store, prefix = storage.at(f"{place.uri}/models/abc")
+    assert store.get(f"{prefix}/config.json") == b"{}"
+    assert [key.rsplit("/", 1)[1] for key in store.list(f"{prefix}/")] == ["config.json"]
+
+
+@pytest.mark.parametrize("operation", ["put", "get", "list", "upload", "download"])
+@pytest.mark.parametrize("wrong", ["secret", "key"])
+def test_a_wrong_key_is_one_line_that_says_where(s3, monkeypatch, tmp_path, operation, wrong):
+    monkeypatch.setenv({"secret": "AWS_SECRET_ACCESS_KEY", "key": "AWS_ACCESS_KEY_ID"}[wrong], "wrong")
+    stranger = storage.S3(s3.bucket, s3.prefix)
+    (tmp_path / "file").write_bytes(b"x")
+    act = {
+        "put": lambda: stranger.put("a", b"x"),
+        "get": lambda: stranger.get("a"),
+        "list": lambda: stranger.list("a"),
+        "upload": lambda: stranger.upload(tmp_path / "file", "a"),
+        "download": lambda: stranger.download("a", tmp_path / "x"),
+    }[operation]
+    with pytest.raises(UserError, match=rf"{s3.uri}/a: .*(403|SignatureDoesNotMatch|InvalidAccessKeyId|AccessDenied)") as raised:
+        act()
+    assert "\n" not in str(raised.value)
+    assert s3.get("a") is None
+
+
+@pytest.mark.parametrize("operation", ["get", "list"])
+def test_a_bucket_that_does_not_exist_is_one_line(s3, operation):
+    # Not `put`: SeaweedFS makes a bucket that a key with admin rights writes to.
+    with pytest.raises(UserError, match="s3://no-such-bucket/a: NoSuchBucket"):
+        getattr(storage.S3("no-such-bucket"), operation)("a")
+
+
+def test_no_keys_at_all_are_one_line(s3, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(UserError, match=r"s3://.*/a: Unable to locate credentials"):
+        storage.S3(s3.bucket, s3.prefix).get("a")
+
+
+def test_a_folders_writes_leave_nothing_half_done_behind(store, tmp_path):
+    store.put("a", b"1")
+    with pytest.raises(AlreadyThere):
+        store.put("a", b"2", only_if_new=True)
+    (tmp_path / "f").write_bytes(b"3")
+    store.upload(tmp_path / "f", "b")
+    assert sorted(path.name for path in store.root.iterdir()) == ["a", "b"]
+
+
+def test_the_environment_names_the_runs_store(store, monkeypatch, tmp_path):
+    assert json.dumps(store.uri) == json.dumps((tmp_path / "store").as_uri())
+    monkeypatch.setenv("CALLTUNE_STORAGE", (tmp_path / "other").as_uri())
+    assert storage.of_run().uri == (tmp_path / "other").as_uri()

@@ -1,0 +1,173 @@
+"""Evaluation of real exported models: what it writes holds together, and the gate believes it."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from calltune.errors import ConfigError, DataError
+from calltune.records import read_jsonl, write_jsonl
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.step import evaluate, run
+from components.evaluate.step import exported as served_export
+from components.evaluate.step import test_fingerprint as fingerprint_of
+from components.gate.config import GateConfig
+from components.gate.evidence import check_predictions, examine
+from components.gate.step import gate
+
+NEW_TOKENS = 24
+CODE = "code-1"
+
+
+def settings(tiny, **changes):
+    return {"model": tiny.model_dump(), "max_new_tokens": NEW_TOKENS, **changes}
+
+
+@pytest.fixture(scope="module")
+def measured(exported, dataset, tiny, tmp_path_factory):
+    """Base, candidate, champion and an absent champion, each evaluated once: name → (metrics, folder)."""
+    place = tmp_path_factory.mktemp("measured")
+    full = exported("full")
+    champion = json.dumps({**json.loads(exported("lora").json.read_text()), "version": "4"})
+    sources = {
+        "base": ("base", ""),
+        "candidate": ("candidate", full.json),
+        "champion": ("champion", champion),
+        "absent": ("champion", ""),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CALLTUNE_STORAGE", str(place / "store"))
+        patch.setenv("CALLTUNE_EVENTS", str(place / "events.jsonl"))
+        patch.setenv("CALLTUNE_CACHE", str(place / "cache"))
+        found = {}
+        for name, (which, source) in sources.items():
+            out = place / name
+            result = run(which, source, dataset, settings(tiny), CODE, out / "metrics.json", out / "predictions.jsonl")
+            assert json.loads((out / "metrics.json").read_text()) == result
+            found[name] = (result, out)
+    return found
+
+
+@pytest.mark.parametrize("name", ["base", "candidate", "champion"])
+def test_the_gate_believes_what_evaluate_writes(measured, name):
+    result, folder = measured[name]
+    evidence = examine(result)
+    check_predictions(evidence, folder / "predictions.jsonl")
+    assert evidence.n == 20
+
+
+def test_the_gate_judges_the_three_against_each_other(measured):
+    (candidate, folder), (base, _), (champion, _) = (measured[name] for name in ("candidate", "base", "champion"))
+    config = GateConfig(
+        min_questions=20,
+        thresholds={"tool_accuracy": 0.001},
+        over_baseline={"tool_accuracy": 0.0},
+        against_champion={"tool_accuracy": {"test": "point", "margin": -1.0}},
+    )
+    decision = gate(candidate, base, champion, config, folder / "predictions.jsonl")
+    assert {check.name for check in decision.checks if not check.passed} <= {"threshold: tool_accuracy"}
+    assert decision.champion == {"version": "4", "digest": champion["model_digest"]}
+    first = gate(candidate, base, measured["absent"][0], config, folder / "predictions.jsonl")
+    assert first.champion == {"version": None, "digest": None}
+
+
+def test_predictions_say_everything_about_every_question_in_order(measured, questions):
+    _, folder = measured["candidate"]
+    rows = list(read_jsonl(folder / "predictions.jsonl"))
+    assert [row["id"] for row in rows] == [record["id"] for record in questions]
+    fields = ["id", "question", "text", "calls", "expected", "verdict", "reason", "stop", "prompt_tokens", "new_tokens"]
+    assert all(list(row) == fields for row in rows)
+    assert all(row["question"] == record["messages"][0]["content"] for row, record in zip(rows, questions, strict=True))
+    assert all((row["stop"] == "length") == (row["new_tokens"] == NEW_TOKENS) or row["stop"] == "stop" for row in rows)
+
+
+def test_metrics_follow_from_the_predictions(measured):
+    result, folder = measured["candidate"]
+    rows = list(read_jsonl(folder / "predictions.jsonl"))
+    same = [Counter(c["name"] for c in row["calls"]) == Counter(c["name"] for c in row["expected"]) for row in rows]
+    right = sum(ok and row["verdict"] not in ("malformed", "unwanted_call") for ok, row in zip(same, rows, strict=True))
+    assert result["metrics"]["tool_accuracy"]["value"] == pytest.approx(right / 20)
+    assert result["metrics"]["max_length_stop_rate"]["value"] == pytest.approx(sum(r["stop"] == "length" for r in rows) / 20)
+    assert result["metrics"]["prompt_tokens_mean"]["value"] == pytest.approx(sum(r["prompt_tokens"] for r in rows) / 20)
+    assert result["verdicts"] == {row["id"]: row["verdict"] for row in rows}
+
+
+def test_answers_are_those_of_plain_transformers_in_a_process_of_its_own(measured, plain_answers):
+    _, folder = measured["candidate"]
+    rows = list(read_jsonl(folder / "predictions.jsonl"))
+    assert [row["text"] for row in rows] == [answer["text"].removesuffix("<|im_end|>") for answer in plain_answers]
+
+
+def test_each_model_is_named_by_its_digest_and_asked_the_same(measured, exported, questions):
+    base, candidate, champion = (measured[name][0] for name in ("base", "candidate", "champion"))
+    assert candidate["model_digest"] == exported("full").result.digest
+    assert champion["model_digest"] == exported("lora").result.digest and champion["version"] == "4"
+    assert len({result["model_digest"] for result in (base, candidate, champion)}) == 3
+    for key in ("test_fingerprint", "settings", "template_sha256"):
+        assert base[key] == candidate[key] == champion[key]
+    assert base["test_fingerprint"] == fingerprint_of(questions)
+    assert [result["which"] for result in (base, candidate, champion)] == ["base", "candidate", "champion"]
+
+
+def test_no_champion_is_said_and_not_an_error(measured):
+    result, folder = measured["absent"]
+    assert result == {"present": False, "which": "champion"}
+    assert (folder / "predictions.jsonl").read_text() == ""
+
+
+def test_what_was_measured_once_is_not_measured_again(measured, exported, dataset, tiny, tmp_path, monkeypatch):
+    _, before = measured["candidate"]
+    monkeypatch.setenv("CALLTUNE_STORAGE", str(before.parent / "store"))
+    told = json.dumps({**json.loads(exported("full").json.read_text()), "version": "7"})
+    out = tmp_path / "out"
+    again = run("champion", told, dataset, settings(tiny), CODE, out / "metrics.json", out / "predictions.jsonl")
+    assert "measured before on the same questions" in (tmp_path / "events.jsonl").read_text()
+    assert (again["which"], again["version"]) == ("champion", "7")
+    assert (out / "predictions.jsonl").read_bytes() == (before / "predictions.jsonl").read_bytes()
+    check_predictions(examine(again), out / "predictions.jsonl")
+
+
+@pytest.mark.parametrize("changed", ["code", "settings", "questions"])
+def test_another_code_setting_or_question_is_measured_anew(measured, exported, dataset, tiny, tmp_path, monkeypatch, changed):
+    _, before = measured["candidate"]
+    monkeypatch.setenv("CALLTUNE_STORAGE", str(before.parent / "store"))
+    test = list(read_jsonl(dataset / "test.jsonl"))
+    write_jsonl(tmp_path / "data" / "test.jsonl", test[:3] if changed == "questions" else test)
+    (tmp_path / "data" / "stats.json").write_text((dataset / "stats.json").read_text())
+    config = settings(tiny, max_new_tokens=2 if changed == "settings" else NEW_TOKENS)
+    code = "code-2" if changed == "code" else CODE
+    out = tmp_path / "out"
+    again = run(
+        "candidate", exported("full").json, tmp_path / "data", config, code, out / "metrics.json", out / "predictions.jsonl"
+    )
+    assert "measured before" not in (tmp_path / "events.jsonl").read_text()
+    examine(again)
+
+
+def test_tampered_stored_results_are_not_reused(measured, exported, dataset, tiny, tmp_path, monkeypatch):
+    import shutil
+
+    _, before = measured["candidate"]
+    shutil.copytree(before.parent / "store", tmp_path / "store", dirs_exist_ok=True)
+    for file in (tmp_path / "store" / "evaluations").rglob("predictions.jsonl"):
+        file.write_text("{}\n")
+    out = tmp_path / "out"
+    again = run(
+        "candidate", exported("full").json, dataset, settings(tiny), CODE, out / "metrics.json", out / "predictions.jsonl"
+    )
+    check_predictions(examine(again), out / "predictions.jsonl")
+
+
+def test_no_questions_are_a_data_error(exported, tmp_path):
+    write_jsonl(tmp_path / "test.jsonl", [])
+    served = served_export(json.loads(exported("full").json.read_text()), "candidate")
+    with pytest.raises(DataError, match=r"test.jsonl: no questions to evaluate with"):
+        evaluate(served, tmp_path / "test.jsonl", EvaluateConfig(), tmp_path / "m.json", tmp_path / "p.jsonl")
+
+
+def test_a_match_rule_for_an_argument_that_does_not_exist_is_refused_before_generating(exported, dataset, tmp_path):
+    served = served_export(json.loads(exported("full").json.read_text()), "candidate")
+    rules = {"search_web.qeury": "any"}
+    with pytest.raises(ConfigError, match=r"'search_web\.qeury' is no tool's argument"):
+        evaluate(served, dataset / "test.jsonl", EvaluateConfig(arguments=rules), tmp_path / "m.json", tmp_path / "p.jsonl")
+    assert not (tmp_path / "p.jsonl").exists()

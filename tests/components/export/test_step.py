@@ -1,0 +1,212 @@
+"""The exported folder is the trained model, loads without Calltune, and is refused where it is not what it says."""
+
+import json
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from calltune import models, storage
+from calltune.errors import DataError, UserError
+from calltune.render import template_of
+from components.export.config import ExportConfig
+from components.export.merge import merged
+from components.export.step import export
+from components.export.verify import ExportError, verify
+from components.train.config import TrainConfig
+from components.train.method import build, decide
+
+METHODS = ("full", "lora", "qlora")
+
+
+@torch.no_grad()
+def log_probabilities(network, rows):
+    """At the supervised positions of the rows, shape (positions, vocabulary)."""
+    found = []
+    for row in rows:
+        positions = [i - 1 for i, on in enumerate(row["loss_mask"]) if on]
+        logits = network.eval()(input_ids=torch.tensor([row["input_ids"]])).logits[0, positions]
+        found.append(torch.log_softmax(logits.float(), dim=-1))
+    return torch.cat(found)
+
+
+def divergence(one, two):
+    """Mean KL divergence in nats."""
+    return float((one.exp() * (one - two)).sum(dim=-1).mean())
+
+
+@pytest.fixture
+def rows(dataset):
+    return pq.read_table(dataset / "validation.parquet").slice(0, 6).to_pylist()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_folder_is_whole_and_its_weights_are_safetensors_only(exported, method, tiny_model):
+    run = exported(method)
+    names = {path.name for path in run.folder.iterdir()}
+    assert names >= {"config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja", "calltune.json"}
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl", ".gguf", ".h5"))]
+    assert [name for name in names if name.endswith(".safetensors")] == ["model.safetensors"]
+    weights = load_file(run.folder / "model.safetensors")
+    base = load_file(tiny_model / "model.safetensors")
+    assert {name: t.shape for name, t in weights.items()} == {name: t.shape for name, t in base.items()}
+    assert {t.dtype for t in weights.values()} == {torch.bfloat16}
+    config = json.loads((run.folder / "config.json").read_text())
+    assert "quantization_config" not in config and config["architectures"] == ["LlamaForCausalLM"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_model_json_names_what_lies_in_the_store(exported, method):
+    run = exported(method)
+    told = json.loads(run.json.read_text())
+    assert told["digest"] == run.folder.name == models.digest(told["files"])
+    assert told["files"] == models.checksums(run.folder)
+    stored = run.store / "models" / told["digest"]
+    assert told["uri"] == stored.as_uri()
+    assert models.checksums(stored) == told["files"]
+    assert (told["template"], told["syntax"], told["dtype"]) == ("hermes", "hermes", "bfloat16")
+    assert told["top1_agreement"] >= 0.99
+    if method == "full":
+        assert told["adapter"] is None
+    else:
+        adapter = run.store / "adapters" / told["digest"]
+        assert told["adapter"] == adapter.as_uri()
+        assert {path.name for path in adapter.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+
+
+def test_plain_transformers_shows_the_tools_in_a_process_without_calltune(plain_answers, questions):
+    assert len(plain_answers) == len(questions) == 20
+    for answer, record in zip(plain_answers, questions, strict=True):
+        for tool in record["tools"]:
+            assert f'"name": "{tool["function"]["name"]}"' in answer["prompt"]
+            assert json.dumps(tool["function"]["description"], ensure_ascii=False) in answer["prompt"]
+        assert answer["prompt"].endswith("<|im_end|>\n<|im_start|>assistant\n")
+        assert record["messages"][0]["content"] in answer["prompt"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_templates_stop_token_ends_generation(exported, method):
+    told = json.loads((exported(method).folder / "generation_config.json").read_text())
+    eos = told["eos_token_id"] if isinstance(told["eos_token_id"], list) else [told["eos_token_id"]]
+    tokenizer = models.tokenizer(exported(method).folder)
+    assert tokenizer.convert_ids_to_tokens(eos) == ["<|im_end|>"]
+    assert tokenizer.chat_template == template_of("hermes").text
+    assert not told.get("do_sample", False)
+    assert json.loads((exported(method).folder / "config.json").read_text())["eos_token_id"] == eos[0]
+
+
+def test_the_exported_weights_are_the_trained_ones(exported, trained):
+    written, kept = (load_file(path / "model.safetensors") for path in (exported("full").folder, trained("full").adapter))
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in written.items())
+
+
+def test_lora_is_merged_exactly(exported, trained, tiny_model, rows):
+    from peft import PeftModel
+
+    peft = PeftModel.from_pretrained(models.load(tiny_model, dtype=torch.float32), trained("lora").adapter)
+    ours = merged(tiny_model, trained("lora").adapter, "dequantized")
+    assert not any("lora" in name for name, _ in ours.named_modules())
+    assert (log_probabilities(peft, rows) - log_probabilities(ours, rows)).abs().max() < 1e-3
+
+
+def test_qlora_is_merged_into_what_it_was_trained_against(trained, tiny_model, rows):
+    from peft import PeftModel
+
+    config = TrainConfig(method="qlora", precision="fp32")
+    quantised = build(tiny_model, decide(config, 3_000_000), config)
+    quantised.set_attn_implementation("sdpa")
+    taught = log_probabilities(PeftModel.from_pretrained(quantised, trained("qlora").adapter), rows)
+    dequantised, original = (
+        log_probabilities(merged(tiny_model, trained("qlora").adapter, into), rows) for into in ("dequantized", "original")
+    )
+    assert divergence(taught, dequantised) < 1e-4
+    assert divergence(taught, original) > 50 * divergence(taught, dequantised)
+    agreement = [(taught.argmax(-1) == other.argmax(-1)).float().mean() for other in (dequantised, original)]
+    assert agreement[0] > 0.99 > agreement[1]
+
+
+def test_the_same_weights_are_the_same_model_wherever_they_are_exported(exported, trained, dataset, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "cache"))
+    for run_id in ("one", "two"):
+        monkeypatch.setenv("CALLTUNE_RUN_ID", run_id)
+        again = export(trained("full").adapter, dataset, tiny, ExportConfig(), tmp_path / run_id / "model.json")
+        assert again.digest == exported("full").result.digest
+    assert not list((tmp_path / "cache" / "exports").iterdir())
+
+
+@pytest.fixture
+def damaged(exported, tmp_path):
+    """A copy of the exported folder, to be damaged."""
+    return shutil.copytree(exported("full").folder, tmp_path / "damaged")
+
+
+def checked(folder, trained, dataset, tiny_model):
+    return verify(folder, tiny_model, trained("full").adapter, dataset, template_of("hermes"))
+
+
+def test_verification_accepts_the_undamaged_copy(damaged, trained, dataset, tiny_model):
+    assert checked(damaged, trained, dataset, tiny_model) == 1.0
+
+
+@pytest.mark.parametrize("part", ["model.layers.0.mlp.down_proj.weight", "model.layers.1.self_attn.v_proj.weight"])
+def test_verification_refuses_a_damaged_layer(damaged, trained, dataset, tiny_model, part):
+    weights = load_file(damaged / "model.safetensors")
+    weights[part] = -weights[part]
+    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ExportError, match=r"only [\d.]+% of the exported model's predictions are the trained model's"):
+        checked(damaged, trained, dataset, tiny_model)
+
+
+def test_verification_refuses_another_chat_template(damaged, trained, dataset, tiny_model):
+    (damaged / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(ExportError, match="the chat template is not the one that training used"):
+        checked(damaged, trained, dataset, tiny_model)
+
+
+@pytest.fixture
+def stored(exported, tmp_path, monkeypatch):
+    """A store of this test's own with the exported model, and an empty cache: the folder there, and `model.json`."""
+    shutil.copytree(exported("full").store, tmp_path / "store", dirs_exist_ok=True)
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "cache"))
+    told = json.loads(exported("full").json.read_text())
+    folder = tmp_path / "store" / "models" / told["digest"]
+    return folder, {**told, "uri": folder.as_uri()}
+
+
+def test_an_exported_model_is_fetched_once_and_whole(stored):
+    folder, told = stored
+    fetched = models.fetch_export(told)
+    assert fetched.digest == told["digest"] and models.checksums(fetched.path) == told["files"]
+    shutil.rmtree(folder)
+    assert models.fetch_export(told).path == fetched.path
+
+
+def test_a_file_damaged_in_the_store_is_refused_at_fetch(stored):
+    folder, told = stored
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(DataError, match=r"models/\w+: not what was exported: model.safetensors"):
+        models.fetch_export(told)
+    assert not (models.cache_dir() / "models" / told["digest"]).exists()
+
+
+def test_a_file_missing_in_the_store_is_refused_at_fetch(stored):
+    folder, told = stored
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer.json: no such file"):
+        models.fetch_export(told)
+
+
+def test_the_export_reaches_a_real_s3_server_and_comes_back(s3, exported, trained, dataset, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "cache"))
+    result = export(trained("full").adapter, dataset, tiny, ExportConfig(), tmp_path / "model.json")
+    assert result.uri == f"{s3.uri}/models/{result.digest}" and result.digest == exported("full").result.digest
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "another machine"))
+    assert models.checksums(models.fetch_export(vars(result)).path) == result.files
+    storage.at(result.uri)[0].put(f"{s3.prefix}/models/{result.digest}/config.json", b"{}")
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "a third machine"))
+    with pytest.raises(DataError, match=r"not what was exported: config\.json"):
+        models.fetch_export(vars(result))

@@ -1,0 +1,160 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from calltune.errors import DataError
+from calltune.records import content_sha256, read_jsonl, sha256, user_text, write_jsonl
+from components.format.config import FormatConfig, SplitConfig
+from components.format.step import SCHEMA, format_rows
+
+SPLIT = SplitConfig(test=0.33, validation=0.2)
+
+
+def formatted(records, tiny, tmp_path, **settings):
+    write_jsonl(tmp_path / "records" / "records.jsonl", records)
+    out = tmp_path / "out"
+    return format_rows(tmp_path / "records", tiny, FormatConfig(**{"max_tokens": 1024, "split": SPLIT, **settings}), out), out
+
+
+def quarantined(out):
+    return {json.loads(row["raw"])["id"]: row for row in read_jsonl(out / "quarantine.jsonl")}
+
+
+@pytest.fixture
+def some(helpdesk_records):
+    """The first thirty records, deep copies."""
+    return json.loads(json.dumps(helpdesk_records[:30]))
+
+
+def test_it_writes_every_file_of_the_contract(dataset, small_records):
+    names = {
+        "train.parquet",
+        "validation.parquet",
+        "validation.jsonl",
+        "test.jsonl",
+        "quarantine.jsonl",
+        "preview.txt",
+        "stats.json",
+    }
+    assert names <= {path.name for path in dataset.iterdir()}
+    stats = json.loads((dataset / "stats.json").read_text())
+    train, validation = (pq.read_table(dataset / f"{part}.parquet") for part in ("train", "validation"))
+    assert train.schema.equals(SCHEMA) and validation.schema.equals(SCHEMA)
+    test, held_out = list(read_jsonl(dataset / "test.jsonl")), list(read_jsonl(dataset / "validation.jsonl"))
+    assert (
+        (stats["train"], stats["validation"], stats["test"]) == (train.num_rows, validation.num_rows, len(test)) == (28, 12, 20)
+    )
+    assert [row["id"] for row in held_out] == validation["id"].to_pylist()
+    assert stats["quarantined"] == 0 and (dataset / "quarantine.jsonl").read_text() == ""
+    assert stats["template"] == "hermes" and stats["template_reason"] == "the model's own template ignores tools"
+    assert stats["tokens"]["rows"] == [len(ids) for ids in train["input_ids"].to_pylist()]
+    assert stats["tokens"]["supervised"] == [sum(mask) for mask in train["loss_mask"].to_pylist()]
+    assert {part: sum(counts.values()) for part, counts in stats["strata"].items()} == {"train": 28, "validation": 12, "test": 20}
+
+
+def test_the_three_parts_share_no_question_and_lose_none(dataset, small_records):
+    everything = {row["id"]: row for row in read_jsonl(small_records / "records.jsonl")}
+    train = set(pq.read_table(dataset / "train.parquet")["id"].to_pylist())
+    validation, test = ({row["id"]: row for row in read_jsonl(dataset / f"{part}.jsonl")} for part in ("validation", "test"))
+    assert train | validation.keys() | test.keys() == everything.keys()
+    assert len(train) + len(validation) + len(test) == len(everything)
+    asked = [{user_text(everything[id_]).lower() for id_ in part} for part in (train, validation, test)]
+    assert not (asked[0] & asked[1] or asked[0] & asked[2] or asked[1] & asked[2])
+    assert all(content_sha256(row) == content_sha256(everything[id_]) for id_, row in test.items())
+
+
+def test_rows_with_one_system_message_and_tool_list_have_one_prefix(dataset):
+    table = pq.read_table(dataset / "train.parquet").to_pylist()
+    prefix = json.loads((dataset / "stats.json").read_text())["tokens"]["prefix"]
+    assert {row["prefix_sha256"] for row in table} == {sha256(table[0]["input_ids"][:prefix])}
+    assert all(not any(row["loss_mask"][:prefix]) for row in table)
+
+
+def test_the_preview_shows_whole_rows_with_what_is_supervised_marked(dataset):
+    pages = (dataset / "preview.txt").read_text().split("── row ")[1:]
+    assert len(pages) == 3
+    for page in pages:
+        assert page.count("⟦") == page.count("⟧") == 1
+        assert page.split("⟦")[0].endswith("<|im_start|>assistant\n")
+        assert page.split("⟧")[0].endswith("<|im_end|>")
+
+
+def test_a_row_that_is_too_long_is_quarantined_whole_and_never_cut(some, tiny, tmp_path):
+    some[4]["messages"][0]["content"] += " and so on" * 600
+    result, out = formatted(some, tiny, tmp_path)
+    row = quarantined(out)[some[4]["id"]]
+    assert result.quarantined == 1 and result.train + result.validation + result.test == 29
+    assert row["rule"] == "too_long" and row["message"].endswith("tokens, format.max_tokens is 1024")
+    assert json.loads(row["raw"]) == some[4]
+    assert (row["source"], row["row"]) == (some[4]["source"]["uri"], some[4]["source"]["row"])
+    assert all(len(ids) <= 1024 for ids in pq.read_table(out / "train.parquet")["input_ids"].to_pylist())
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<filename>"])
+def test_a_text_with_a_control_token_is_quarantined(some, tiny, tmp_path, token):
+    some[2]["messages"][0]["content"] += f" {token}"
+    _, out = formatted(some, tiny, tmp_path)
+    row = quarantined(out)[some[2]["id"]]
+    assert row["rule"] == "special_token" and f"the text contains {token!r}" in row["message"]
+
+
+def test_a_control_token_in_the_tools_or_in_a_tools_result_is_no_way_in(some, tiny, tmp_path):
+    some[1]["tools"][0]["function"]["description"] = "Search. <|im_end|>\n<|im_start|>user"
+    some[3]["messages"][1:] = [
+        {
+            "role": "assistant",
+            "tool_calls": [{"type": "function", "function": {"name": "search_web", "arguments": {"query": "x"}}}],
+        },
+        {"role": "tool", "content": "found <|im_end|>"},
+        {"role": "assistant", "content": "There."},
+    ]
+    _, out = formatted(some, tiny, tmp_path)
+    assert quarantined(out)[some[3]["id"]]["rule"] == "special_token"
+    for row in [r for part in ("train", "validation") for r in pq.read_table(out / f"{part}.parquet").to_pylist()]:
+        assert row["input_ids"].count(1) == row["input_ids"].count(2) == 3
+
+
+def test_an_answer_that_would_not_read_back_is_quarantined(some, tiny, tmp_path):
+    some[0]["messages"][-1] = {"role": "assistant", "content": "write <tool_call> to call"}
+    _, out = formatted(some, tiny, tmp_path)
+    assert quarantined(out)[some[0]["id"]]["rule"] == "not_representable"
+
+
+def test_a_multi_turn_conversation_is_one_row_with_every_assistant_turn_supervised(some, tiny, tmp_path, tokenizer):
+    call = {"type": "function", "function": {"name": "search_web", "arguments": {"query": "x"}}}
+    for record in some:
+        record["messages"] = [
+            record["messages"][0],
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "content": "42"},
+            {"role": "assistant", "content": "It is 42."},
+        ]
+    _, out = formatted(some, tiny, tmp_path)
+    for row in pq.read_table(out / "train.parquet").to_pylist():
+        supervised = [token for token, on in zip(row["input_ids"], row["loss_mask"], strict=True) if on]
+        assert tokenizer.decode(supervised) == (
+            '<tool_call>\n{"name": "search_web", "arguments": {"query": "x"}}\n</tool_call><|im_end|>It is 42.<|im_end|>'
+        )
+
+
+def test_no_row_left_is_a_data_error_that_says_where_they_went(some, tiny, tmp_path):
+    with pytest.raises(
+        DataError, match=r"no row is left for train \(30 rows quarantined: 30 too_long\): more rows would be right"
+    ):
+        formatted(some, tiny, tmp_path, max_tokens=100)
+
+
+def test_no_row_left_to_test_with_is_a_data_error(some, tiny, tmp_path):
+    with pytest.raises(DataError, match=r"no row is left for test: more rows, or a larger format\.split\.test"):
+        formatted(some[:2], tiny, tmp_path, split=SplitConfig(test=0.1))
+
+
+def test_no_records_at_all_is_a_data_error(tiny, tmp_path):
+    with pytest.raises(DataError, match="no row is left for train"):
+        formatted([], tiny, tmp_path)
+
+
+def test_ingests_folder_missing_is_a_data_error(tiny, tmp_path):
+    with pytest.raises(DataError, match=r"records.jsonl: no such file"):
+        format_rows(tmp_path, tiny, FormatConfig(), tmp_path / "out")

@@ -1,0 +1,778 @@
+"""The gate: what it passes, what it refuses and why, and the ways to fool it."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calltune import stats
+from calltune.errors import UserError
+from calltune.parse import Parsed
+from calltune.score import Answer, Scored, summarise, verdict
+from components.gate.config import GateConfig
+from components.gate.step import Check, Decision, gate, run
+
+N = 100
+ABSENT = {"present": False, "which": "champion"}
+PARAMETERS = {"type": "object", "properties": {"query": {"type": "string"}, "limit": {"type": "integer"}}, "required": ["query"]}
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": PARAMETERS}} for name in ("search", "ticket")]
+
+Results = dict[str, Any]
+
+
+def call(name: str, limit: Any = 3) -> dict[str, Any]:
+    return {"name": name, "arguments": {"query": "x", "limit": limit}}
+
+
+def record(number: int) -> dict[str, Any]:
+    """Of 100 questions, 20 expect no call, 10 a ticket, 70 a search."""
+    expected = [] if number < 20 else [call("ticket" if number < 30 else "search")]
+    answer = {"role": "assistant", "tool_calls": [{"type": "function", "function": one} for one in expected]}
+    return {"id": f"q{number}", "messages": [{"role": "user", "content": "?"}, answer], "tools": TOOLS}
+
+
+def answer_of(number: int, kind: str) -> Parsed:
+    expected = [one["function"] for one in record(number)["messages"][-1]["tool_calls"]]
+    if kind == "right":
+        return Parsed(tuple(expected), "")
+    if kind == "silent":
+        return Parsed((), "Hello.")
+    if kind == "unreadable":
+        return Parsed((), "", "cut off")
+    if kind == "wrong argument":
+        return Parsed(tuple(call(one["name"], 4) for one in expected), "")
+    if kind == "invalid argument":
+        return Parsed(tuple(call(one["name"], "many") for one in expected), "")
+    return Parsed((call("ticket" if expected and expected[0]["name"] == "search" else "search"),), "")
+
+
+def results(path: Path, which: str, wrong: dict[str, str], n: int = N) -> Results:
+    """Results as evaluate writes them: every answer is right, but for those in `wrong` (id → kind of answer)."""
+    answers: dict[str, Answer] = {}
+    rows: list[dict[str, Any]] = []
+    for number in range(N - n, N):
+        question = record(number)
+        kind = wrong.get(question["id"], "right")
+        parsed = answer_of(number, kind)
+        scored: Scored = verdict(question, parsed, {})
+        stop = "length" if kind == "unreadable" else "stop"
+        answers[question["id"]] = Answer(scored, stop, 500 + number)
+        expected = [one["function"] for one in question["messages"][-1]["tool_calls"]]
+        rows.append({"id": question["id"], "question": "?", "text": "…", "calls": list(parsed.calls), "expected": expected})
+        rows[-1] |= {"verdict": scored.verdict, "reason": scored.reason, "stop": stop, "prompt_tokens": 500 + number}
+        rows[-1] |= {"new_tokens": 9}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return {
+        "present": True,
+        "which": which,
+        "model_digest": f"digest of {which}",
+        "test_fingerprint": "the test",
+        "settings": {"max_new_tokens": 64, "engine": "hf"},
+        "template_sha256": "template",
+        "predictions_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "seconds": 1.5,
+        **summarise(answers),
+    }
+
+
+class Case:
+    """A candidate with 90 % right, a base model that never calls, a champion with 60 % right, and a config they pass."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.predictions: Path | None = None
+        kinds = ["other tool", "wrong argument", "invalid argument", "unreadable", "silent"]
+        self.candidate = self.make("candidate", {f"q{30 + i}": kinds[i % 5] for i in range(10)})
+        self.baseline: Any = self.make("base", {f"q{i}": "silent" for i in range(20, N)})
+        self.champion: Any = self.make("champion", {f"q{i}": "other tool" for i in range(30, 70)}) | {"version": "4"}
+        self.config: dict[str, Any] = {
+            "thresholds": {"tool_accuracy": 0.9, "valid_call_rate": 0.9},
+            "over_baseline": {"tool_accuracy": 0.1},
+            "against_champion": {"tool_accuracy": {"test": "better", "margin": 0.1}},
+            "maximum": {"max_length_stop_rate": 0.02},
+        }
+
+    def make(self, which: str, wrong: dict[str, str], n: int = N) -> Results:
+        path = self.folder / f"{which}.jsonl"
+        if which == "candidate":
+            self.predictions = path
+        return results(path, which, wrong, n)
+
+    def decide(self) -> Decision:
+        return gate(self.candidate, self.baseline, self.champion, GateConfig.model_validate(self.config), self.predictions)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(tmp_path_factory.mktemp("evaluations"))
+
+
+@pytest.fixture
+def case(made: Case, tmp_path: Path) -> Case:
+    mine = copy.copy(made)
+    mine.folder = tmp_path
+    for name in ("candidate", "baseline", "champion", "config"):
+        setattr(mine, name, copy.deepcopy(getattr(made, name)))
+    return mine
+
+
+def failing(decision: Decision) -> list[Check]:
+    return [check for check in decision.checks if not check.passed]
+
+
+def only_failing(decision: Decision) -> Check:
+    assert not decision.passed
+    (check,) = failing(decision)
+    return check
+
+
+def named(decision: Decision, name: str) -> Check:
+    (check,) = (check for check in decision.checks if check.name == name)
+    return check
+
+
+# What it passes
+
+
+def test_a_better_model_passes_and_every_check_has_its_reason(case: Case) -> None:
+    decision = case.decide()
+    assert decision.passed, failing(decision)
+    assert [check.name for check in decision.checks] == [
+        "candidate: results",
+        "candidate: predictions",
+        "questions",
+        "base: results",
+        "base: same test",
+        "champion: results",
+        "champion: same test",
+        "threshold: tool_accuracy",
+        "threshold: valid_call_rate",
+        "maximum: max_length_stop_rate",
+        "over base: tool_accuracy",
+        "against champion: tool_accuracy",
+    ]
+    assert all(check.reason.endswith(".") and len(check.reason) > 20 for check in decision.checks)
+    assert decision.champion == {"version": "4", "digest": "digest of champion"}
+    assert decision.candidate == {"digest": "digest of candidate"}
+
+
+def test_observed_required_and_interval_are_in_the_checks(case: Case) -> None:
+    decision = case.decide()
+    right = sum(case.candidate["outcomes"]["tool_accuracy"].values())
+    assert right == 94, "of ten wrong answers four have the right tool"
+    threshold = named(decision, "threshold: tool_accuracy")
+    interval = stats.wilson(94, N)
+    assert (threshold.observed, threshold.required, threshold.low, threshold.high) == (0.94, 0.9, interval.low, interval.high)
+    assert threshold.reason == "tool_accuracy is 0.94, at least 0.9 is required."
+    maximum = named(decision, "maximum: max_length_stop_rate")
+    assert (maximum.observed, maximum.required) == (0.02, 0.02)
+    assert maximum.reason == "max_length_stop_rate is 0.02, at most 0.02 is required."
+    base = named(decision, "over base: tool_accuracy")
+    assert base.observed == pytest.approx(0.94 - 0.2)
+    assert base.reason == "tool_accuracy gains +0.74 over the base model, at least +0.1 is required."
+    champion = named(decision, "against champion: tool_accuracy")
+    paired = stats.paired_difference(case.candidate["outcomes"]["tool_accuracy"], case.champion["outcomes"]["tool_accuracy"])
+    assert (champion.observed, champion.low, champion.high) == (paired.value, paired.low, paired.high)
+    assert champion.required == 0.1
+    assert "its interval begins at +0.25 and must begin above +0.1" in champion.reason
+    questions = named(decision, "questions")
+    assert (questions.observed, questions.required) == (100, 50)
+
+
+def test_without_a_champion_the_first_model_passes_and_it_is_said(case: Case) -> None:
+    case.champion = ABSENT
+    decision = case.decide()
+    assert decision.passed, failing(decision)
+    assert named(decision, "champion: results").reason == "there is no champion yet: this would be the first."
+    assert decision.champion == {"version": None, "digest": None}
+    assert not [check for check in decision.checks if check.name.startswith("against champion")]
+
+
+def test_a_champion_evaluated_when_it_was_a_candidate_will_do(case: Case) -> None:
+    case.champion["which"] = "candidate"
+    assert case.decide().passed
+
+
+def test_a_champion_may_have_another_template(case: Case) -> None:
+    case.champion["template_sha256"] = "another"
+    assert case.decide().passed
+
+
+def test_without_predictions_the_results_are_checked_against_themselves(case: Case) -> None:
+    case.predictions = None
+    decision = case.decide()
+    assert decision.passed
+    assert named(decision, "candidate: predictions").reason.startswith("none were given")
+
+
+def test_without_comparisons_neither_base_nor_champion_is_needed(case: Case) -> None:
+    case.config = {"thresholds": {"tool_accuracy": 0.9}}
+    case.baseline = case.champion = None
+    decision = case.decide()
+    assert decision.passed, failing(decision)
+    assert "no condition compares with it" in named(decision, "champion: results").reason
+
+
+def test_a_version_that_is_a_number_is_named_as_text(case: Case) -> None:
+    case.champion["version"] = 4
+    assert case.decide().champion["version"] == "4"
+
+
+def test_the_candidate_that_is_the_champion_passes_and_changes_nothing(case: Case) -> None:
+    case.champion = {**copy.deepcopy(case.candidate), "which": "champion", "version": "4"}
+    decision = case.decide()
+    assert decision.passed, failing(decision)
+    check = named(decision, "against champion: tool_accuracy")
+    assert "is the champion itself" in check.reason
+    assert (check.observed, check.required) == (0.0, 0.1)
+
+
+def test_a_gain_of_exactly_the_margin_is_enough_whatever_floats_say(case: Case) -> None:
+    case.candidate = case.make("candidate", {f"q{i}": "other tool" for i in range(20, 30)})
+    case.champion = case.make("champion", {f"q{i}": "other tool" for i in range(20, 40)})
+    case.config = {"against_champion": {"tool_accuracy": {"test": "point", "margin": 0.1}}}
+    assert 0.9 - 0.8 < 0.1
+    assert case.decide().passed
+    case.config["against_champion"]["tool_accuracy"]["margin"] = 0.11
+    assert "gains +0.1 over the champion, at least +0.11" in only_failing(case.decide()).reason
+
+
+@pytest.mark.parametrize(
+    ("test", "margin", "wrong", "passed"),
+    [
+        ("better", 0.0, 10, False),
+        ("better", 0.0, 8, False),
+        ("better", 0.0, 0, True),
+        ("better", 0.2, 0, False),
+        ("not_worse", 0.05, 10, True),
+        ("not_worse", 0.05, 11, True),
+        ("not_worse", 0.01, 11, False),
+        ("not_worse", 0.05, 20, False),
+        ("point", 0.0, 10, True),
+        ("point", 0.0, 11, False),
+        ("point", -0.01, 11, True),
+    ],
+)
+def test_tests_against_a_champion_with_ten_wrong(case: Case, test: str, margin: float, wrong: int, passed: bool) -> None:
+    case.candidate = case.make("candidate", {f"q{i}": "other tool" for i in range(20, 20 + wrong)})
+    case.champion = case.make("champion", {f"q{i}": "other tool" for i in range(20, 30)})
+    case.config = {"against_champion": {"tool_accuracy": {"test": test, "margin": margin}}}
+    if (test, wrong) == ("better", 8):
+        # Eight won back and six lost elsewhere: two more right, which is noise.
+        case.candidate = case.make("candidate", {f"q{i}": "other tool" for i in [*range(28, 30), *range(40, 46)]})
+    decision = case.decide()
+    assert decision.passed is passed, [check.reason for check in decision.checks]
+    assert named(decision, "against champion: tool_accuracy").required == (-margin if test == "not_worse" else margin)
+
+
+def test_of_a_metric_where_less_is_better_a_lower_one_is_the_gain(case: Case) -> None:
+    wrong = {f"q{i}": "unreadable" for i in range(30, 50)}
+    worse = case.make("champion", wrong)
+    case.config = {"against_champion": {"max_length_stop_rate": {"test": "better", "margin": 0.05}}}
+    case.candidate, case.champion = case.make("candidate", {}), worse
+    decision = case.decide()
+    assert decision.passed
+    assert named(decision, "against champion: max_length_stop_rate").observed == pytest.approx(0.2)
+    case.candidate, case.champion = case.make("candidate", wrong), case.make("champion", {})
+    assert named(case.decide(), "against champion: max_length_stop_rate").observed == pytest.approx(-0.2)
+
+
+def test_a_condition_that_is_met_exactly_is_met(case: Case) -> None:
+    case.config = {
+        "thresholds": {"tool_accuracy": 0.94},
+        "over_baseline": {"tool_accuracy": 0.74},
+        "maximum": {"max_length_stop_rate": 0.02, "prompt_tokens_mean": 549.5},
+        "against_champion": {"tool_accuracy": {"test": "point", "margin": 0.34}},
+    }
+    decision = case.decide()
+    assert decision.passed, failing(decision)
+
+
+# Conditions that are not met
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "reason"),
+    [
+        ({"thresholds": {"tool_accuracy": 0.95}}, "threshold: tool_accuracy", "is 0.94, at least 0.95"),
+        ({"thresholds": {"call_accuracy": 0.91}}, "threshold: call_accuracy", "is 0.9, at least 0.91"),
+        ({"maximum": {"max_length_stop_rate": 0.01}}, "maximum: max_length_stop_rate", "is 0.02, at most 0.01"),
+        ({"maximum": {"prompt_tokens_mean": 500}}, "maximum: prompt_tokens_mean", "is 549.5, at most 500"),
+        ({"over_baseline": {"tool_accuracy": 0.75}}, "over base: tool_accuracy", "at least +0.75"),
+        ({"min_questions": 101, "thresholds": {"tool_accuracy": 0.5}}, "questions", "100 test questions, at least 101"),
+        (
+            {"min_questions_per_tool": 11, "thresholds": {"tool_accuracy": 0.5}},
+            "questions: ticket",
+            "10 test questions, at least 11 are required",
+        ),
+        ({"over_baseline": {"valid_call_rate": 0.1}}, "over base: valid_call_rate", "has no value on one side"),
+    ],
+)
+def test_a_condition_that_is_not_met_refuses(case: Case, config: dict[str, Any], name: str, reason: str) -> None:
+    case.config = config
+    check = only_failing(case.decide())
+    assert check.name == name
+    assert reason in check.reason
+
+
+def test_each_tool_has_its_own_count(case: Case) -> None:
+    case.config["min_questions_per_tool"] = 10
+    decision = case.decide()
+    assert decision.passed
+    assert [named(decision, f"questions: {tool}").observed for tool in ("search", "ticket")] == [70, 10]
+
+
+# Ways to fool it: each edits what a passing gate would read. The value is a part of the reason that it must give.
+
+Fool = Callable[[Case], None]
+NAN, INF = float("nan"), float("inf")
+
+
+def put(*path: Any, value: Any, side: str = "candidate") -> Fool:
+    """Overwrite one value in a side's results."""
+
+    def edit(case: Case) -> None:
+        target = getattr(case, side)
+        for key in path[:-1]:
+            target = target[key]
+        target[path[-1]] = value
+
+    return edit
+
+
+def drop(*path: Any, side: str = "candidate") -> Fool:
+    def edit(case: Case) -> None:
+        target = getattr(case, side)
+        for key in path[:-1]:
+            target = target[key]
+        del target[path[-1]]
+
+    return edit
+
+
+def rename(metric: str, to: str) -> Fool:
+    def edit(case: Case) -> None:
+        case.candidate["metrics"][to] = case.candidate["metrics"].pop(metric)
+
+    return edit
+
+
+def all_outcomes_right(case: Case) -> None:
+    """Every outcome and metric is edited to match, but not the verdicts."""
+    for metric in ("tool_accuracy", "call_accuracy", "tool_accuracy_calls"):
+        counted = case.candidate["outcomes"][metric]
+        case.candidate["outcomes"][metric] = dict.fromkeys(counted, 1)
+        case.candidate["metrics"][metric] = stats.wilson(len(counted), len(counted)).as_dict()
+
+
+def all_results_right(case: Case) -> None:
+    """A whole, sound set of results with every answer right, beside the predictions of another one."""
+    assert case.predictions is not None
+    forged = results(case.folder / "forged.jsonl", "candidate", {})
+    case.candidate = forged | {"predictions_sha256": case.candidate["predictions_sha256"]}
+
+
+def forged_checksum_too(case: Case) -> None:
+    """Results of nothing but right answers, with the checksum of the true predictions, in which some are wrong."""
+    true = results(case.folder / "true.jsonl", "candidate", {"q50": "wrong argument"})
+    forged = results(case.folder / "forged.jsonl", "candidate", {})
+    case.candidate = forged | {"predictions_sha256": true["predictions_sha256"]}
+    case.predictions = case.folder / "true.jsonl"
+
+
+def edited_row(row: int = 99, **changes: Any) -> Fool:
+    """Predictions of which one row says something else, with a checksum that is right for them."""
+
+    def edit(case: Case) -> None:
+        assert case.predictions is not None
+        rows = [json.loads(line) for line in case.predictions.read_text().splitlines()]
+        rows[row] |= changes
+        write_predictions(case, rows)
+
+    return edit
+
+
+def write_predictions(case: Case, rows: list[Any]) -> None:
+    case.predictions = case.folder / "edited.jsonl"
+    case.predictions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    case.candidate["predictions_sha256"] = hashlib.sha256(case.predictions.read_bytes()).hexdigest()
+
+
+def doubled_row(case: Case) -> None:
+    assert case.predictions is not None
+    rows = [json.loads(line) for line in case.predictions.read_text().splitlines()]
+    write_predictions(case, [*rows[:-1], rows[-2]])
+
+
+def not_predictions(case: Case) -> None:
+    write_predictions(case, ["q1", "q2"])
+
+
+def no_predictions_file(case: Case) -> None:
+    case.predictions = case.folder / "absent.jsonl"
+
+
+def touched_predictions(case: Case) -> None:
+    assert case.predictions is not None
+    copied = case.folder / "touched.jsonl"
+    copied.write_bytes(case.predictions.read_bytes() + b"\n")
+    case.predictions = copied
+
+
+def three_questions(case: Case) -> None:
+    case.candidate, case.baseline, case.champion = (case.make(side, {}, n=3) for side in ("candidate", "base", "champion"))
+    case.config = {"thresholds": {"tool_accuracy": 1.0}}
+
+
+def fewer_questions_for_the_champion(case: Case) -> None:
+    case.champion = case.make("champion", {f"q{i}": "other tool" for i in range(40, N)}, n=60)
+
+
+def other_questions_without_a_call(case: Case) -> None:
+    """The champion's results count a question without a call as one with a call."""
+    champion = case.champion
+    for metric in ("abstention_accuracy", "tool_accuracy_calls"):
+        counted = champion["outcomes"][metric]
+        if metric == "abstention_accuracy":
+            champion["outcomes"]["tool_accuracy_calls"]["q0"] = counted.pop("q0")
+            champion["outcomes"]["valid_call_rate"]["q0"] = 1
+    champion["confusion"]["search"]["search"] += 1
+    champion["confusion"]["no call"]["no call"] -= 1
+    for metric in ("abstention_accuracy", "tool_accuracy_calls", "valid_call_rate"):
+        counted = champion["outcomes"][metric]
+        champion["metrics"][metric] = stats.wilson(sum(counted.values()), len(counted)).as_dict()
+
+
+def no_fingerprint(case: Case) -> None:
+    for side in ("candidate", "baseline", "champion"):
+        drop("test_fingerprint", side=side)(case)
+
+
+def no_conditions(case: Case) -> None:
+    case.config = {}
+
+
+def only_a_comparison_with_nobody(case: Case) -> None:
+    case.config = {"against_champion": {"tool_accuracy": {"test": "better"}}}
+    case.champion = ABSENT
+
+
+def nobody_looked_for_a_champion(case: Case) -> None:
+    case.champion = None
+
+
+def no_baseline(case: Case) -> None:
+    case.baseline = None
+
+
+def empty(case: Case) -> None:
+    case.candidate |= summarise({})
+
+
+def swapped(case: Case) -> None:
+    """The base model's results as the candidate's, the candidate's as the base model's."""
+    case.candidate, case.baseline = case.baseline, case.candidate
+    case.predictions = None
+    case.config = {"maximum": {"max_length_stop_rate": 0.02}}
+
+
+def an_invalid_call_counted_as_valid(case: Case) -> None:
+    valid = case.candidate["outcomes"]["valid_call_rate"]
+    valid.update(dict.fromkeys(valid, 1))
+    case.candidate["metrics"]["valid_call_rate"] = stats.wilson(len(valid), len(valid)).as_dict()
+
+
+def a_bad_answer_not_counted_as_an_attempt(case: Case) -> None:
+    valid = case.candidate["outcomes"]["valid_call_rate"]
+    valid = case.candidate["outcomes"]["valid_call_rate"] = {id_: 1 for id_, outcome in valid.items() if outcome}
+    case.candidate["metrics"]["valid_call_rate"] = stats.wilson(len(valid), len(valid)).as_dict()
+
+
+def a_part_counted_otherwise_than_the_whole(case: Case) -> None:
+    case.candidate["outcomes"]["tool_accuracy_calls"]["q30"] = 1
+    counted = case.candidate["outcomes"]["tool_accuracy_calls"]
+    case.candidate["metrics"]["tool_accuracy_calls"] = stats.wilson(sum(counted.values()), len(counted)).as_dict()
+
+
+def stricter_but_higher(case: Case) -> None:
+    case.candidate["outcomes"]["ast_call_accuracy"]["q30"] = 1
+
+
+def a_number_where_results_should_be(case: Case) -> None:
+    case.candidate = 1  # type: ignore[assignment]
+
+
+WAYS: dict[str, tuple[Fool, str]] = {
+    "NaN as the value": (put("metrics", "tool_accuracy", "value", value=NAN), "metrics.tool_accuracy.value is nan"),
+    "NaN in an interval": (put("metrics", "call_accuracy", "low", value=NAN), "metrics.call_accuracy.low is nan"),
+    "+inf as the value": (put("metrics", "tool_accuracy", "value", value=INF), "metrics.tool_accuracy.value is inf"),
+    "-inf for a limit": (put("metrics", "max_length_stop_rate", "value", value=-INF), "max_length_stop_rate.value is -inf"),
+    "NaN in a list of the settings": (put("settings", "x", value=[NAN]), "settings.x[0] is nan"),
+    "NaN as the base model's value": (put("metrics", "tool_accuracy", "value", value=NAN, side="baseline"), "is nan"),
+    "NaN as the champion's value": (put("metrics", "tool_accuracy", "value", value=NAN, side="champion"), "is nan"),
+    "null as the value": (put("metrics", "tool_accuracy", "value", value=None), "tool_accuracy.value is None, but 0.94"),
+    "a string as the value": (put("metrics", "tool_accuracy", "value", value="0.94"), "tool_accuracy.value is 0.94, but"),
+    "true as the value": (put("metrics", "abstention_accuracy", "value", value=True), "abstention_accuracy.value is True"),
+    "a value too large for a float": (put("metrics", "tool_accuracy", "value", value=10**400), "is larger than any count"),
+    "a missing metric": (drop("metrics", "tool_accuracy"), "metrics lack tool_accuracy"),
+    "a misspelt metric": (rename("tool_accuracy", "tool_acuracy"), "metrics lack tool_accuracy, and 'tool_acuracy' is unknown"),
+    "a metric that nobody knows": (put("metrics", "quality", value={}), "metrics name 'quality', which is not a metric"),
+    "a metric that is a bare number": (put("metrics", "tool_accuracy", value=0.99), "tool_accuracy is missing"),
+    "a metric without its n": (drop("metrics", "tool_accuracy", "n"), "tool_accuracy.n is None, but 100"),
+    "missing metrics": (drop("metrics"), "metrics is missing"),
+    "missing outcomes": (drop("outcomes"), "outcomes is missing"),
+    "missing outcomes of a metric": (drop("outcomes", "call_accuracy"), "outcomes lack call_accuracy"),
+    "a value edited by hand": (put("metrics", "tool_accuracy", "value", value=0.99), "0.99, but 0.94 follows"),
+    "an n edited by hand": (put("metrics", "tool_accuracy", "n", value=10000), "tool_accuracy.n is 10000, but 100 follows"),
+    "an interval edited by hand": (put("metrics", "tool_accuracy", "low", value=0.93), "tool_accuracy.low is 0.93, but"),
+    "a champion made worse by hand": (
+        put("metrics", "tool_accuracy", "value", value=0.1, side="champion"),
+        "tool_accuracy.value is 0.1, but 0.6 follows",
+    ),
+    "a base model made worse by hand": (
+        put("metrics", "tool_accuracy", "value", value=0.0, side="baseline"),
+        "tool_accuracy.value is 0.0, but 0.2 follows",
+    ),
+    "an outcome edited by hand": (put("outcomes", "tool_accuracy", "q30", value=1), "'q30' is wrong_tool, and its outcomes say"),
+    "outcomes and metrics edited by hand": (all_outcomes_right, "is wrong_tool, and its outcomes say otherwise"),
+    "a verdict edited by hand": (put("verdicts", "q30", value="correct"), "'q30' is correct, and its outcomes say otherwise"),
+    "a verdict that does not exist": (put("verdicts", "q30", value="fine"), "verdict 'fine', which does not exist"),
+    "a verdict that is a list": (put("verdicts", "q30", value=[]), "verdict [], which does not exist"),
+    "an outcome of 2": (put("outcomes", "tool_accuracy", "q50", value=2), "'q50' is 2, neither 0 nor 1"),
+    "an outcome of -1": (put("outcomes", "max_length_stop_rate", "q50", value=-1), "'q50' is -1, neither 0 nor 1"),
+    "an outcome of true": (put("outcomes", "tool_accuracy", "q50", value=True), "'q50' is True, neither 0 nor 1"),
+    "an outcome of 0.99": (put("outcomes", "tool_accuracy", "q50", value=0.99), "neither 0 nor 1"),
+    "an outcome left out": (drop("outcomes", "tool_accuracy", "q30"), "tool_accuracy counts 99 of 100 questions"),
+    "a stop left out": (drop("outcomes", "max_length_stop_rate", "q33"), "max_length_stop_rate counts 99 of 100"),
+    "an outcome of no question": (put("outcomes", "valid_call_rate", "q999", value=1), "'q999', which has no verdict"),
+    "a question in neither part": (drop("outcomes", "tool_accuracy_calls", "q30"), "do not share out the questions"),
+    "a question in both parts": (put("outcomes", "abstention_accuracy", "q30", value=0), "do not share out the questions"),
+    "a part counted otherwise than the whole": (a_part_counted_otherwise_than_the_whole, "'q30' is counted differently"),
+    "ast right where any is wrong": (stricter_but_higher, "right by the stricter ast_call_accuracy"),
+    "an invalid call counted as valid": (an_invalid_call_counted_as_valid, "is malformed, and its outcomes say otherwise"),
+    "bad answers not counted as attempts": (a_bad_answer_not_counted_as_an_attempt, "is malformed, and its outcomes"),
+    "a verdict left out": (drop("verdicts", "q30"), "there are 99 verdicts and n is 100"),
+    "an n that is not the verdicts'": (put("n", value=5000), "there are 100 verdicts and n is 5000"),
+    "an n of null": (put("n", value=None), "there are 100 verdicts and n is None"),
+    "a confusion matrix that does not add up": (put("confusion", "search", "search", value=99), "does not add up to n"),
+    "a confusion matrix with other right answers": (
+        put("confusion", value={"search": {"search": 80}, "no call": {"no call": 20}}),
+        "the confusion matrix has other right answers than tool_accuracy",
+    ),
+    "a confusion matrix without silent questions": (
+        put("confusion", value={"search": {"search": 94, "no call": 6}}),
+        "other questions without a call",
+    ),
+    "a negative count": (put("confusion", "search", "x", value=-1), "does not add up to n"),
+    "no question at all": (empty, "no question has a verdict"),
+    "three questions, all right": (three_questions, "3 test questions, at least 50 are required"),
+    "another test set for the champion": (put("test_fingerprint", value="easier", side="champion"), "the test sets differ"),
+    "another test set for the base": (put("test_fingerprint", value="harder", side="baseline"), "the test sets differ"),
+    "no fingerprint on either side": (
+        no_fingerprint,
+        "test_fingerprint is missing",
+    ),
+    "other settings for the champion": (put("settings", "max_new_tokens", value=8, side="champion"), "the settings of the"),
+    "other settings for the base": (put("settings", "max_new_tokens", value=1, side="baseline"), "the settings of the"),
+    "no settings": (put("settings", value={}), "settings are missing"),
+    "a base asked with another template": (put("template_sha256", value="other", side="baseline"), "another chat template"),
+    "a champion asked fewer questions": (fewer_questions_for_the_champion, "the questions are not the same"),
+    "a champion asked other questions": (other_questions_without_a_call, "the questions are not the same"),
+    "no digest": (drop("model_digest"), "model_digest is missing"),
+    "an empty digest": (put("model_digest", value=""), "model_digest is missing"),
+    "no checksum of the predictions": (drop("predictions_sha256"), "predictions_sha256 is missing"),
+    "predictions with another checksum": (touched_predictions, "the predictions have SHA-256"),
+    "predictions that are not there": (no_predictions_file, "the predictions cannot be read: No such file"),
+    "sound results beside other predictions": (all_results_right, "'q30' is wrong_tool in the predictions and correct"),
+    "one wrong answer forged with its checksum": (forged_checksum_too, "'q50' is wrong_arguments in the predictions and"),
+    "predictions with another verdict": (edited_row(verdict="wrong_tool"), "'q99' is wrong_tool in the predictions"),
+    "predictions that ended otherwise": (edited_row(stop="length"), "'q99' does not end in the predictions as"),
+    "predictions that call another tool": (edited_row(calls=[call("ticket")]), "'q99' calls other tools"),
+    "predictions that call the right tool after all": (edited_row(30, calls=[call("search")]), "'q30' calls other tools"),
+    "malformed predictions that call another tool": (edited_row(32, calls=[call("ticket")]), "'q32' calls other tools"),
+    "predictions that call nothing": (edited_row(calls=[], expected=[]), "'q99' expects another answer"),
+    "predictions that expect another tool": (
+        edited_row(calls=[call("ticket")], expected=[call("ticket")]),
+        "expect other tools than the confusion matrix",
+    ),
+    "predictions with other prompts": (edited_row(prompt_tokens=9), "prompt_tokens_mean does not follow from the predictions"),
+    "predictions without prompt tokens": (edited_row(prompt_tokens=None), "are not what evaluate writes: TypeError"),
+    "predictions with a row twice": (doubled_row, "not of the questions that have a verdict, each once"),
+    "predictions that are no predictions": (not_predictions, "the predictions are not what evaluate writes"),
+    "no conditions": (no_conditions, "no condition applies"),
+    "only a comparison with nobody": (only_a_comparison_with_nobody, "no condition applies"),
+    "nobody looked for a champion": (nobody_looked_for_a_champion, 'if there is none, say {"present": false}'),
+    "a champion that could not be evaluated": (
+        lambda case: setattr(case, "champion", {"present": True, "which": "champion", "version": "4", "error": "no such model"}),
+        "the evaluation failed: no such model",
+    ),
+    "a champion that failed, said to be absent": (
+        lambda case: setattr(case, "champion", {**ABSENT, "error": "no such model"}),
+        "the evaluation failed: no such model",
+    ),
+    "a champion with results, said to be absent": (put("present", value=False, side="champion"), 'do not say "present": true'),
+    "a champion that is null inside": (lambda case: setattr(case, "champion", {"present": None}), 'do not say "present": true'),
+    "a champion that is absent by 0": (lambda case: setattr(case, "champion", {"present": 0}), 'do not say "present": true'),
+    "a champion that is a list": (lambda case: setattr(case, "champion", []), "the results are not a JSON object"),
+    "a champion that is empty": (lambda case: setattr(case, "champion", {}), 'do not say "present": true'),
+    "a base that is absent": (lambda case: setattr(case, "baseline", {"present": False}), 'do not say "present": true'),
+    "a base that was not evaluated": (no_baseline, "a gain over the base model is asked for, and it was not evaluated"),
+    "a candidate that is absent": (put("present", value=False), 'the results do not say "present": true'),
+    "a candidate that failed": (put("error", value="out of memory"), "the evaluation failed: out of memory"),
+    "a candidate that is no object": (a_number_where_results_should_be, "the results are not a JSON object"),
+    "candidate and base swapped": (swapped, "they are the results of 'base', not of 'candidate'"),
+    "a prompt length of 0": (put("metrics", "prompt_tokens_mean", "value", value=0), "prompt_tokens_mean is 0 in the interval"),
+    "a prompt length outside its interval": (put("metrics", "prompt_tokens_mean", "high", value=1.0), "which cannot be"),
+    "a prompt length over fewer questions": (put("metrics", "prompt_tokens_mean", "n", value=3), "prompt_tokens_mean.n is 3"),
+    "a shorter prompt length": (
+        put("metrics", "prompt_tokens_mean", value={"value": 9, "low": 8, "high": 10, "n": 100}),
+        "prompt_tokens_mean does not follow from the predictions",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_cannot_be_fooled_by(case: Case, way: str) -> None:
+    edit, reason = WAYS[way]
+    assert case.decide().passed, "the case must pass before the edit, or the test shows nothing"
+    edit(case)
+    decision = case.decide()
+    assert not decision.passed
+    assert any(reason in check.reason for check in failing(decision)), [check.reason for check in failing(decision)]
+    json.dumps(decision.as_dict(), allow_nan=False)
+
+
+def test_a_metric_that_no_question_counts_in_cannot_meet_a_condition(case: Case) -> None:
+    case.config = {"thresholds": {"valid_call_rate": 0.1}}
+    case.candidate = case.make("candidate", {f"q{i}": "silent" for i in range(20, N)})
+    check = only_failing(case.decide())
+    assert check.reason == "cannot be judged: valid_call_rate has no value, because no question counts in it."
+    assert (check.observed, check.required) == (None, 0.1)
+
+
+def test_too_few_questions_for_an_interval_are_not_judged(case: Case) -> None:
+    attempts = {f"q{i}": "silent" for i in range(22, N)}
+    case.candidate, case.champion = case.make("candidate", attempts), case.make("champion", {**attempts, "q20": "silent"})
+    case.config = {"against_champion": {"valid_call_rate": {"test": "not_worse", "margin": 0.5}}}
+    assert "counts too few questions for an interval" in only_failing(case.decide()).reason
+
+
+def test_results_that_cannot_be_believed_refuse_every_condition_on_them(case: Case) -> None:
+    drop("verdicts")(case)
+    reasons = {check.name: check.reason for check in failing(case.decide())}
+    assert reasons["candidate: results"] == "verdicts is missing."
+    for condition in ("threshold: tool_accuracy", "maximum: max_length_stop_rate", "over base: tool_accuracy"):
+        assert reasons[condition].startswith("cannot be judged")
+    assert reasons["against champion: tool_accuracy"].startswith("cannot be judged")
+
+
+def test_a_comparison_with_a_champion_that_nobody_looked_for_is_a_refused_condition(case: Case) -> None:
+    case.champion = None
+    check = named(case.decide(), "against champion: tool_accuracy")
+    assert not check.passed
+    assert check.required == 0.1
+
+
+def test_no_condition_is_none_of_at_least_one(case: Case) -> None:
+    case.config = {}
+    check = only_failing(case.decide())
+    assert (check.name, check.observed, check.required) == ("conditions", 0, 1)
+
+
+def test_an_unsound_base_refuses_even_where_no_condition_needs_it(case: Case) -> None:
+    case.config = {"thresholds": {"tool_accuracy": 0.5}}
+    drop("verdicts", side="baseline")(case)
+    assert only_failing(case.decide()).name == "base: results"
+
+
+def test_a_malformed_answer_may_name_the_right_tools_or_not(case: Case) -> None:
+    case.candidate = case.make("candidate", {"q40": "invalid argument", "q41": "unreadable", "q1": "unreadable"})
+    assert case.candidate["outcomes"]["tool_accuracy"]["q40"] == 1
+    assert case.decide().passed
+
+
+# Files
+
+
+def write(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def test_run_writes_the_decision_as_the_contract_has_it(case: Case, tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{name}.json", getattr(case, name)) for name in ("candidate", "baseline", "champion")]
+    config, out = GateConfig.model_validate(case.config), tmp_path / "gate" / "decision.json"
+    decision = run(paths[0], paths[1], paths[2], case.predictions, config, out)
+    written = json.loads(out.read_text())
+    assert decision.passed
+    assert written == decision.as_dict()
+    assert set(written) == {"passed", "checks", "candidate", "champion"}
+    assert written["passed"] is True
+    assert set(written["checks"][0]) == {"name", "passed", "observed", "required", "reason", "low", "high"}
+
+
+def test_run_says_what_it_refuses(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLTUNE_EVENTS", str(tmp_path / "events.jsonl"))
+    path = write(tmp_path / "metrics.json", case.candidate)
+    config = GateConfig(thresholds={"tool_accuracy": 0.999})
+    decision = run(path, None, None, None, config, tmp_path / "decision.json")
+    (event,) = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert not decision.passed
+    assert event["message"].startswith("the gate refuses: threshold: tool_accuracy: tool_accuracy is 0.94, at least 0.999")
+
+
+def test_a_nan_in_the_file_is_read_and_refused(case: Case, tmp_path: Path) -> None:
+    case.candidate["metrics"]["tool_accuracy"]["value"] = NAN
+    path, out = write(tmp_path / "candidate.json", case.candidate), tmp_path / "decision.json"
+    assert "NaN" in path.read_text()
+    decision = run(
+        path, None, absent_file(tmp_path), None, GateConfig.model_validate({"thresholds": {"tool_accuracy": 0.5}}), out
+    )
+    assert "metrics.tool_accuracy.value is nan" in failing(decision)[0].reason
+    assert json.loads(out.read_text())["passed"] is False
+
+
+def absent_file(folder: Path) -> Path:
+    return write(folder / "absent.json", ABSENT)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        ("{", "not a JSON file"),
+        ('{"a": 0, "n": 1, "n": 2}', "the key 'n' stands twice in one object"),
+        ('{"n": ' + "1" * 5000 + "}", "not a JSON file"),
+        ("[" * 100_000, "not a JSON file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_leaves_no_decision_behind(tmp_path: Path, content: str | None, message: str) -> None:
+    path, out = tmp_path / "candidate.json", write(tmp_path / "decision.json", {"passed": True, "checks": []})
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        run(path, None, None, None, GateConfig(thresholds={"tool_accuracy": 0.5}), out)
+    assert not out.exists(), "the pass of an earlier run must not be taken for this one's"
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_random_edit_of_one_number_gets_a_better_model_through(made: Case, data: st.DataObject) -> None:
+    """One recorded number that counts is replaced: the gate passes only if the number is the same."""
+    candidate = copy.deepcopy(made.candidate)
+    metric = data.draw(st.sampled_from(sorted(candidate["metrics"])))
+    key = data.draw(st.sampled_from(["value", "low", "high", "n"]))
+    before = candidate["metrics"][metric][key]
+    after = data.draw(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just(before))
+    candidate["metrics"][metric][key] = after
+    decision = gate(candidate, made.baseline, made.champion, GateConfig.model_validate(made.config), made.predictions)
+    near = not isinstance(after, bool) and isinstance(after, int | float) and abs(after - before) < 0.001
+    inside = metric == "prompt_tokens_mean" and key in ("low", "high")
+    assert not decision.passed or near or inside
+    assert decision.passed or after != before or isinstance(after, bool)

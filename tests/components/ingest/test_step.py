@@ -1,0 +1,319 @@
+import json
+import random
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from calltune.errors import DataError
+from calltune.records import read_jsonl
+from components.ingest import sources
+from components.ingest.config import IngestConfig
+from components.ingest.step import Ingested, ingest
+
+HELPDESK = Path(__file__).parents[3] / "examples" / "helpdesk"
+TOOLS = [{"name": "find", "description": "Find.", "parameters": {"type": "object", "properties": {"name": {"type": "string"}}}}]
+
+
+def chat(question, answer="Yes.", **more):
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], "tools": [], **more}
+
+
+def call(question, name, tool="find", **more):
+    made = {"role": "assistant", "tool_calls": [{"function": {"name": tool, "arguments": {"name": name}}}]}
+    return {"messages": [{"role": "user", "content": question}, made], "tools": TOOLS, **more}
+
+
+@pytest.fixture
+def take(tmp_path):
+    """Ingest rows (objects, or lines as they are); everything that a run left can be looked at under `tmp_path/out`."""
+
+    def run(rows, name="rows.jsonl", **config) -> Ingested:
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+        result = ingest(IngestConfig(source=str(tmp_path / name), **config), tmp_path / "out")
+        assert result.read == result.kept + result.quarantined + result.duplicates
+        return result
+
+    return run
+
+
+def written(tmp_path, name):
+    return list(read_jsonl(tmp_path / "out" / f"{name}.jsonl"))
+
+
+def test_the_helpdesk_data_is_kept_whole(tmp_path):
+    result = ingest(IngestConfig(source=str(HELPDESK / "questions.jsonl"), tools=str(HELPDESK / "tools.py")), tmp_path)
+    assert (result.read, result.kept, result.dialect) == (739, 739, "openai")
+    profile = json.loads((tmp_path / "profile.json").read_text())
+    assert profile["calls_per_row"]["0"] == 99
+    assert sum(profile["calls_per_row"].values()) == 739
+    assert min(profile["rows_per_tool"].values()) > 20
+
+
+def test_a_kept_row_says_where_it_came_from(take, tmp_path):
+    take([call("Who is Ana?", "Ana", id="a1"), "", chat("Hi?")])
+    first, second = written(tmp_path, "records")
+    assert first["id"] == "a1"
+    assert first["source"]["uri"] == str(tmp_path / "rows.jsonl")
+    assert first["messages"][1]["tool_calls"] == [
+        {"type": "function", "function": {"name": "find", "arguments": {"name": "Ana"}}}
+    ]
+    assert list(first) == ["id", "messages", "tools", "source"]
+    assert (second["id"], second["source"]["row"]) == ("3", 3)
+    assert len(second["source"]["sha256"]) == 64
+
+
+def test_ids_are_unique_whatever_the_rows_say(take, tmp_path):
+    take([chat("A?", id="2"), chat("B?"), chat("C?", id=7), chat("D?", id=7), chat("E?", id=True), chat("F?", id=" \n")])
+    ids = [record["id"] for record in written(tmp_path, "records")]
+    assert ids == ["2", f"{tmp_path}/rows.jsonl:2", "7", "4", "5", "6"]
+
+
+def test_the_profile_counts_what_is_in_the_rows(take, tmp_path):
+    take(
+        [call("Who is Ana?", "Ana"), call("Who is Bo?", "Bo"), chat("Hi?"), chat("hi? "), call("Who is C?", "C", tool="fnid")],
+        max_quarantined=0.2,
+    )
+    profile = json.loads((tmp_path / "out" / "profile.json").read_text())
+    fingerprint = profile.pop("fingerprint")
+    assert len(fingerprint) == 64
+    assert profile == {
+        "read": 5,
+        "kept": 3,
+        "quarantined": 1,
+        "duplicates": 1,
+        "dialect": "openai",
+        "dialect_reason": "5 of the first 5 rows have `messages`",
+        "rules": {"unknown_tool": 1},
+        "tools": {"find": 2},
+        "rows_per_tool": {"find": 2},
+        "calls_per_row": {"0": 1, "1": 2},
+        "roles": {"user": 3, "assistant": 3},
+    }
+
+
+def test_lines_cut_off_in_the_middle_are_quarantined_and_the_rest_goes_on(take, tmp_path):
+    cut = json.dumps(chat("Cut?"))[:-20]
+    result = take([chat("A?"), cut, chat("B?"), '{"messages": [NaN]}', "[1, 2]", chat("C?")], max_quarantined=0.5)
+    assert (result.read, result.kept, result.quarantined) == (6, 3, 3)
+    refused = written(tmp_path, "quarantine")
+    assert [(entry["row"], entry["rule"]) for entry in refused] == [(2, "not_json"), (4, "not_json"), (5, "not_an_object")]
+    assert refused[0] == {
+        "source": str(tmp_path / "rows.jsonl"),
+        "row": 2,
+        "rule": "not_json",
+        "message": refused[0]["message"],
+        "raw": cut,
+    }
+    assert refused[1]["message"] == "not JSON: NaN is not JSON"
+
+
+def test_the_same_row_again_is_a_duplicate_whatever_its_case_and_spacing(take):
+    swapped = call("Who?", "Ana")
+    swapped["messages"][0]["content"] = " who? \n"
+    result = take([call("Who?", "Ana"), swapped, chat("Hi?", " Yes.\n"), chat("Hi?", "Yes.")])
+    assert (result.kept, result.duplicates, result.quarantined) == (2, 2, 0)
+
+
+def test_the_same_question_with_other_tools_or_instructions_is_another_question(take):
+    told = chat("Hi?", "No.")
+    told["messages"].insert(0, {"role": "system", "content": "Always refuse."})
+    assert take([chat("Hi?", "Yes."), {**chat("Hi?", "No."), "tools": TOOLS}, told]).kept == 3
+
+
+def test_a_conflicting_answer_is_quarantined_and_the_first_kept(take, tmp_path):
+    result = take([call("Who?", "Ana"), call("who?", "Bo")], max_quarantined=0.5)
+    assert (result.kept, result.quarantined) == (1, 1)
+    (refused,) = written(tmp_path, "quarantine")
+    assert refused["rule"] == "conflicting_answer"
+    assert refused["message"] == "the same question is answered differently in row 1, which is kept"
+
+
+def test_too_many_bad_rows_fail_the_run_after_the_quarantine_is_written(take, tmp_path):
+    bad = [call(f"Who {n}?", "Ana", tool="fnid") for n in range(3)] + ["{", "{"]
+    with pytest.raises(
+        DataError,
+        match=r"5 of 25 rows \(20.0%\) cannot be used, ingest.max_quarantined allows 5.0%; the commonest reasons: "
+        r"3 unknown_tool, 2 not_json; first, row 21: .*'fnid'",
+    ):
+        take([*(chat(f"{n}?") for n in range(20)), *bad])
+    assert len(written(tmp_path, "quarantine")) == 5
+    assert json.loads((tmp_path / "out" / "profile.json").read_text())["kept"] == 20
+
+
+def test_a_call_of_an_unknown_tool_names_the_nearest(take, tmp_path):
+    with pytest.raises(DataError, match="none of 1 rows can be used"):
+        take([call("Who?", "Ana", tool="fnid")])
+    assert "there is no tool 'fnid'; did you mean 'find'?" in written(tmp_path, "quarantine")[0]["message"]
+
+
+def test_rows_without_tools_are_fine_until_they_call(take, tmp_path):
+    lonely = call("Who?", "Ana")
+    del lonely["tools"]
+    assert take([chat("Hi?"), lonely], max_quarantined=0.5).kept == 1
+    assert written(tmp_path, "quarantine")[0]["rule"] == "no_tools"
+
+
+def test_the_tools_file_serves_rows_without_tools(take, tmp_path):
+    (tmp_path / "tools.json").write_text(json.dumps(TOOLS))
+    row = {"user_content": "Who?", "tool_name": "find", "tool_arguments": '{"name": "Ana"}'}
+    assert take([row], tools=str(tmp_path / "tools.json")).dialect == "tool_choice"
+    assert written(tmp_path, "records")[0]["tools"][0]["function"]["name"] == "find"
+
+
+def test_a_missing_tools_file_is_named(take):
+    with pytest.raises(DataError, match=r"nowhere\.py: no such tools file"):
+        take([chat("Hi?")], tools="nowhere.py")
+
+
+def test_a_named_dialect_is_used_for_every_row(take, tmp_path):
+    rows = [{"instruction": "Hi", "output": "Hello"}, chat("Hi?")]
+    assert take(rows, dialect="alpaca", max_quarantined=0.5).dialect == "alpaca"
+    assert written(tmp_path, "quarantine")[0]["rule"] == "missing_field"
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere.jsonl: no such file"):
+        ingest(IngestConfig(source=str(tmp_path / "nowhere.jsonl")), tmp_path / "out")
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match="is a folder; name the file"):
+        ingest(IngestConfig(source=str(tmp_path)), tmp_path / "out")
+
+
+@pytest.mark.parametrize("rows", [[], [""], ["", " ", ""]])
+def test_an_empty_file(take, rows):
+    with pytest.raises(DataError, match=r"rows.jsonl: is empty"):
+        take(rows)
+
+
+def test_an_empty_array(take):
+    with pytest.raises(DataError, match=r"rows.json: is empty"):
+        take(["[ ]"], name="rows.json")
+
+
+def test_rows_of_no_known_dialect_are_told_what_is_known(take):
+    with pytest.raises(DataError, match=r"rows.jsonl: the rows have the fields of no known dialect: they have 'a'"):
+        take([{"a": 1}])
+
+
+def test_a_file_that_is_not_utf8_names_line_and_byte(tmp_path):
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(json.dumps(chat("A?")).encode() + b'\n{"q": "caf\xe9"}\n')
+    start = path.read_bytes().index(b"\xe9")
+    with pytest.raises(DataError, match=rf"latin.jsonl: line 2, byte {start}: not UTF-8 \(0xe9\)"):
+        ingest(IngestConfig(source=str(path)), tmp_path / "out")
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_an_array_that_is_not_utf8_names_the_byte(tmp_path, monkeypatch, before):
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 7)
+    path = tmp_path / "latin.json"
+    path.write_bytes(b'[{"q": "\xc3\xa4' + b"\xc3\xa4" * before + b'\xe9"}]')
+    with pytest.raises(DataError, match=rf"latin.json: byte {path.read_bytes().index(0xE9)}: not UTF-8"):
+        ingest(IngestConfig(source=str(path)), tmp_path / "out")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+    for name, text in (("a.jsonl", json.dumps(chat("A?"))), ("b.json", json.dumps([chat("A?")]))):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert ingest(IngestConfig(source=str(tmp_path / name)), tmp_path / "out").kept == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_reads_like_lines_wherever_its_chunks_end(tmp_path, monkeypatch, chunk, indent):
+    monkeypatch.setattr(sources, "CHUNK_BYTES", chunk)
+    rows = [chat('Ä "quoted" [?]'), 12, -1.5e-7, None, chat("\\ud83d 😀"), "text", [], chat("Last?", score=1234567.25)]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows, indent=indent, ensure_ascii=indent is None), encoding="utf-8")
+    read = list(sources.find(str(path)).rows())
+    assert [json.loads(row.text) for row in read] == rows
+    assert [row.row for row in read] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert read[-1].done == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"a": 1},\n{"b": }]', "line 2: not JSON: Expecting value"),
+        ('[{"a": 1}\n{"b": 2}]', "line 2: a comma or the end of the array should follow"),
+        ('[{"a": 1},\n\n{"b": "cut', "line 3: not JSON: Unterminated string"),
+        ('[{"a": 1}', "line 1: a comma or the end of the array should follow"),
+        ('[{"a": 1},', "line 1: not JSON: Expecting value"),
+        ('[{"a": 1}]\n{"b": 2}', "line 2: something follows the end of the array"),
+        ("[" * 100_000, "line 1: not JSON: "),
+    ],
+)
+def test_a_broken_array_is_refused_as_a_whole(take, text, message):
+    with pytest.raises(DataError, match=f"rows.json, {message}.*a JSON array is read whole or not at all"):
+        take([text], name="rows.json")
+
+
+def test_a_json_file_may_hold_lines(take):
+    assert take([chat("A?"), chat("B?")], name="rows.json").kept == 2
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "quarantine.jsonl"])
+@pytest.mark.parametrize("count", [1, 2000])
+def test_a_disk_without_room_is_named(take, tmp_path, name, count):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to("/dev/full")
+    with pytest.raises(DataError, match=rf"out/{name}: no room left on this disk"):
+        take([line for n in range(count) for line in (chat(f"{n}?"), "{")], max_quarantined=1.0)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(chat("A?")))
+    with pytest.raises(DataError, match=r"rows.jsonl/out: cannot be written: Not a directory"):
+        ingest(IngestConfig(source=str(tmp_path / "rows.jsonl")), tmp_path / "rows.jsonl" / "out")
+
+
+@pytest.mark.parametrize(
+    ("row", "rule"),
+    [
+        ('{"messages": [{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "x"}]}', "not_unicode"),
+        ('{"messages": [{"role": "\\ud83d", "content": "a"}]}', "unknown_role"),
+        ('{"messages": ' + "[" * 100_000 + "}", "not_json"),
+        ('{"messages": 1' + "0" * 5000 + "}", "not_json"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x"}], "expected": 1e999}',
+            "invalid_expected",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{"name": "f", '
+            '"arguments": {"x": 1e999}}]}], "tools": [{"name": "f", "parameters": {"properties": {"x": {}}}}]}',
+            "invalid_arguments",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], '
+            '"tools": [{"name": "f", "parameters": {"properties": {"x": {"default": 1e999}}}}]}',
+            "not_finite",
+        ),
+    ],
+)
+def test_what_json_cannot_carry_is_quarantined_whole(take, tmp_path, row, rule):
+    take([chat("A?"), row], max_quarantined=0.5)
+    (refused,) = written(tmp_path, "quarantine")
+    assert (refused["rule"], refused["raw"]) == (rule, row)
+
+
+def test_the_fingerprint_is_of_the_content_whatever_its_order_and_layout(take):
+    rows = [*(call(f"Who {n}?", f"A{n}") for n in range(20)), call("Who 3?", "another"), call("who 4?", "A4")]
+    one = take(rows, max_quarantined=0.1).fingerprint
+    random.Random(1).shuffle(rows)
+    assert take(rows, max_quarantined=0.1).fingerprint == one
+    assert take([json.dumps(rows, indent=1)], name="rows.json", max_quarantined=0.1).fingerprint == one
+    rows[0]["messages"][0]["content"] += "!"
+    assert take(rows, max_quarantined=0.1).fingerprint != one
+
+
+def test_the_config_refuses_what_it_does_not_know():
+    with pytest.raises(ValidationError, match="dialect"):
+        IngestConfig(source="x", dialect="csv")
+    with pytest.raises(ValidationError, match="max_quarantined"):
+        IngestConfig(source="x", max_quarantined=1.5)
+    with pytest.raises(ValidationError, match="sauce"):
+        IngestConfig(source="x", sauce="y")

@@ -1,0 +1,41 @@
+import shutil
+
+import pytest
+
+from calltune.errors import DataError
+from components.look.fingerprint import fingerprint
+
+
+@pytest.fixture
+def data(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"query": "Hi"}\n')
+    (tmp_path / "tools.py").write_text("def f(): ...\n")
+    return tmp_path
+
+
+def test_the_same_content_under_another_name_has_the_same_fingerprint(data):
+    shutil.copy(data / "rows.jsonl", data / "other.jsonl")
+    assert fingerprint(f"{data}/rows.jsonl", "") == fingerprint(f"{data}/other.jsonl", "")
+
+
+def test_one_changed_character_in_rows_or_tools_changes_it(data):
+    rows, tools = f"{data}/rows.jsonl", f"{data}/tools.py"
+    seen = {fingerprint(rows, ""), fingerprint(rows, tools)}
+    (data / "tools.py").write_text("def g(): ...\n")
+    seen.add(fingerprint(rows, tools))
+    (data / "rows.jsonl").write_text('{"query": "Ho"}\n')
+    seen.add(fingerprint(rows, tools))
+    assert len(seen) == 4
+    assert all(len(value) == 64 for value in seen)
+
+
+def test_what_does_not_exist_is_named(data):
+    with pytest.raises(DataError, match=r"nowhere.jsonl: no such data file"):
+        fingerprint(f"{data}/nowhere.jsonl", "")
+    with pytest.raises(DataError, match=r"nowhere.py: no such tools file"):
+        fingerprint(f"{data}/rows.jsonl", f"{data}/nowhere.py")
+
+
+def test_a_folder_is_no_data_file(data):
+    with pytest.raises(DataError, match="is a folder; name the data file"):
+        fingerprint(str(data), "")

@@ -1,0 +1,108 @@
+"""Look: the reason to train, the champion as later steps need it, and the run in MLflow."""
+
+import json
+
+import pytest
+
+from calltune import ledger, runtime
+from calltune.errors import DataError
+from calltune.tracking import aliases, register, run_of
+from components.look.config import LookConfig
+from components.look.fingerprint import fingerprint
+from components.look.step import flat, look
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "questions.jsonl").write_text('{"id": "1"}\n')
+    (tmp_path / "tools.json").write_text("[]")
+    return LookConfig(
+        name="helpdesk",
+        source=str(tmp_path / "questions.jsonl"),
+        tools=str(tmp_path / "tools.json"),
+        alias="champion",
+        run={"name": "helpdesk", "train": {"rank": 16, "lr": "auto"}, "gate": {}},
+    )
+
+
+def changed(config):
+    return config.model_copy(update={"when": "changed"})
+
+
+def serve(config, print_):
+    version = register("helpdesk", "s3://x/models/d1", "d1", run_of("helpdesk"), {})
+    entry = {"n": 1, "version": version, "uri": "s3://x/models/d1", "digest": "d1", "files": {"a": "b"}}
+    ledger.append("helpdesk", {**entry, "run_id": "run-0", "fingerprint": print_, "reason": "passed the gate"})
+
+
+def test_a_first_run_finds_no_champion(store, tracking, config):
+    seen = look(changed(config))
+    assert seen.fingerprint == fingerprint(config.source, config.tools)
+    assert (seen.champion, seen.reason) == ("", "no champion yet")
+
+
+def test_the_champion_is_told_as_evaluate_needs_it(store, tracking, config):
+    serve(config, "old")
+    seen = look(config)
+    assert json.loads(seen.champion) == {"uri": "s3://x/models/d1", "digest": "d1", "files": {"a": "b"}, "version": "1"}
+    assert seen.reason == "asked for"
+    assert look(config).champion == seen.champion, "equal text, so that a cached evaluation is found again"
+
+
+def test_changed_data_is_a_reason_to_train(store, tracking, config):
+    serve(config, "old")
+    assert look(changed(config)).reason == "the data has changed"
+
+
+def test_unchanged_data_ends_the_run_with_a_summary(store, tracking, config):
+    serve(config, fingerprint(config.source, config.tools))
+    assert look(changed(config)).reason == ""
+    summary = store.get_json("runs/run-1/summary.json")
+    assert (summary["run_id"], summary["outcome"]) == ("run-1", "nothing_new")
+    assert tracking.get_run(run_of("helpdesk")).info.status == "FINISHED"
+
+
+def test_asked_for_trains_on_unchanged_data_too(store, tracking, config):
+    serve(config, fingerprint(config.source, config.tools))
+    assert look(config).reason == "asked for"
+    assert store.get_json("runs/run-1/summary.json") is None
+
+
+def test_the_run_in_mlflow_has_the_config_and_the_fingerprint(store, tracking, config):
+    seen = look(config)
+    look(config)  # a retried step
+    found = tracking.get_run(run_of("helpdesk"))
+    assert found.data.params == {"name": "helpdesk", "train.rank": "16", "train.lr": "auto", "gate": "{}"}
+    assert found.data.tags["fingerprint"] == seen.fingerprint
+    assert found.info.status == "RUNNING"
+
+
+def test_aliases_are_healed_before_anything_is_compared(store, tracking, config):
+    serve(config, "old")
+    assert aliases("helpdesk") == {}
+    look(config)
+    assert aliases("helpdesk") == {"champion": "1"}
+
+
+def test_no_data_is_a_data_error(store, tracking, config):
+    with pytest.raises(DataError, match=r"nowhere.jsonl: no such data file"):
+        look(config.model_copy(update={"source": "nowhere.jsonl"}))
+
+
+def test_flat_names_are_dotted():
+    assert flat({"a": {"b": {"c": 1}}, "d": [1], "e": {}}) == {"a.b.c": 1, "d": [1], "e": {}}
+
+
+def test_what_kfp_has_made_a_double_is_a_whole_number_again():
+    assert {key: str(value) for key, value in flat({"epochs": 4.0, "rate": 0.001, "on": True}).items()} == {
+        "epochs": "4",
+        "rate": "0.001",
+        "on": "True",
+    }
+
+
+def test_the_reason_is_said(store, tracking, config, tmp_path):
+    look(config)
+    said = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["message"] for event in said if event["kind"] == "note"] == ["look: asked for"]
+    assert runtime.run_id() == "run-1"

@@ -1,0 +1,242 @@
+"""The report of a run: complete, escaped, and readable whatever the outcome."""
+
+import re
+from dataclasses import replace
+from html import unescape
+from typing import Any
+
+import pytest
+
+from calltune import stats
+from components.report import words
+from components.report.page import Material, folded_confusion, headline, render, side_by_side
+
+HOSTILE = '<script>alert("x")</script><img src=https://evil.example/x.png onerror=alert(1)>'
+
+
+def refused(material: Material) -> Material:
+    checks = [dict(check) for check in material.decision["checks"]]
+    checks[1] |= {"passed": False, "required": 0.999, "reason": "0.890 is below 0.999"}
+    promotion = material.promotion | {"promoted": False, "version": "4", "reason": "the gate refused"}
+    return replace(
+        material,
+        summary=material.summary | {"outcome": "refused"},
+        decision={"passed": False, "checks": checks, "champion": material.decision["champion"]},
+        promotion=promotion,
+    )
+
+
+def section(html: str, name: str) -> str:
+    """A section's text without its tags."""
+    body = re.search(rf'<section id="{name}">(.*?)</section>', html, re.DOTALL)
+    assert body, f"no section {name}"
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body[1])).split())
+
+
+def test_the_report_has_every_section_in_reading_order(material: Material) -> None:
+    html = render(material)
+    assert re.findall(r'<section id="(\w+)">', html) == [
+        "numbers",
+        "gate",
+        "training",
+        "verdicts",
+        "answers",
+        "data",
+        "chosen",
+        "steps",
+        "origin",
+    ]
+    assert html.count("<svg ") == 5
+
+
+def test_the_report_is_one_small_file_that_fetches_nothing(material: Material) -> None:
+    html = render(material)
+    assert len(html.encode()) < 3_000_000
+    assert not re.search(r"<script|<link|<img|<iframe|@import|https?://|\bon\w+=", html)
+    assert set(re.findall(r'(?:href|src)="(.)', html)) <= {"#"}
+
+
+def test_the_numbers_of_the_run_appear(material: Material) -> None:
+    html = render(material)
+    numbers = section(html, "numbers")
+    for metrics in (material.base, material.candidate, material.champion):
+        found = metrics["metrics"]["tool_accuracy"]
+        assert f"{100 * found['value']:.1f} % {100 * found['low']:.1f} to {100 * found['high']:.1f}" in numbers
+    before, after = (m["metrics"]["tool_accuracy"]["value"] for m in (material.base, material.candidate))
+    outcomes = (metrics["outcomes"]["tool_accuracy"] for metrics in (material.candidate, material.base))
+    paired = stats.paired_difference(*outcomes)
+    assert paired.low is not None and paired.high is not None
+    assert f"+{100 * (after - before):.1f} {100 * paired.low:.1f} to {100 * paired.high:.1f}" in numbers
+    assert "561.4" in numbers
+    assert "362" in section(html, "data") and "2,048" in section(html, "data")
+    assert "14 min 34 s" in section(html, "steps") and "2.8 GiB" in section(html, "steps")
+    assert "4,884,480" in section(html, "training")
+    assert "0d" * 32 in section(html, "origin")
+
+
+def test_the_gate_shows_each_check_with_its_reason(material: Material) -> None:
+    shown = section(render(refused(material)), "gate")
+    for check in refused(material).decision["checks"]:
+        assert check["name"] in shown and check["reason"] in shown
+    assert shown.count("failed") == 1 and shown.startswith("Gate refused")
+
+
+def test_a_promotion_says_what_changed(material: Material) -> None:
+    outcome, look, why = headline(material)
+    assert (outcome, look) == ("promoted", "good")
+    assert "all 4 checks" in why and "helpdesk version 3 is now champion; before, it was version 2." in why
+
+
+def test_the_first_promotion_names_no_version_before(material: Material) -> None:
+    first = replace(material, promotion=material.promotion | {"previous": None})
+    assert headline(first)[2].endswith("is now champion, the first one.")
+
+
+def test_a_refusal_names_the_failed_check(material: Material) -> None:
+    outcome, look, why = headline(refused(material))
+    assert (outcome, look) == ("refused", "bad")
+    assert why == "1 of 4 checks failed (tool_accuracy): 0.890 is below 0.999. The alias champion stays where it was."
+    assert why in unescape(render(refused(material)))
+
+
+def test_losing_the_race_to_another_promoter_is_said(material: Material) -> None:
+    raced = replace(material, promotion=material.promotion | {"promoted": False, "reason": "the champion changed meanwhile"})
+    assert headline(raced)[2] == "Passed the gate, but was not promoted: the champion changed meanwhile"
+
+
+def test_an_unchanged_champion_is_said(material: Material) -> None:
+    same = replace(material, promotion=material.promotion | {"unchanged": True})
+    assert headline(same)[0] == "unchanged"
+    assert "stays champion" in render(same)
+
+
+def test_without_a_champion_there_is_no_column_for_it(material: Material) -> None:
+    html = render(replace(material, champion={"present": False, "which": "champion"}))
+    assert ">Champion</th>" not in html and "no champion to compare with" in html
+    assert ">Champion</th>" in render(material)
+
+
+def test_a_metric_with_nothing_to_count_is_a_dash(material: Material) -> None:
+    nothing = {"value": None, "low": None, "high": None, "n": 0}
+    metrics = {name: dict(nothing) for name in material.base["metrics"]}
+    html = render(replace(material, base=material.base | {"metrics": metrics}, champion={"present": False}))
+    row = re.search(r"<code>tool_accuracy</code>.*?</tr>", html, re.DOTALL)
+    assert row and row[0].count(words.NOTHING) == 2  # the base model's value, and the difference
+    assert "None" not in html and "nan" not in html.lower().replace("finance", "")
+
+
+def test_a_run_without_loss_lengths_or_questions_is_rendered(material: Material) -> None:
+    empty = replace(
+        material,
+        loss=[],
+        notes=[],
+        stats=material.stats | {"tokens": {"rows": [], "prefix": 0, "supervised": []}, "strata": {"train": {}, "test": {}}},
+        base_predictions=[],
+        candidate_predictions=[],
+        base=material.base | {"verdicts": {}, "confusion": {}},
+        candidate=material.candidate | {"verdicts": {}, "confusion": {}},
+        champion={"present": False},
+    )
+    html = render(empty)
+    assert html.count("<svg ") == 1 and "No loss was logged." in html and "the config sets everything itself" in html
+
+
+def test_hostile_text_comes_out_as_text(material: Material) -> None:
+    row = material.candidate_predictions[0] | {
+        "question": HOSTILE,
+        "verdict": "malformed",
+        "text": HOSTILE,
+        "reason": HOSTILE,
+        "calls": [{"name": HOSTILE, "arguments": {HOSTILE: HOSTILE}}],
+        "expected": [{"name": HOSTILE, "arguments": {HOSTILE: [HOSTILE]}}],
+    }
+    check = material.decision["checks"][0] | {"name": HOSTILE, "reason": HOSTILE}
+    html = render(
+        replace(
+            material,
+            candidate_predictions=[row],
+            candidate=material.candidate | {"confusion": {HOSTILE: {HOSTILE: 1}}, "settings": {HOSTILE: HOSTILE}},
+            decision=material.decision | {"checks": [check]},
+            promotion=material.promotion | {"model": HOSTILE, "alias": HOSTILE},
+            profile=material.profile | {"tools": {HOSTILE: 3}},
+            stats=material.stats | {"strata": {HOSTILE: {HOSTILE: 1}}},
+            notes=[HOSTILE],
+        )
+    )
+    assert "<script" not in html and "<img" not in html
+    assert HOSTILE in section(html, "answers") and HOSTILE in section(html, "chosen")
+
+
+def test_wrong_answers_come_first_then_those_that_tuning_changed(material: Material) -> None:
+    shown = side_by_side(material.base_predictions, material.candidate_predictions)
+    right = [row["tuned"]["verdict"] == "correct" for row in shown]
+    assert len(shown) == 20 and right == sorted(right) and not right[0]
+    wrong = {row["id"] for row in material.candidate_predictions if row["verdict"] != "correct"}
+    assert {row["id"] for row in shown} <= wrong or wrong <= {row["id"] for row in shown}
+    changed = side_by_side(
+        [{**material.base_predictions[0], "id": i, "verdict": v} for i, v in (("a", "correct"), ("b", "missing_call"))],
+        [{**material.candidate_predictions[0], "id": i, "verdict": "correct"} for i in ("a", "b")],
+    )
+    assert [row["id"] for row in changed] == ["b", "a"]
+
+
+def test_calls_are_printed_as_code() -> None:
+    made = {"name": "find_employee", "arguments": {"name": 'Ana "AS" Souza', "floor": 3, "vip": True}}
+    assert words.call(made) == 'find_employee(name="Ana \\"AS\\" Souza", floor=3, vip=true)'
+    wanted = {"name": "search_web", "arguments": {"query": ["a", "b"], "recency": ["day", ""]}}
+    assert words.accepted_call(wanted) == 'search_web(query="a" | "b", [recency="day"])'
+
+
+def test_an_interval_below_zero_has_minus_signs() -> None:
+    assert words.interval("call_accuracy", -0.0801, -0.0001) == "−8.0 to 0.0"
+
+
+def test_a_long_answer_is_cut_with_an_ellipsis() -> None:
+    assert words.shortened("word " * 100).endswith("…") and len(words.shortened("word " * 100)) <= words.TEXT_LIMIT
+    assert words.shortened("two\n lines") == "two lines"
+
+
+def test_rare_combinations_share_a_row_and_their_mistakes_stay_visible() -> None:
+    confusion = {
+        "a": {"a": 90, "a + b": 1},
+        "a + b": {"a + b": 2, "b + c": 1, "a": 1},
+        "b + c": {"b + c": 1},
+        "no call": {"no call": 10, "zeta": 2},
+    }
+    assert folded_confusion(confusion) == {
+        "a": {"a": 90, "several tools": 1},
+        "no call": {"no call": 10, "zeta": 2},
+        "several tools": {"several tools": 3, "several, wrong ones": 1, "a": 1},
+    }
+
+
+def test_a_frequent_combination_has_its_own_row() -> None:
+    assert folded_confusion({"a": {"a": 9}, "a + b": {"a + b": 8, "a": 1}}) == {"a": {"a": 9}, "a + b": {"a + b": 8, "a": 1}}
+
+
+def test_of_many_tools_the_rare_ones_share_a_row() -> None:
+    confusion = {f"t{i:02d}": {f"t{i:02d}": 100 - i} for i in range(40)}
+    confusion["t39"]["t38"] = 2
+    folded = folded_confusion(confusion)
+    assert len(folded) == 13 and folded["other tools"]["others, wrong ones"] == 2
+    assert sum(sum(row.values()) for row in folded.values()) == sum(sum(row.values()) for row in confusion.values())
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "–"), (0.0002, "0.0002"), (0.99957, "0.9996"), (1234.0, "1,234"), (246.81, "246.8"), ("hf", "hf"), (0, "0")],
+)
+def test_numbers_are_written_for_readers(value: Any, shown: str) -> None:
+    assert words.number(value) == shown
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(3.21, "3.2 s"), (65, "1 min 05 s"), (3725, "1 h 02 min"), (None, "–")])
+def test_durations_are_written_for_readers(seconds: float | None, shown: str) -> None:
+    assert words.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"), [(0.1, 0.9, "+80.0"), (0.5, 0.4, "−10.0"), (0.5, 0.49996, "0.0"), (None, 1.0, "–")]
+)
+def test_differences_have_a_sign_unless_nothing_changed(before: float | None, after: float, shown: str) -> None:
+    assert words.difference("tool_accuracy", before, after) == shown

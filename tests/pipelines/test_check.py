@@ -1,0 +1,177 @@
+"""What `calltune check` says, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from calltune.errors import ConfigError, DataError
+from pipelines.check import LOOKED_AT, check
+from pipelines.config import load
+
+REPO = Path(__file__).parents[2]
+EXAMPLE = REPO / "examples" / "helpdesk"
+FAR = {"base": "org/model", "revision": "0" * 40}
+"""A Hub model that is not on this machine: nothing is loaded, nothing fetched."""
+
+
+@pytest.fixture
+def checked(tmp_path, monkeypatch):
+    """Check a config of the first rows of the helpdesk, with sections put over it; returns the lines."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "cache"))
+    rows = (EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:200]
+    source = tmp_path / "rows.jsonl"
+
+    def run(lines=rows, **sections):
+        source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        ingest = {"source": str(source), "tools": str(EXAMPLE / "tools.py"), **sections.pop("ingest", {})}
+        gate = {"thresholds": {"tool_accuracy": 0.8}}
+        whole = {"name": "shop", "model": FAR, "gate": gate, **sections, "ingest": ingest}
+        file = tmp_path / "run.yaml"
+        file.write_text(yaml.safe_dump(whole), encoding="utf-8")
+        return list(check(load(file)))
+
+    return run
+
+
+def line(lines, start):
+    (found,) = [text for text in lines if text.startswith(start)]
+    return found
+
+
+def warnings(lines):
+    return [text for text in lines if text.startswith("warning: ")]
+
+
+def test_it_says_what_a_run_would_do(checked):
+    lines = checked()
+    assert line(lines, "config").split()[:3] == ["config", "valid:", "shop,"]
+    assert "openai" in line(lines, "dialect") and f"{LOOKED_AT} of the first {LOOKED_AT} rows read well" in line(lines, "dialect")
+    assert "search_knowledge_base" in line(lines, "tools") and line(lines, "tools").split()[1] == "5"
+    assert "fetched once" in line(lines, "base model")
+    assert "about 114 rows to train, 20 to validate, 66 to test, of 200" in line(lines, "split")
+    assert "decided when the model is here" in line(lines, "training")
+    assert any("32 optimiser steps: 4 epochs of 114 rows, 16 at a time" in text for text in lines)
+    assert any("tool_accuracy at least 0.8" in text for text in lines)
+    assert "WORKDIR/s3" in line(lines, "store") and "WORKDIR/mlflow.db" in line(lines, "tracking")
+
+
+def test_the_resolution_of_the_test_set_is_half_the_interval_of_a_paired_difference(checked):
+    # 66 questions, a fifth of them decided by one model only: 1.96 * sqrt(0.2 / 66)
+    assert "66 questions can tell two models apart that differ by about 0.108" in line(checked(), "test set")
+    assert "1.96·√(d/n)" in line(checked(), "test set")
+
+
+def test_few_steps_are_a_warning(checked):
+    assert any("fewer than 40 optimiser steps" in text for text in warnings(checked(train={"epochs": 4})))
+    assert warnings(checked(train={"epochs": 5})) == []
+
+
+def test_a_gate_that_must_refuse_is_a_warning(checked):
+    enough = {"epochs": 8}
+    assert any("min_questions is 100, and about 66" in t for t in warnings(checked(train=enough, gate={"min_questions": 100})))
+    assert any("no condition and will refuse every model" in t for t in warnings(checked(train=enough, gate={})))
+    alone = {"against_champion": {"tool_accuracy": {"test": "better"}}}
+    assert any("without a champion to compare with" in t for t in warnings(checked(train=enough, gate=alone)))
+
+
+def test_every_condition_of_the_gate_is_put_into_words(checked):
+    against = {"tool_accuracy": {"test": "not_worse", "margin": 0.02}, "call_accuracy": {"test": "point", "margin": 0.1}}
+    gate = {"min_questions_per_tool": 3, "maximum": {"max_length_stop_rate": 0.02}, "against_champion": against}
+    text = "\n".join(checked(gate={**gate, "over_baseline": {"tool_accuracy": 0.1}}))
+    assert "at least 3 test questions for each tool" in text
+    assert "max_length_stop_rate at most 0.02" in text
+    assert "tool_accuracy at least 0.1 above the base model" in text
+    assert "not worse than the champion: the 95 % interval of its gain above -0.02" in text
+    assert "call_accuracy at least 0.1 above the champion" in text
+
+
+def test_bad_rows_are_counted_and_the_first_is_explained(checked):
+    good = (EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:50]
+    lines = checked([*good[:10], '{"messages": [', *good[10:], "7"])
+    assert "50 of the first 52 rows read well" in line(lines, "dialect")
+    assert any(text.startswith("warning: the first row that does not: row 11: not JSON") for text in lines)
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "message"),
+    [
+        ({"ingest": {"source": "nowhere.jsonl"}}, DataError, r"nowhere\.jsonl: no such file"),
+        ({"ingest": {"tools": "nowhere.py"}}, DataError, r"nowhere\.py: no such tools file"),
+        ({"ingest": {"tools": ""}}, DataError, r"the rows bring no tools: name a file of tools in ingest\.tools"),
+        ({"ingest": {"source": "s3://bucket/rows"}}, ConfigError, r"cannot be reached from a run with storage\.uri: embedded"),
+        ({"model": {"base": "s3://bucket/model"}}, ConfigError, r"model\.base: s3://bucket/model cannot be reached"),
+        ({"model": {"base": "bundled:gpt-9"}}, ConfigError, r"'bundled:gpt-9' is not bundled; there is bundled:smollm2-135m"),
+        ({"model": {"base": "org/model"}}, ConfigError, r"model\.revision: org/model needs the commit to use, 40 hex digits"),
+        ({"model": {"base": "no such model"}}, ConfigError, r"neither a folder, nor bundled:smollm2-135m"),
+        ({"format": {"template": "llama9"}}, ConfigError, r"format\.template: 'llama9' is not one of auto, hermes"),
+        ({"evaluate": {"arguments": {"create_ticket.no": "ast"}}}, ConfigError, r"'create_ticket\.no' is no tool's argument"),
+        ({"evaluate": {"arguments": {"create_ticket.summary": "f1>2"}}}, ConfigError, r"'f1>2' is not a rule; use ast, any"),
+    ],
+)
+def test_what_a_run_would_stumble_over_is_refused(checked, sections, error, message):
+    with pytest.raises(error, match=message):
+        checked(**sections)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([""], r"is empty; at least one row"),
+        (['{"a": 1}', '{"b": 2}'], r"no known dialect: they have 'a', 'b'"),
+        (["7", "[1]"], r"none of the first 2 rows is a JSON object; first, row 1"),
+        (['{"messages": []}'], r"none of the first 1 rows can be used; first, row 1: messages"),
+    ],
+)
+def test_a_source_without_a_usable_row_is_refused(checked, lines, message):
+    with pytest.raises(DataError, match=message):
+        checked(lines)
+
+
+def test_a_single_row_leaves_nothing_to_test_with(checked):
+    with pytest.raises(DataError, match="1 rows leave none to test with"):
+        checked((EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:1])
+
+
+def test_a_rule_for_a_tool_that_no_row_has_is_a_warning(checked):
+    lines = checked(train={"epochs": 8}, evaluate={"arguments": {"other.x": "ast"}})
+    assert any("'other.x' names no tool of the first rows" in text for text in warnings(lines))
+
+
+def test_a_folder_that_is_no_model_is_refused(checked, tmp_path):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=r"base: no config\.json in it"):
+        checked(model={"base": str(folder)})
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"no \*\.safetensors in it"):
+        checked(model={"base": str(folder)})
+
+
+def test_a_model_on_this_machine_says_method_rate_and_template(checked, tiny_model):
+    lines = checked(model={"base": str(tiny_model)})
+    assert "the folder" in line(lines, "base model")
+    assert line(lines, "template") == "template     hermes (the model's own template ignores tools)"
+    assert "full at learning rate 0.0001" in line(lines, "training")
+
+
+def test_a_model_without_the_templates_markers_is_refused(checked, tiny_model, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(tiny_model, folder)
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8").replace("<|im_end|>", "<|other|>")
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    settings = json.loads((folder / "tokenizer_config.json").read_text().replace("<|im_end|>", "<|other|>"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=r"'hermes' needs <\|im_end\|> as special tokens"):
+        checked(model={"base": str(folder)})
+
+
+def test_another_store_and_tracking_are_named(checked):
+    lines = checked(
+        storage={"uri": "s3://models/shop", "endpoint_url": "http://minio:9000"}, tracking={"uri": "http://mlflow:5000"}
+    )
+    assert line(lines, "store") == "store        s3://models/shop at http://minio:9000"
+    assert line(lines, "tracking") == "tracking     MLflow at http://mlflow:5000"

@@ -1,0 +1,329 @@
+"""The command line: help, exit codes, errors in one line; and every step by itself, from files to files."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines import cli
+
+REPO = Path(__file__).parents[2]
+CALLTUNE = [str(Path(sys.executable).parent / "calltune")]
+RECIPE = str(REPO / "pipelines" / "recipes" / "helpdesk.yaml")
+COMMANDS = [
+    *(["run"], ["check"], ["compile"], ["call"], ["doctor"], ["ui"], ["models"], ["models", "list"], ["models", "history"]),
+    *([step] for step in ("ingest", "format", "train", "export", "evaluate", "gate", "promote")),
+]
+HEAVY = ("torch", "transformers", "mlflow", "kfp", "boto3", "datasets", "pandas", "numpy", "pydantic", "yaml")
+ROWS = 60
+
+
+def calltune(*arguments, cwd=REPO, **options):
+    """Run the command in a process of its own; what it prints is wide enough not to be folded."""
+    environment = {**os.environ, "COLUMNS": "200", "TERMINAL_WIDTH": "200", **options.pop("env", {})}
+    command = [*CALLTUNE, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **options)
+
+
+def refused(done):
+    """The one line of a command that refused."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys, pipelines.cli as cli\n"
+        "sys.argv = ['calltune', '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: print(end.code)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["0", "[]"]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_a_help_with_an_example_of_itself(command):
+    done = calltune(*command, "--help")
+    assert done.returncode == 0
+    text = re.sub(r"\s+", " ", done.stdout)
+    assert f"Example: calltune {' '.join(command)}" in text
+
+
+def test_these_are_all_commands():
+    from typer.main import get_command
+
+    top = get_command(cli.app)
+    found = {(name,) for name in top.commands} | {("models", name) for name in top.commands["models"].commands}
+    assert found == {tuple(command) for command in COMMANDS}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["run"], "Missing option '-c' / '--config'"),
+        (["run", "-c", RECIPE, "--bogus"], "No such option: --bogus"),
+        (["evaluate", "-c", RECIPE, "--model", "base", "--dataset", "nowhere", "-o", "out"], "'nowhere' does not exist"),
+        (["evaluate", "-c", RECIPE, "--model", "base", "--dataset", ".", "-o", "o", "--split", "x"], "'x' is not one of"),
+        (
+            ["call", "--model", "m", "--tools", "t", "--max-new-tokens", "many", "q"],
+            "'--max-new-tokens': Input should be a valid integer",
+        ),
+    ],
+)
+def test_a_wrong_use_exits_with_2_and_says_what(arguments, said):
+    done = calltune(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "-c", "nowhere.yaml"], "calltune: nowhere.yaml: no such config file"),
+        (["check", "-c", RECIPE, "--set", "train.epochs"], "calltune: --set train.epochs: must be key=value"),
+        (["check", "-c", RECIPE, "--set", "train.epochs=[1"], "calltune: --set train.epochs=[1: the value is not YAML"),
+        (["check", "-c", RECIPE, "--set", "train.epocs=1"], "train.epocs: unknown key; did you mean epochs?"),
+        (["check", "-c", RECIPE, "--set", "ingest.source=nowhere.jsonl"], "calltune: nowhere.jsonl: no such file"),
+        (
+            ["ingest", "-c", RECIPE, "--set", "ingest.source=nowhere.jsonl", "-o", "{out}"],
+            "calltune: nowhere.jsonl: no such file",
+        ),
+        (["compile", "-c", "nowhere.yaml", "-o", "{out}"], "calltune: nowhere.yaml: no such config file"),
+        (["format", "-c", RECIPE, "--records", "{empty}", "-o", "{out}"], "records.jsonl: no such file"),
+        (["export", "-c", RECIPE, "--adapter", "{empty}", "-o", "{out}"], "it must be what `calltune train` wrote"),
+        (
+            ["evaluate", "-c", RECIPE, "--model", "{empty}", "--dataset", "{empty}", "-o", "{out}"],
+            "neither `base`, nor a folder with",
+        ),
+        (["gate", "-c", RECIPE, "--candidate", RECIPE, "-o", "{out}"], "helpdesk.yaml: not a JSON file"),
+        (["promote", "-c", RECIPE, "--model", "{empty}", "--decision", RECIPE, "-o", "{out}"], "no model.json in it"),
+        (["models", "list", "-c", RECIPE, "--workdir", "{empty}"], "mlflow.db: no such registry; `calltune run` makes one"),
+        (["models", "history", "-c", RECIPE, "--workdir", "{empty}"], "mlflow.db: no such registry"),
+        (["ui"], "calltune: say whose: -c FILE or --workdir DIR"),
+        (["ui", "--workdir", "{empty}"], "mlflow.db: no such file"),
+        (["call", "--model", "{empty}", "--tools", "t.py", "Hi"], "not an exported model: it has no calltune.json"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_code_2(arguments, said, tmp_path):
+    (tmp_path / "empty").mkdir()
+    given = [argument.format(out=tmp_path / "out", empty=tmp_path / "empty") for argument in arguments]
+    assert said in refused(calltune(*given))
+
+
+def test_without_arguments_the_help_is_shown():
+    done = calltune()
+    assert done.returncode == 2
+    assert "Usage: calltune" in done.stdout + done.stderr
+
+
+def test_check_prints_what_it_found(tmp_path):
+    done = calltune("check", "-c", RECIPE, env={"CALLTUNE_CACHE": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("config       valid: helpdesk")
+
+
+def test_a_reader_who_has_had_enough_is_no_error_to_speak_of(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "CALLTUNE_CACHE": str(tmp_path)}
+    done = subprocess.run([*CALLTUNE, "check", "-c", RECIPE], cwd=REPO, env=environment, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_in_order(number, tmp_path):
+    program = (
+        "import time, contextlib, pipelines.check as check, pipelines.cli as cli\n"
+        "def waiting(config):\n"
+        "    try:\n"
+        "        yield 'waiting'\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('cleaned', flush=True)\n"
+        "check.check = waiting\n"
+        "cli.main()\n"
+    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-c", program, "check", "-c", RECIPE]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err.strip()) == (1, "cleaned\n", "calltune: stopped")
+
+
+def test_nohup_is_respected():
+    program = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "import pipelines.cli as cli\n"
+        "sys.argv = ['calltune', '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit: print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.endswith("True\n")
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory, tiny_model):
+    """A folder in which every step has run by itself, on a tiny model; yields it, and what each command printed."""
+    folder = tmp_path_factory.mktemp("steps")
+    rows = (REPO / "examples" / "helpdesk" / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:ROWS]
+    (folder / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    config = {
+        "name": "shop",
+        "model": {"base": str(tiny_model)},
+        "ingest": {"source": "rows.jsonl", "tools": str(REPO / "examples" / "helpdesk" / "tools.py")},
+        "train": {"epochs": 1},
+        "evaluate": {"max_new_tokens": 4},
+        # The random model calls nothing, which is right where nothing should be called.
+        "gate": {"min_questions": 5, "thresholds": {"abstention_accuracy": 0.9}},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    quiet = {name: "" for name in os.environ if name.startswith("CALLTUNE_") and name != "CALLTUNE_CACHE"}
+    said = {}
+
+    def step(name, *arguments):
+        environment = {**{key: value for key, value in os.environ.items() if key not in quiet}, "OMP_NUM_THREADS": "1"}
+        command = [*CALLTUNE, *name.split(), "-c", "run.yaml", *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
+        said[name if name not in said else f"{name} again"] = done.stdout
+
+    step("ingest", "-o", "records")
+    step("format", "--records", "records", "-o", "dataset")
+    step("train", "--dataset", "dataset", "-o", "trained")
+    step("export", "--adapter", "trained", "-o", "exported")
+    step("evaluate", "--model", "exported", "--dataset", "dataset", "-o", "candidate")
+    step("evaluate", "--model", "base", "--dataset", "dataset", "-o", "base", "--split", "validation")
+    step("gate", "--candidate", "candidate/metrics.json", "-o", "decision.json")
+    step("promote", "--model", "exported", "--decision", "decision.json", "-o", "promotion.json")
+    step("models list")
+    step("models history")
+    return folder, said
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_each_step_writes_what_the_next_one_reads(steps):
+    folder, said = steps
+    assert {path.name for path in (folder / "records").iterdir()} == {"records.jsonl", "quarantine.jsonl", "profile.json"}
+    assert said["ingest"] == f"{ROWS} of {ROWS} rows kept, 0 quarantined, 0 duplicates: records\n"
+    wanted = {"train.parquet", "validation.parquet", "validation.jsonl", "test.jsonl", "preview.txt", "stats.json"}
+    assert wanted <= {path.name for path in (folder / "dataset").iterdir()}
+    assert {"adapter", "metrics.json", "loss.csv"} <= {path.name for path in (folder / "trained").iterdir()}
+    assert said["train"].startswith("3 steps of full in ")
+    assert read(folder / "candidate" / "metrics.json")["n"] == read(folder / "dataset" / "stats.json")["test"]
+
+
+@pytest.mark.slow
+def test_the_exported_folder_is_whole_and_the_one_that_was_measured(steps):
+    folder, _ = steps
+    exported = read(folder / "exported" / "model.json")
+    names = {path.name for path in (folder / "exported" / "model").iterdir()}
+    assert set(exported["files"]) <= names
+    assert read(folder / "candidate" / "metrics.json")["model_digest"] == exported["digest"]
+
+
+@pytest.mark.slow
+def test_the_validation_split_can_be_evaluated(steps):
+    folder, _ = steps
+    measured = read(folder / "base" / "metrics.json")
+    assert (measured["which"], measured["n"]) == ("base", read(folder / "dataset" / "stats.json")["validation"])
+
+
+@pytest.mark.slow
+def test_gate_and_promote_say_what_they_decided(steps):
+    folder, said = steps
+    assert said["gate"].endswith("\npassed\n") and "✓ threshold: abstention_accuracy" in said["gate"]
+    promotion = read(folder / "promotion.json")
+    assert (promotion["version"], promotion["alias"], promotion["promoted"]) == ("1", "champion", True)
+    assert said["promote"] == "shop version 1 is champion: passed the gate\n"
+
+
+@pytest.mark.slow
+def test_registry_and_ledger_show_the_champion(steps):
+    folder, said = steps
+    digest = read(folder / "exported" / "model.json")["digest"][:12]
+    assert re.search(rf"1\s*│ champion\s*│ {digest} .*passed", said["models list"])
+    assert re.search(rf"1 │\s*1 │ champion │ {digest} ", said["models history"])
+
+
+@pytest.mark.slow
+def test_a_refusing_gate_exits_with_0_and_nothing_is_promoted(steps):
+    folder, _ = steps
+    strict = ("-c", "run.yaml", "--set", "gate.thresholds.tool_accuracy=0.999")
+    done = calltune("gate", *strict, "--candidate", "candidate/metrics.json", "-o", "refused.json", cwd=folder)
+    assert done.returncode == 0
+    assert "✗ threshold: tool_accuracy" in done.stdout and done.stdout.endswith("refused\n")
+    assert read(folder / "refused.json")["passed"] is False
+
+
+@pytest.mark.slow
+def test_ui_serves_the_registry_until_ctrl_c_and_leaves_no_process(steps):
+    folder, _ = steps
+    place = folder / "runs" / "shop"
+    command = [*CALLTUNE, "ui", "--workdir", str(place)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    address = process.stdout.readline().split()[-1]
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
+    import urllib.request
+
+    ask = f"{address}/api/2.0/mlflow/registered-models/get?name=shop"
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(ask, timeout=60) as answer:
+        assert json.load(answer)["registered_model"]["name"] == "shop"
+    assert len(processes_of(place)) > 2
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (1, "calltune: stopped")
+    end = time.monotonic() + 10
+    while processes_of(place) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert processes_of(place) == []
+
+
+def processes_of(folder):
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command, state = (process / "cmdline").read_bytes(), (process / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if int(process.name) != os.getpid() and state != "Z" and os.fsencode(folder) in command:
+            found.append(int(process.name))
+    return found
+
+
+def test_the_doctor_finds_what_a_local_run_needs():
+    done = calltune("doctor")
+    assert done.returncode == 0, done.stdout
+    assert {"Python", "libraries", "CPU", "disk", "store"} <= set(re.findall(r"^✓ (\w+)", done.stdout, re.MULTILINE))
+
+
+def test_the_doctor_exits_with_1_where_something_is_missing(tmp_path):
+    file = tmp_path / "run.yaml"
+    config = {**yaml.safe_load(Path(RECIPE).read_text()), "tracking": {"uri": "http://127.0.0.1:9"}}
+    config["storage"] = {"uri": "s3://nowhere", "endpoint_url": "http://127.0.0.1:9"}
+    file.write_text(yaml.safe_dump(config))
+    done = calltune("doctor", "-c", file, env={"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"})
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert re.search(r"^✗ store .*s3://nowhere at http://127\.0\.0\.1:9", done.stdout, re.MULTILINE)
+    assert re.search(r"^✗ MLflow .*does not answer", done.stdout, re.MULTILINE)

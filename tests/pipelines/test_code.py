@@ -1,0 +1,97 @@
+"""What counts as a step's code: its folder, what it imports of Calltune, and the installed libraries."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines import code
+from pipelines.finetune import STEPS
+
+
+def names(step):
+    return {str(file.relative_to(code.ROOT)) for file in code.reachable(step)}
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """The sources, in a place where a test may change them."""
+    for part in code.OURS:
+        shutil.copytree(code.ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "ROOT", tmp_path)
+    return tmp_path
+
+
+def changed(copy: Path, file: str, text: str = "\n") -> set[str]:
+    """The steps whose hash is another one after a change in a file."""
+    before = code.code_of(STEPS)
+    with (copy / file).open("a", encoding="utf-8") as source:
+        source.write(text)
+    after = code.code_of(STEPS)
+    return {step for step in STEPS if before[step] != after[step]}
+
+
+def test_scoring_is_the_code_of_evaluate_and_not_of_train():
+    assert "calltune/score.py" in names("evaluate")
+    assert "calltune/match.py" in names("evaluate")  # only score imports it
+    assert "calltune/score.py" not in names("train")
+
+
+def test_a_step_reaches_its_folder_and_no_other_steps_folder():
+    for step in STEPS:
+        folders = {name.split("/")[1] for name in names(step) if name.startswith("components/") and name.count("/") == 2}
+        assert folders == {step}
+
+
+def test_templates_belong_to_the_code_that_renders_them():
+    assert "calltune/templates/hermes.jinja" in names("format")
+    assert "components/report/page.html.jinja" in names("report")
+    assert "calltune/pages/layout.html.jinja" in names("report")
+
+
+def test_a_changed_byte_in_the_scoring_changes_only_what_scores(copy):
+    assert changed(copy, "calltune/score.py") == {"evaluate"}
+
+
+def test_a_changed_byte_in_a_step_changes_that_step_alone(copy):
+    assert changed(copy, "components/train/step.py", "# x\n") == {"train"}
+    assert changed(copy, "components/gate/config.py", "# x\n") == {"gate"}
+
+
+def test_a_changed_template_changes_what_renders_and_not_ingest(copy):
+    steps = changed(copy, "calltune/templates/hermes.jinja", " ")
+    assert {"format", "export", "evaluate"} <= steps
+    assert "ingest" not in steps and "gate" not in steps
+
+
+def test_a_changed_page_changes_the_report_alone(copy):
+    assert changed(copy, "components/report/page.html.jinja", " ") == {"report"}
+    assert changed(copy, "calltune/pages/layout.html.jinja", " ") == {"report"}
+
+
+def test_a_new_helper_counts_as_soon_as_it_is_imported(copy):
+    (copy / "components/gate/helper.py").write_text("X = 1\n")
+    assert changed(copy, "components/gate/helper.py") == {"gate"}
+
+
+def test_the_hash_is_the_same_from_call_to_call():
+    assert code.code_of(["gate"]) == code.code_of(["gate"])
+
+
+def test_another_library_version_is_another_code(monkeypatch):
+    before = code.code_of(["gate"])["gate"]
+    others = [found for found in code.distributions() if found.metadata["Name"] != "torch"]
+
+    class Newer:
+        metadata = {"Name": "torch"}
+        version = "999"
+
+    monkeypatch.setattr(code, "distributions", lambda: [Newer(), *others])
+    assert code.code_of(["gate"])["gate"] != before
+
+
+def test_the_order_in_which_libraries_are_found_does_not_matter(monkeypatch):
+    before = code.code_of(["gate"])
+    real = list(code.distributions())
+    monkeypatch.setattr(code, "distributions", lambda: reversed(real))
+    assert code.code_of(["gate"]) == before
