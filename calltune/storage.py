@@ -1,7 +1,9 @@
-"""Files in S3 (boto3) or in a folder: written whole or not at all, and checksummed.
+"""Objects by key, in S3 (boto3) or in a folder: each is written whole or not at all.
 
-The run's own store comes from the environment: `CALLTUNE_STORAGE` is ``s3://bucket/prefix`` or a folder,
-`AWS_ENDPOINT_URL_S3` the server, and `AWS_*` the credentials.
+What goes to S3 carries a SHA-256 that the server checks; a folder is as good as its disk.
+
+The run's own store comes from the environment: `CALLTUNE_STORAGE` is ``s3://bucket/prefix``, ``file:///folder`` or a
+folder's path, `AWS_ENDPOINT_URL_S3` the server, and `AWS_*` the credentials.
 """
 
 import contextlib
@@ -28,8 +30,10 @@ class AlreadyThere(Exception):
 class Store(ABC):
     """A place for objects by key.
 
+    A key is relative to the store: ``models/<digest>/config.json``, with slashes, never with one at its beginning.
+
     Attributes:
-        uri: where it is, without a slash at the end.
+        uri: where it is, without a slash at the end; ``f"{uri}/{key}"`` is an object's address, which :func:`at` reads.
     """
 
     uri: str
@@ -44,15 +48,15 @@ class Store(ABC):
 
     @abstractmethod
     def get(self, key: str) -> bytes | None:
-        """The object's bytes, or None."""
+        """The object's bytes; None where there is no such object, a folder of others included."""
 
     @abstractmethod
     def upload(self, path: Path, key: str) -> None:
-        """Copy a file into the store."""
+        """Copy a file of any size into the store, over what is there, whole or not at all."""
 
     @abstractmethod
     def download(self, key: str, path: Path) -> None:
-        """Copy an object into a file, making its folder.
+        """Copy an object of any size into a file, making its folder.
 
         Raises:
             UserError: there is no such object.
@@ -60,14 +64,18 @@ class Store(ABC):
 
     @abstractmethod
     def list(self, prefix: str) -> list[str]:
-        """The keys under `prefix`, sorted."""
+        """The keys in the folder `prefix`, and `prefix` itself where it is an object; sorted.
+
+        With or without a slash at its end a folder is meant: ``data`` has ``data/a`` and never ``data2/a``, although
+        S3 itself compares letters. Empty means the whole store. A folder's hidden files, half-written ones, are left out.
+        """
 
     def put_json(self, key: str, value: Any, only_if_new: bool = False) -> None:
         """Write a value as JSON; NaN and infinities are refused."""
         self.put(key, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), only_if_new)
 
     def get_json(self, key: str) -> Any:
-        """Read a JSON object, or None when it is absent."""
+        """The value of a JSON object; None where there is no such object."""
         data = self.get(key)
         return None if data is None else json.loads(data)
 
@@ -108,7 +116,7 @@ class Folder(Store):
     @override
     def list(self, prefix: str) -> list[str]:
         keys = (str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file() and not p.name.startswith("."))
-        return sorted(key for key in keys if key.startswith(prefix))
+        return sorted(key for key in keys if _is_within(key, prefix))
 
     def _prepared(self, key: str) -> Path:
         target = self.root / key
@@ -126,6 +134,10 @@ class Folder(Store):
             raise AlreadyThere(key) from None
         finally:
             temporary.unlink()
+
+
+def _is_within(key: str, prefix: str) -> bool:
+    return not prefix or key == prefix or key.startswith(prefix.rstrip("/") + "/")
 
 
 def _beside(target: Path) -> Path:
@@ -186,7 +198,7 @@ class S3(Store):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
             keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
         start = len(self.prefix) + 1 if self.prefix else 0
-        return sorted(key[start:] for key in keys)
+        return sorted(key[start:] for key in keys if _is_within(key[start:], prefix))
 
     @contextlib.contextmanager
     def _explained(self, key: str) -> Iterator[None]:
@@ -209,7 +221,7 @@ class S3(Store):
 
 @cache
 def open_store(uri: str) -> Store:
-    """The store at ``s3://bucket/prefix``, ``file:///folder`` or a folder's path."""
+    """The store at ``s3://bucket/prefix``, ``file:///folder`` or a folder's path; the same one at each call."""
     if uri.startswith("s3://"):
         parts = urlsplit(uri)
         return S3(parts.netloc, parts.path)
@@ -217,7 +229,10 @@ def open_store(uri: str) -> Store:
 
 
 def at(uri: str) -> tuple[Store, str]:
-    """The bucket of an ``s3://bucket/key`` URI and the key inside it; a ``file://`` URI's parent folder and name."""
+    """Where an address leads: a store, and the key in it.
+
+    Of ``s3://bucket/key`` the whole bucket and ``key``; of ``file:///folder/name`` or a path the folder and ``name``.
+    """
     if uri.startswith("s3://"):
         parts = urlsplit(uri)
         return open_store(f"s3://{parts.netloc}"), parts.path.lstrip("/")

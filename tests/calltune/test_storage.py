@@ -54,6 +54,20 @@ def test_a_list_has_the_keys_under_a_prefix_in_order_and_no_others(place):
     assert len(place.list("")) == 4
 
 
+@pytest.mark.parametrize("prefix", ["in/data", "in/data/"])
+def test_a_folder_is_listed_without_its_siblings_however_it_is_written(place, prefix):
+    for key in ("in/data/a.jsonl", "in/data/deep/b.jsonl", "in/data2/c.jsonl", "in/data.jsonl", "other/in/data/d.jsonl"):
+        place.put(key, b"x")
+    assert place.list(prefix) == ["in/data/a.jsonl", "in/data/deep/b.jsonl"]
+
+
+def test_one_object_is_listed_by_its_own_key(place):
+    for key in ("in/data.jsonl", "in/data.jsonl.old", "in/data.json"):
+        place.put(key, b"x")
+    assert place.list("in/data.jsonl") == ["in/data.jsonl"]
+    assert place.list("in/data.j") == []
+
+
 def test_a_list_is_not_cut_off_at_a_page(place):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: place.put(f"many/{number:04}", b""), range(1005)))
