@@ -1,9 +1,12 @@
-"""Whether a record can be trained on: roles, texts, tools, calls and arguments."""
+"""Whether a record can be trained on: roles, texts, tools, calls and arguments; and whether too many cannot."""
 
 import difflib
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from calltune.dialects.reading import RowError, guarded
+from calltune.errors import DataError
 from calltune.records import Call, Message, Record, Tool, calls_of
 
 Problem = tuple[str, str]
@@ -38,6 +41,37 @@ def problem(record: Record) -> Problem | None:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         return "invalid_tool", "tools: must be a list of tools"
     return _sizes(messages, tools) or _conversation(messages) or _all_calls(messages, tools) or _expected(record, tools)
+
+
+def commonest(rules: Counter[str]) -> str:
+    """Why rows were refused, the commonest reasons first: ``3 too_long, 1 special_token``."""
+    return ", ".join(f"{count} {rule}" for rule, count in rules.most_common(5))
+
+
+def require_few_refused(
+    source: str | Path, read: int, rules: Counter[str], first: str, limit: tuple[str, float], quarantine: Path
+) -> None:
+    """Let a step go on only if the share of the rows that it refused is small enough.
+
+    Args:
+        source: where the rows are from.
+        read: how many there were, at least one.
+        rules: how many were refused for each reason.
+        first: which was refused first, and why.
+        limit: the step, and its setting `max_quarantined`: a share of the rows, 0 to 1.
+        quarantine: the file where all refused rows are.
+
+    Raises:
+        DataError: there are more.
+    """
+    step, allowed = limit
+    share = rules.total() / read
+    if share > allowed:
+        raise DataError(
+            f"{source}: {rules.total()} of {read} rows ({share:.1%}) cannot be used, "
+            f"{step}.max_quarantined allows {allowed:.1%}; the commonest reasons: {commonest(rules)}; "
+            f"first, {first}; all in {quarantine}"
+        )
 
 
 def _sizes(messages: list[Message], tools: list[Tool]) -> Problem | None:

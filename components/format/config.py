@@ -8,12 +8,11 @@ from calltune.settings import Settings
 
 
 class SplitConfig(Settings):
-    """How rows are divided into training, validation and test."""
+    """How rows are divided into training, validation and test; rows with the same first user turn stay together."""
 
-    mode: Literal["exact"] = "exact"
-    """`exact`: seeded, stratified by expected tools, exact shares."""
-    by: Literal["question"] = "question"
-    """Rows of one question stay together."""
+    mode: Literal["exact", "growing"] = "exact"
+    """`exact`: seeded, stratified by expected tools, exact shares. `growing`: each question's part follows from itself and
+    the seed, so that more rows later move none; the shares are then met on average."""
     test: float = Field(0.33, ge=0, lt=1)
     """Share of the questions held out for the verdict."""
     validation: float = Field(0.1, ge=0, lt=1)
@@ -35,4 +34,7 @@ class FormatConfig(Settings):
     """Chat template: auto, or one of those in `calltune/templates/`."""
     max_tokens: int = Field(2048, ge=16)
     """Longest row in tokens; a longer one is quarantined, never cut."""
+    max_quarantined: float = Field(0.05, ge=0, le=1)
+    """Share of the records that may be quarantined here (too long, or nothing that the template can express) before the run
+    fails."""
     split: SplitConfig = SplitConfig()

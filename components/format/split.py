@@ -4,19 +4,50 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 
-from calltune.records import Record, expected_calls, sha256, user_text
+from calltune.records import Record, expected_calls, sha256
+from components.format.config import SplitConfig
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 def question_key(record: Record) -> str:
-    """What makes two rows the same question: the user's words, whatever their case and spacing."""
-    return sha256(" ".join(user_text(record).lower().split()))
+    """What makes two rows the same question: the first thing that the user says, whatever its case and spacing.
+
+    Not all that the user says: two conversations that begin alike would teach the answer to the other's first turn.
+    """
+    said = (" ".join(message["content"].lower().split()) for message in record["messages"] if message["role"] == "user")
+    return sha256(next((text for text in said if text), ""))
 
 
 def stratum(record: Record) -> str:
     """The tools that the row expects, as one label: every part of the split gets its share of each."""
     return " + ".join(sorted(call["name"] for call in expected_calls(record))) or "no call"
+
+
+def parts_of(records: Sequence[Record], config: SplitConfig) -> list[str]:
+    """The part of each record, in order: `train`, `validation` or `test`; rows of one question are in one part."""
+    modes = {"exact": exact, "growing": growing}
+    return modes[config.mode](records, config.test, config.validation, config.seed)
+
+
+def growing(records: Sequence[Record], test: float, validation: float, seed: int) -> list[str]:
+    """Split by a hash of seed and question, so that more rows later move none of those that are there.
+
+    Args:
+        records: the rows; rows of one question stay together.
+        test: share of the questions for the test, 0 to 1; met on average.
+        validation: share of the questions for validation, 0 to 1; met on average.
+        seed: another seed, another split.
+
+    Returns:
+        `train`, `validation` or `test` for each record, in order.
+    """
+
+    def part(record: Record) -> str:
+        place = int(sha256([seed, question_key(record)]), 16) / 16**64
+        return TEST if place < test else VALIDATION if place < test + validation else TRAIN
+
+    return [part(record) for record in records]
 
 
 def exact(records: Sequence[Record], test: float, validation: float, seed: int) -> list[str]:
@@ -33,7 +64,8 @@ def exact(records: Sequence[Record], test: float, validation: float, seed: int) 
     """
     labels: dict[str, str] = {}
     for record in records:
-        labels.setdefault(question_key(record), stratum(record))
+        key, label = question_key(record), stratum(record)
+        labels[key] = min(label, labels.get(key, label))  # the first row's would make the order of the rows count
     questions: dict[str, list[str]] = defaultdict(list)
     for key, label in labels.items():
         questions[label].append(key)

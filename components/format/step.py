@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calltune import models, runtime
+from calltune import models, runtime, validate
 from calltune.errors import DataError
 from calltune.records import Record, canonical, read_jsonl, sha256, user_text, write_jsonl
 from calltune.render import NotRepresentable, Rendered, Renderer
 from calltune.settings import ModelConfig
 from components.format.config import FormatConfig
-from components.format.split import TEST, TRAIN, VALIDATION, exact, stratum
+from components.format.split import TEST, TRAIN, VALIDATION, parts_of, stratum
 from components.format.template import choose
 
 SCHEMA = pa.schema(
@@ -50,7 +50,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             `preview.txt` and `stats.json`.
 
     Raises:
-        DataError: there is no row left to train on, or none to test with.
+        DataError: too many rows are quarantined, or no row is left to train on, or none to test with.
         ConfigError: the template does not fit the model.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,8 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             quarantine.append({**entry, "raw": canonical(record)})
     kept = [record for record in records if record["id"] in rendered]
     write_jsonl(out / "quarantine.jsonl", quarantine)
-    parts = exact(kept, config.split.test, config.split.validation, config.split.seed)
+    _require_few_quarantined(records_dir / "records.jsonl", len(records), quarantine, config, out)
+    parts = parts_of(kept, config.split)
     split = {name: [r for r, part in zip(kept, parts, strict=True) if part == name] for name in (TRAIN, VALIDATION, TEST)}
     _require_rows(split, quarantine)
 
@@ -122,8 +123,17 @@ def _checked(record: Record, renderer: Renderer, max_tokens: int) -> list[Render
     return rows
 
 
+def _require_few_quarantined(source: Path, read: int, quarantine: list[dict[str, Any]], config: FormatConfig, out: Path) -> None:
+    if not quarantine:
+        return
+    rules = Counter(entry["rule"] for entry in quarantine)
+    first = f"row {quarantine[0]['row']}: {quarantine[0]['message']}"
+    validate.require_few_refused(source, read, rules, first, ("format", config.max_quarantined), out / "quarantine.jsonl")
+    runtime.note(f"format: {len(quarantine)} of {read} rows quarantined: {validate.commonest(rules)}; first, {first}")
+
+
 def _require_rows(split: dict[str, list[Record]], quarantine: list[dict[str, Any]]) -> None:
-    reasons = ", ".join(f"{count} {rule}" for rule, count in Counter(row["rule"] for row in quarantine).most_common(5))
+    reasons = validate.commonest(Counter(row["rule"] for row in quarantine))
     because = f" ({len(quarantine)} rows quarantined: {reasons})" if quarantine else ""
     for name, settings in ((TRAIN, "more rows"), (TEST, "more rows, or a larger format.split.test")):
         if not split[name]:

@@ -273,18 +273,12 @@ def _answer(record: Record) -> bytes:
 
 
 def _require_usable(config: IngestConfig, result: Ingested, intake: _Intake, quarantine: Path) -> None:
-    reasons = ", ".join(f"{count} {rule}" for rule, count in intake.rules.most_common(5))
     if result.read == 0:
         raise DataError(f"{config.source}: is empty; at least one row is needed")
     if result.kept == 0:
         raise DataError(
-            f"{config.source}: none of {result.read} rows can be used ({reasons}); "
+            f"{config.source}: none of {result.read} rows can be used ({validate.commonest(intake.rules)}); "
             f"first, {intake.first_refusal}; all in {quarantine}"
         )
-    share = result.quarantined / result.read
-    if share > config.max_quarantined:
-        raise DataError(
-            f"{config.source}: {result.quarantined} of {result.read} rows ({share:.1%}) cannot be used, "
-            f"ingest.max_quarantined allows {config.max_quarantined:.1%}; the commonest reasons: {reasons}; "
-            f"first, {intake.first_refusal}; all in {quarantine}"
-        )
+    limit = ("ingest", config.max_quarantined)
+    validate.require_few_refused(config.source, result.read, intake.rules, intake.first_refusal, limit, quarantine)

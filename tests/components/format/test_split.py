@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from components.format.config import SplitConfig
-from components.format.split import TEST, TRAIN, VALIDATION, exact, question_key, stratum
+from components.format.split import TEST, TRAIN, VALIDATION, exact, growing, parts_of, question_key, stratum
 
 
 def record(question, *tools):
@@ -72,6 +72,59 @@ def test_rows_of_one_question_stay_together():
     assert all(parts[i] == parts[i + 1] for i in range(0, len(rows), 3))
     assert len({question_key(r) for r in rows}) == 80
     assert set(parts) == {TRAIN, VALIDATION, TEST}
+
+
+def conversation(*questions):
+    turns = [record(question, "find")["messages"] for question in questions]
+    return {"id": " | ".join(questions), "messages": [message for turn in turns for message in turn]}
+
+
+@pytest.mark.parametrize("split", [exact, growing])
+def test_conversations_that_share_their_first_turn_stay_together_whatever_comes_after(split):
+    rows = []
+    for number in range(60):
+        rows += [conversation(f"Hi, I am {number}.", "Where is Ana?"), conversation(f"hi,  I am {number}.", "Book a room.")]
+        rows += [record(f"Hi, I am {number}.")]
+    parts = split(rows, 0.4, 0.2, seed=0)
+    assert all(len(set(parts[start : start + 3])) == 1 for start in range(0, len(rows), 3))
+    assert set(parts) == {TRAIN, VALIDATION, TEST}
+
+
+def test_a_first_turn_that_says_nothing_is_not_the_question():
+    silent = [conversation(" ", "Where is Ana?"), conversation("", "Book a room.")]
+    assert question_key(silent[0]) == question_key(record("where is Ana?")) != question_key(silent[1])
+
+
+def test_a_question_with_several_answers_is_split_the_same_in_any_order_of_its_rows():
+    rows = [*records(find=30, none=30), record("both", "find"), record("both", "book"), record("both")]
+    forward, backward = exact(rows, 0.3, 0.1, seed=1), exact(rows[::-1], 0.3, 0.1, seed=1)
+    assert forward == backward[::-1]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_growing_moves_no_row_when_more_come(seed):
+    config = SplitConfig(mode="growing", test=0.33, validation=0.1, seed=seed)
+    rows = records(search=700, ticket=290, none=10)
+    more = [record(f"later {number}", "search") for number in range(100)]
+    before = parts_of(rows, config)
+    mixed = [row for ten in range(100) for row in (more[ten], *rows[10 * ten : 10 * ten + 10])]
+    after = dict(zip((row["id"] for row in mixed), parts_of(mixed, config), strict=True))
+    assert [after[row["id"]] for row in rows] == before
+    assert {after[row["id"]] for row in more} == {TRAIN, VALIDATION, TEST}
+    assert parts_of(rows, SplitConfig()) != [part for row, part in after.items() if not row.startswith("later")]
+
+
+def test_growing_meets_the_shares_on_average_and_follows_the_seed():
+    rows = records(search=6000)
+    found = Counter(growing(rows, 0.33, 0.1, seed=3))
+    assert found[TEST] / 6000 == pytest.approx(0.33, abs=0.02) and found[VALIDATION] / 6000 == pytest.approx(0.1, abs=0.015)
+    assert growing(rows, 0.33, 0.1, seed=3) != growing(rows, 0.33, 0.1, seed=4)
+
+
+def test_growing_gives_the_parts_that_it_has_always_given():
+    # Written down: another hash would silently put today's training rows into tomorrow's test.
+    was = [TEST, VALIDATION, TEST, TRAIN, TRAIN, TRAIN, TRAIN, TEST]
+    assert growing(records(search=8), 0.4, 0.2, seed=0) == was
 
 
 @settings(deadline=None)

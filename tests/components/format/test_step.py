@@ -138,11 +138,50 @@ def test_a_multi_turn_conversation_is_one_row_with_every_assistant_turn_supervis
         )
 
 
+def test_quarantined_rows_are_noted_with_their_number_and_reasons(some, tiny, tmp_path):
+    some[4]["messages"][0]["content"] += " and so on" * 600
+    formatted(some, tiny, tmp_path)
+    notes = [event["message"] for event in read_jsonl(tmp_path / "events.jsonl") if event["kind"] == "note"]
+    (said,) = [note for note in notes if "quarantined" in note]
+    assert said.startswith(f"format: 1 of 30 rows quarantined: 1 too_long; first, row {some[4]['source']['row']}: ")
+
+
+def test_without_quarantined_rows_there_is_no_note_of_them(some, tiny, tmp_path):
+    formatted(some, tiny, tmp_path)
+    assert "quarantined" not in (tmp_path / "events.jsonl").read_text()
+
+
+def test_too_many_quarantined_rows_fail_the_step_and_the_commonest_reason_is_named(some, tiny, tmp_path):
+    for number in (3, 5, 8):
+        some[number]["messages"][0]["content"] += " and so on" * 600
+    some[2]["messages"][0]["content"] += " <|im_end|>"
+    with pytest.raises(
+        DataError,
+        match=r"records\.jsonl: 4 of 30 rows \(13\.3%\) cannot be used, format\.max_quarantined allows 5\.0%; "
+        r"the commonest reasons: 3 too_long, 1 special_token; first, row \d+: the text contains .*; all in .*quarantine\.jsonl$",
+    ) as caught:
+        formatted(some, tiny, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(quarantined(tmp_path / "out")) == 4
+    assert formatted(some, tiny, tmp_path, max_quarantined=0.2)[0].quarantined == 4
+
+
 def test_no_row_left_is_a_data_error_that_says_where_they_went(some, tiny, tmp_path):
     with pytest.raises(
         DataError, match=r"no row is left for train \(30 rows quarantined: 30 too_long\): more rows would be right"
     ):
-        formatted(some, tiny, tmp_path, max_tokens=100)
+        formatted(some, tiny, tmp_path, max_tokens=100, max_quarantined=1)
+
+
+def test_a_growing_split_keeps_every_row_in_its_part_when_rows_are_added(helpdesk_records, tiny, tmp_path):
+    places = []
+    for count in (50, 55):
+        growing = SplitConfig(mode="growing", test=0.33, validation=0.2)
+        result, out = formatted(helpdesk_records[:count], tiny, tmp_path / str(count), split=growing)
+        held_out = {row["id"]: part for part in ("test", "validation") for row in read_jsonl(out / f"{part}.jsonl")}
+        places.append({**dict.fromkeys(pq.read_table(out / "train.parquet")["id"].to_pylist(), "train"), **held_out})
+        assert result.train + result.validation + result.test == count
+    assert places[0].items() <= places[1].items()
 
 
 def test_no_row_left_to_test_with_is_a_data_error(some, tiny, tmp_path):
