@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from calltune.errors import ConfigError, DataError
 from calltune.parse import PARSERS
-from calltune.records import Message, Record, Tool, calls_of, canonical, prompt_of
+from calltune.records import Message, Record, Tool, calls_of, canonical
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,16 +95,14 @@ class Renderer:
         whole = token_ids(self.tokenizer, messages, tools)
         prompts = [prompt_ids(self.tokenizer, messages[:turn], tools) for turn in turns]
         if all(whole[: len(prompt)] == prompt for prompt in prompts):
-            spans = [self._answer_span(whole, len(prompt)) for prompt in prompts]
-            rows = [self._masked(whole, spans)]
-        else:
-            rows = []
-            for turn, prompt in zip(turns, prompts, strict=True):
-                ids = token_ids(self.tokenizer, messages[: turn + 1], tools)
-                if ids[: len(prompt)] != prompt:
-                    raise NotRepresentable("the prompt's tokens are not a prefix of the conversation's tokens")
-                rows.append(self._masked(ids, [self._answer_span(ids, len(prompt))]))
-        self._check_readable(record, rows[-1])
+            answers = zip(turns, prompts, strict=True)
+            return [self._masked(whole, [self._answer_span(whole, len(prompt), messages[turn]) for turn, prompt in answers])]
+        rows = []
+        for turn, prompt in zip(turns, prompts, strict=True):
+            ids = token_ids(self.tokenizer, messages[: turn + 1], tools)
+            if ids[: len(prompt)] != prompt:
+                raise NotRepresentable("the prompt's tokens are not a prefix of the conversation's tokens")
+            rows.append(self._masked(ids, [self._answer_span(ids, len(prompt), messages[turn])]))
         return rows
 
     def prefix_length(self, record: Record) -> int:
@@ -121,11 +119,15 @@ class Renderer:
             self._prefixes[key] = common_prefix(one, two)
         return self._prefixes[key]
 
-    def _answer_span(self, ids: Sequence[int], start: int) -> tuple[int, int]:
-        for position in range(start, len(ids)):
-            if ids[position] in self.stop_ids:
-                return start, position + 1
-        raise NotRepresentable("the assistant's turn does not end in a stop token")
+    def _answer_span(self, ids: Sequence[int], start: int, turn: Message) -> tuple[int, int]:
+        """From where to where the assistant's turn stands, its stop token included; it must read back as its calls."""
+        end = next((position + 1 for position in range(start, len(ids)) if ids[position] in self.stop_ids), None)
+        if end is None:
+            raise NotRepresentable("the assistant's turn does not end in a stop token")
+        parsed = PARSERS[self.template.syntax](answer_text(self.tokenizer, ids[start:end], self.stop_ids))
+        if parsed.malformed is not None or list(parsed.calls) != calls_of(turn):
+            raise NotRepresentable(f"the template {self.template.name!r} cannot express this answer so that it reads back")
+        return start, end
 
     @staticmethod
     def _masked(ids: list[int], spans: Sequence[tuple[int, int]]) -> Rendered:
@@ -133,14 +135,6 @@ class Renderer:
         for start, end in spans:
             mask[start:end] = [True] * (end - start)
         return Rendered(ids, mask)
-
-    def _check_readable(self, record: Record, row: Rendered) -> None:
-        last = record["messages"][-1]
-        prompt = len(prompt_ids(self.tokenizer, prompt_of(record), record["tools"]))
-        answer = answer_text(self.tokenizer, row.input_ids[prompt : _last_true(row.loss_mask) + 1], self.stop_ids)
-        parsed = PARSERS[self.template.syntax](answer)
-        if parsed.malformed is not None or list(parsed.calls) != calls_of(last):
-            raise NotRepresentable(f"the template {self.template.name!r} cannot express this answer so that it reads back")
 
 
 def token_ids(
@@ -175,10 +169,6 @@ def common_prefix(one: Sequence[int], two: Sequence[int]) -> int:
             break
         shared += 1
     return shared
-
-
-def _last_true(mask: Sequence[bool]) -> int:
-    return len(mask) - 1 - list(reversed(mask)).index(True)
 
 
 @cache

@@ -167,6 +167,42 @@ def test_a_stop_token_inside_an_answers_text_is_refused_or_never_supervised_past
         renderer.rows(record(user("Hi"), calls(("search", {"query": "x"}), content="a<|im_end|>b")))
 
 
+def turns(first, *more):
+    """A conversation of several assistant turns, all of which are trained on."""
+    return record(user("Ana?"), first, *more, user("And Bo?"), calls(("search", {"query": "Bo"})))
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"role": "assistant", "content": "Write <tool_call> and then the name."},
+        calls(("search", {"query": "\U00040000"})),
+        calls(("search", {"query": "x"}), content="a<|im_end|>b"),
+    ],
+    ids=["text that reads as a call", "a letter without a token", "a stop token before the call"],
+)
+def test_an_earlier_turn_is_trained_on_too_and_must_read_back_too(renderer, first):
+    with pytest.raises(NotRepresentable, match="cannot express this answer"):
+        renderer.rows(turns(first, {"role": "tool", "content": "{}"}))
+
+
+def test_in_one_row_per_turn_every_turn_must_read_back(renderer):
+    # Such a template writes a turn otherwise once another follows.
+    written = "{{- '<|im_start|>assistant\\n' -}}\n{%- if message"
+    assert written in renderer.tokenizer.chat_template
+    renderer.tokenizer.chat_template = renderer.tokenizer.chat_template.replace(
+        written, "{{- '<|im_start|>assistant' + ('' if loop.last else ' before') + '\\n' -}}\n{%- if message"
+    )
+    text = {"role": "assistant", "content": "Ana Souza."}
+    rows = renderer.rows(turns(text))
+    assert [marked(renderer, row).split("⟦")[1] for row in rows] == [
+        "Ana Souza.<|im_end|>⟧\n",
+        '<tool_call>\n{"name": "search", "arguments": {"query": "Bo"}}\n</tool_call><|im_end|>⟧\n',
+    ]
+    with pytest.raises(NotRepresentable, match="cannot express this answer"):
+        renderer.rows(turns({**text, "content": "Write <tool_call>."}))
+
+
 def test_a_model_that_does_not_know_the_markers_is_refused(tokenizer_folder, tmp_path):
     files = json.loads((tokenizer_folder / "tokenizer.json").read_text())
     files["added_tokens"] = [token for token in files["added_tokens"] if token["content"] != "<|im_end|>"]
