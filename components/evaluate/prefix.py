@@ -41,6 +41,9 @@ def prefix_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend to the shared prefix and to the row's own tokens, in one softmax.
 
+    Sliding windows and caps on the logits are not computed: models that have them are refused where they are loaded
+    (calltune/attention.py).
+
     Args:
         module: the attention layer; its `layer_idx` chooses from `prefix`.
         query: shape ``(B, heads, Q, head_dim)``.

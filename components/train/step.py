@@ -114,7 +114,7 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
 
 
 def save_adapter(network: PreTrainedModel, method: Method, folder: Path) -> None:
-    """Write what was trained: a PEFT adapter, or for `full` the whole model in the base's own dtype."""
+    """Write what was trained: a PEFT adapter in float32, or for `full` the whole model in bfloat16."""
     if method.name == "full":
         network.to(torch.bfloat16).save_pretrained(folder)
     else:
