@@ -1,4 +1,4 @@
-"""Intervals and paired tests. What cannot be computed (nothing to count, a NaN) is None, never an exception."""
+"""Intervals. What cannot be computed (nothing to count, a NaN) is None, never an exception."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
 ALPHA = 0.05
@@ -99,15 +98,6 @@ def paired_difference(ours: Mapping[str, int], theirs: Mapping[str, int], seed: 
         return Estimate(float(value), None, None, len(ids))
     low, high = _interval(differences)
     return Estimate(float(value), low, high, len(ids))
-
-
-def mcnemar(ours: Mapping[str, int], theirs: Mapping[str, int]) -> float | None:
-    """Exact two-sided p of McNemar's test, over the questions that count on both sides; None if there are none."""
-    pairs = [(ours[id_], theirs[id_]) for id_ in ours.keys() & theirs.keys()]
-    if not pairs or any(value not in (0, 1) for pair in pairs for value in pair):
-        return None
-    won, lost = pairs.count((1, 0)), pairs.count((0, 1))
-    return float(binomtest(won, won + lost, 0.5).pvalue) if won + lost else 1.0
 
 
 def _difference(counts: Numbers, cells: Sequence[tuple[int | None, int | None]]) -> Numbers:

@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -74,7 +75,6 @@ def names_of(tools: list[Tool]) -> list[str]:
 def _from_python(path: Path) -> list[Tool]:
     # Importing torch-free: transformers' schema helper only reads signatures and docstrings.
     from transformers.utils import get_json_schema
-    from transformers.utils.chat_template_utils import DocstringParsingException, TypeHintParsingException
 
     tools = []
     for name, function in inspect.getmembers(_import(path), inspect.isfunction):
@@ -82,8 +82,9 @@ def _from_python(path: Path) -> list[Tool]:
             continue
         try:
             tools.append((function.__code__.co_firstlineno, get_json_schema(function)["function"]))
-        except (DocstringParsingException, TypeHintParsingException) as error:
-            raise DataError(f"{path}: function {name!r}: {error}") from None
+        except Exception as error:  # the hints and the docstring are the user's own: anything can be wrong with them
+            where = f"{path}, line {function.__code__.co_firstlineno}: function {name!r}"
+            raise DataError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from None
     return [normalise(schema, str(path)) for _, schema in sorted(tools, key=lambda pair: pair[0])]
 
 
@@ -95,9 +96,19 @@ def _import(path: Path) -> ModuleType:
     sys.modules[module.__name__] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code: anything can come out of it
-        raise DataError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:  # the user's own code: anything can come out of it
+        line, text = _place_and_text(spec.origin, error)
+        where = f"{path}, line {line}" if line else str(path)
+        raise DataError(f"{where}: cannot be imported: {type(error).__name__}: {' '.join(text.split())}") from None
     return module
+
+
+def _place_and_text(file: str | None, error: BaseException) -> tuple[int | None, str]:
+    """The line of a file from which an error came, None where none can be named, and what the error says."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno, error.msg
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return lines[-1] if lines else None, str(error)
 
 
 def _from_json(path: Path) -> list[Tool]:
@@ -171,9 +182,7 @@ def _property_schema(loose: Any, where: str) -> tuple[dict[str, Any], bool]:
     """A property's schema, and whether it says that it may be left out."""
     if not isinstance(loose, dict):
         raise DataError(f"{where}: must be an object with a type, not {loose!r}")
-    kept = {
-        key: value for key, value in loose.items() if key not in ("type", "required", "default", "nullable") and value is not None
-    }
+    kept = {key: value for key, value in loose.items() if key not in _NOT_A_SCHEMA and value is not None}
     text, optional = loose.get("type"), loose.get("required") is False
     if isinstance(text, str):
         schema, says_optional = _typed(text, where)

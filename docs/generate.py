@@ -170,9 +170,10 @@ def _settings_in(annotation: Any) -> type[Settings] | None:
 
 
 def _descriptions(section: type[Settings]) -> dict[str, str]:
-    """Field → the string that stands below it in the class, as one line."""
+    """Field → the string that stands below it in the class, or in the class that it is inherited from, as one line."""
     (body,) = [node for node in ast.parse(inspect.getsource(section)).body if isinstance(node, ast.ClassDef)]
-    found: dict[str, str] = {}
+    above = section.__base__
+    found: dict[str, str] = _descriptions(above) if inspect.isclass(above) and issubclass(above, Settings) else {}
     for field, below in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
             text = ast.literal_eval(below.value) if isinstance(below.value, ast.Constant) else ""

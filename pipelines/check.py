@@ -6,25 +6,19 @@ import os
 import re
 from collections import Counter
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-from calltune import tools, validate
-from calltune.dialects import DIALECTS, detect
-from calltune.dialects.reading import RowError, strict_json
+from calltune import tools
 from calltune.errors import ConfigError, DataError
 from calltune.models import BUNDLED, MANIFEST
-from calltune.records import Record, Tool
+from calltune.records import Tool
 from calltune.tools import names_of
 from components.gate.config import GateConfig
-from components.ingest.config import IngestConfig
 from components.ingest.sources import Source, find
 from components.train.config import FEW_STEPS
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, require_one_store
+from pipelines.sample import Sample, look, too_many_refused
 
-LOOKED_AT = 100
-"""Rows that are read as ingest would."""
 DISCORDANT = 0.2
 """Share of the questions that only one of two models answers rightly, for the width of the interval of their difference:
 of two candidates of the same base it is mostly less, of the base model and a tuned one more."""
@@ -38,115 +32,59 @@ def check(config: RunConfig) -> Iterator[str]:
         DataError: a source or tools file that does.
     """
     yield f"config       valid: {config.name}, {config.sha256[:12]}"
-    _require_one_store(config)
+    require_one_store(config)
     given = tools.load(config.ingest.tools) if config.ingest.tools else []
     source = find(config.ingest.source)
-    sample = _look(config.ingest, source, given)
+    sample = look(config.ingest, source, given)
+    total = None if source.keys else sum(1 for _ in source.rows())
     yield f"source       {config.ingest.source}: {_size(source)}"
-    yield f"dialect      {sample.dialect} ({sample.why}); {len(sample.records)} of the first {sample.read} rows read well"
-    if sample.problem:
-        yield f"warning: the first row that does not: {sample.problem}"
+    well = f"{len(sample.records)} of the first {_count(sample.read, 'row')} read well"
+    yield f"dialect      {sample.dialect} ({sample.why}); {well}"
+    if sample.first:
+        yield f"warning: the first row that does not: {sample.first}"
+    doubt = too_many_refused(config.ingest, sample, total)
+    if doubt:
+        yield f"warning: {doubt}: the run would end there if the other rows are like these"
     yield from _tools(config, given, sample)
     yield from _match_rules(config, given, sample)
     folder = yield from _base_model(config)
     yield from _template(config, folder)
-    total = None if source.keys else sum(1 for _ in source.rows())
-    questions = None if total is None else _questions(total, sample)
-    if questions is None:
+    if total is None:
         yield "split        not known before ingest has read every object"
     else:
+        questions = _questions(total, sample)
         test = round(config.format.split.test * questions)
         validation = min(questions - test, round(config.format.split.validation * questions))
         training = questions - test - validation
-        yield f"split        about {training} rows to train, {validation} to validate, {test} to test, of {total}"
+        yield f"split        about {_count(training, 'row')} to train, {validation} to validate, {test} to test, of {total}"
         if not training or not test:
-            raise DataError(
-                f"{config.ingest.source}: {total} rows leave none to {'test' if training else 'train'} with; more are needed"
-            )
+            short = "test" if training else "train"
+            left = f"{_count(total, 'row')} {'leaves' if total == 1 else 'leave'} none to {short} with"
+            raise DataError(f"{config.ingest.source}: {left}; more are needed")
         yield from _training(config, folder, training)
         yield from _resolution(test)
         yield from _gate(config.gate, test)
     yield from _places(config)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """The first rows.
-
-    Attributes:
-        read: how many.
-        records: those that ingest would keep, duplicates among them.
-        problem: why the first of the others would not be kept; empty where there is none.
-    """
-
-    dialect: str
-    why: str
-    read: int
-    records: list[Record]
-    problem: str
-
-
-def _require_one_store(config: RunConfig) -> None:
-    if config.storage.uri != "embedded":
-        return
-    for key, uri in (("ingest.source", config.ingest.source), ("model.base", config.model.base)):
-        if uri.startswith("s3://"):
-            raise ConfigError(
-                f"{key}: {uri} cannot be reached from a run with storage.uri: embedded, whose S3 is a server of its own: "
-                "set storage.uri to s3://bucket/prefix"
-            )
-
-
-def _look(config: IngestConfig, source: Source, given: list[Tool]) -> _Sample:
-    read: list[tuple[int, dict[str, object] | RowError]] = []
-    for raw in islice(source.rows(), LOOKED_AT):
-        try:
-            row = strict_json(raw.text)
-        except ValueError as error:
-            row = RowError("not_json", f"not JSON: {error}")
-        read.append((raw.row, row if isinstance(row, dict | RowError) else RowError("not_an_object", "must be a JSON object")))
-    if not read:
-        raise DataError(f"{config.source}: is empty; at least one row is needed")
-    objects = [row for _, row in read if isinstance(row, dict)]
-    if not objects:
-        raise DataError(
-            f"{config.source}: none of the first {len(read)} rows is a JSON object; first, row {read[0][0]}: {read[0][1]}"
-        )
-    try:
-        dialect, why = detect(objects) if config.dialect == "auto" else (config.dialect, "the config says so")
-    except DataError as error:
-        raise DataError(f"{config.source}: {error}") from None
-    records, problem = [], ""
-    for number, row in read:
-        try:
-            if isinstance(row, RowError):
-                raise row
-            record = DIALECTS[dialect](row, given)
-            broken = validate.problem(record)
-            if broken is not None:
-                raise RowError(*broken)
-            records.append(record)
-        except RowError as error:
-            problem = problem or f"row {number}: {error}"
-    if not records:
-        raise DataError(f"{config.source}: none of the first {len(read)} rows can be used; first, {problem}")
-    return _Sample(dialect, why, len(read), records, problem)
-
-
 def _size(source: Source) -> str:
-    return f"{source.total:,} {source.unit}"
+    return _count(source.total, source.unit.removesuffix("s"))
 
 
-def _tools(config: RunConfig, given: list[Tool], sample: _Sample) -> Iterator[str]:
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _tools(config: RunConfig, given: list[Tool], sample: Sample) -> Iterator[str]:
     found = Counter(name for record in sample.records for name in names_of(record["tools"]))
     where = config.ingest.tools or "the rows' own"
     names = names_of(given) or sorted(found)
-    yield f"tools        {len(names)} ({where}): {', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
+    yield f"tools        {len(names)} ({where}): {', '.join(names[:12]) or 'none'}{', …' if len(names) > 12 else ''}"
     if not found:
-        raise DataError(f"{config.ingest.source}: the rows bring no tools: name a file of tools in ingest.tools")
+        yield "warning: the rows have no tools, so that only answers without a call are learnt: name a tools file in ingest.tools"
 
 
-def _match_rules(config: RunConfig, given: list[Tool], sample: _Sample) -> Iterator[str]:
+def _match_rules(config: RunConfig, given: list[Tool], sample: Sample) -> Iterator[str]:
     from calltune.score import check_rules
 
     known = {tool["function"]["name"]: tool for record in sample.records for tool in [*given, *record["tools"]]}
@@ -213,7 +151,7 @@ def _template(config: RunConfig, folder: Path | None) -> Iterator[str]:
     yield f"template     {choice.template.name} ({choice.reason})"
 
 
-def _questions(total: int, sample: _Sample) -> int:
+def _questions(total: int, sample: Sample) -> int:
     """How many rows may be left after ingest, if the others are like the first."""
     return round(total * len(sample.records) / sample.read)
 
@@ -228,7 +166,8 @@ def _training(config: RunConfig, folder: Path | None, rows: int) -> Iterator[str
 
         yield f"training     {decide(train, parameter_count(folder)).reason}"
     steps = math.ceil(rows / train.batch_rows) * train.epochs
-    yield f"             {steps} optimiser steps: {train.epochs} epochs of {rows} rows, {train.batch_rows} at a time"
+    epochs = f"{_count(train.epochs, 'epoch')} of {_count(rows, 'row')}"
+    yield f"             {_count(steps, 'optimiser step')}: {epochs}, {train.batch_rows} at a time"
     if steps < FEW_STEPS:
         yield (
             f"warning: fewer than {FEW_STEPS} optimiser steps rarely teach a new format: "
@@ -239,15 +178,15 @@ def _training(config: RunConfig, folder: Path | None, rows: int) -> Iterator[str
 def _resolution(test: int) -> Iterator[str]:
     half = 1.96 * math.sqrt(DISCORDANT / test)
     yield (
-        f"test set     {test} questions can tell two models apart that differ by about {half:.3f}: half the width of the paired "
-        f"95 % interval, 1.96·√(d/n), if they disagree on d = {DISCORDANT:g} of them"
+        f"test set     {_count(test, 'question')} can tell two models apart that differ by about {half:.3f}: half the width of "
+        f"the paired 95 % interval, 1.96·√(d/n), if they disagree on d = {DISCORDANT:g} of them"
     )
 
 
 def _gate(gate: GateConfig, test: int) -> Iterator[str]:
-    conditions = [f"at least {gate.min_questions} test questions"]
+    conditions = [f"at least {_count(gate.min_questions, 'test question')}"]
     if gate.min_questions_per_tool:
-        conditions.append(f"at least {gate.min_questions_per_tool} test questions for each tool")
+        conditions.append(f"at least {_count(gate.min_questions_per_tool, 'test question')} for each tool")
     asked = [f"{name} at least {least:g}" for name, least in gate.thresholds.items()]
     asked += [f"{name} at most {most:g}" for name, most in gate.maximum.items()]
     asked += [f"{name} at least {gain:g} above the base model" for name, gain in gate.over_baseline.items()]
@@ -266,8 +205,9 @@ def _gate(gate: GateConfig, test: int) -> Iterator[str]:
     elif not (gate.thresholds or gate.maximum or gate.over_baseline):
         yield "warning: without a champion to compare with, the gate has no condition and will refuse: set gate.thresholds"
     if gate.min_questions > test:
+        expected = f"about {test} {'is' if test == 1 else 'are'} expected"
         yield (
-            f"warning: gate.min_questions is {gate.min_questions}, and about {test} are expected: the gate will refuse; "
+            f"warning: gate.min_questions is {gate.min_questions}, and {expected}: the gate will refuse; "
             f"lower it, raise format.split.test, or bring more rows"
         )
 

@@ -40,10 +40,11 @@ def run(
     from rich.console import Console
 
     from pipelines import local
-    from pipelines.config import load
+    from pipelines.config import load, require_one_store
     from pipelines.screen import Screen, closing
 
     settings = load(config, set_)
+    require_one_store(settings)
     place = workdir or Path("runs") / settings.name
     console = Console()
     with Screen(console) as screen:

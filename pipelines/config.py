@@ -1,33 +1,28 @@
 """A run's config: the steps' own settings, composed; YAML in, validated, frozen."""
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from calltune.errors import ConfigError
 from calltune.records import sha256
-from calltune.settings import ModelConfig, Settings
+from calltune.settings import ModelConfig, Settings, written_as
 from components.evaluate.config import EvaluateConfig
 from components.export.config import ExportConfig
 from components.format.config import FormatConfig
 from components.gate.config import GateConfig
 from components.ingest.config import IngestConfig
+from components.promote.config import PromoteSection
 from components.train.config import TrainConfig
+from pipelines import plain_yaml
+from pipelines.explain import explained
 
 MAX_INTEGER = 2**53
 """KFP carries numbers as doubles: a larger integer would come out as another one."""
-
-
-class PromoteSection(Settings):
-    """Settings of the promote step, without the model's name, which is the run's."""
-
-    alias: str = Field("champion", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
-    """The registry's name for the model that serves."""
 
 
 class RetrainConfig(Settings):
@@ -40,16 +35,25 @@ class RetrainConfig(Settings):
 class StorageConfig(Settings):
     """Where models, checkpoints and reports are kept. Credentials come from the environment only."""
 
-    uri: str = Field("embedded", pattern=r"^(embedded|s3://[a-z0-9][a-z0-9.-]+(/.*)?|/.*|\./.*)$")
-    """`embedded`: a server that the run starts; `s3://bucket/prefix`; or a folder."""
-    endpoint_url: str = ""
+    uri: Annotated[
+        str,
+        written_as(
+            r"embedded|s3://[a-z0-9][a-z0-9.-]+(/.*)?|/.*|\./.*",
+            "embedded, s3://bucket/prefix, or a folder whose path begins with / or ./",
+        ),
+    ] = "embedded"
+    """`embedded`: a server that the run starts; `s3://bucket/prefix`; or a folder, its path beginning with `/` or `./`."""
+    endpoint_url: Annotated[str, written_as(r"(https?://.+)?", "an address that begins with http:// or https://")] = ""
     """The S3 server, where it is not AWS."""
 
 
 class TrackingConfig(Settings):
     """Where metrics and the model registry are kept."""
 
-    uri: str = "embedded"
+    uri: Annotated[
+        str,
+        written_as(r"embedded|[a-z][a-z0-9+.-]*://.+", "embedded, or an MLflow server's address such as http://mlflow:5000"),
+    ] = "embedded"
     """`embedded`: SQLite in the workdir; or an MLflow server's address."""
 
 
@@ -71,7 +75,9 @@ class Resources(Settings):
 class RunConfig(Settings):
     """The whole config of a run. One section for each step; unknown keys are refused."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    name: Annotated[
+        str, written_as(r"[a-z0-9][a-z0-9_-]{0,62}", "small letters, digits, - and _, at most 63, a letter or digit first")
+    ]
     """The registered model's name."""
     model: ModelConfig
     ingest: IngestConfig
@@ -94,8 +100,15 @@ class RunConfig(Settings):
 
     @property
     def sha256(self) -> str:
-        """Of everything that the run's result depends on."""
-        return sha256(self.model_dump(mode="json", exclude={"storage", "tracking", "resources"}))
+        """Of every setting that the run's result depends on.
+
+        Of a local path only the last name counts, so that one config has one hash wherever its files lie; what is in them
+        is in the data's fingerprint.
+        """
+        settings = self.model_dump(mode="json", exclude={"storage", "tracking", "resources"})
+        for section, key in _paths(self):
+            settings[section][key] = Path(settings[section][key]).name
+        return sha256(settings)
 
     def for_step(self, step: str) -> dict[str, Any]:
         """The dict that a step gets as its parameter: JSON values, no nulls, as KFP wants them."""
@@ -123,17 +136,19 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         overrides: `a.b=value`, the value read as YAML.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key (the nearest is named), or a wrong value.
+        ConfigError: no such file, not YAML, a key that is there twice or is unknown (the nearest is named), or a wrong value.
     """
     file = Path(path)
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = plain_yaml.read(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: must be a mapping of sections; pipelines/recipes/ has examples")
     for override in overrides:
@@ -141,7 +156,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explained(error)}") from None
+        raise ConfigError(f"{path}: {explained(error, RunConfig)}") from None
     _refuse_large_integers(raw, str(path))
     return config
 
@@ -157,36 +172,11 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict):
             raise ConfigError(f"--set {override}: {parent} is not a section")
     try:
-        place[last] = yaml.safe_load(text)
+        place[last] = plain_yaml.read(text)
     except yaml.YAMLError:
         raise ConfigError(f"--set {override}: the value is not YAML") from None
-
-
-def _explained(error: ValidationError) -> str:
-    """The first of pydantic's errors, as one line: which key, what is wrong, what would be right."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        *parents, last = (str(part) for part in first["loc"])
-        near = difflib.get_close_matches(last, _known_keys(parents), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_known_keys(parents))}"
-        return f"{key}: unknown key; {hint}{more}"
-    if first["type"] == "missing":
-        return f"{key}: is required{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
-    return f"{key}: {message[0].lower()}{message[1:]}{given}{more}" if key else f"{message}{more}"
-
-
-def _known_keys(parents: Sequence[str]) -> list[str]:
-    section: Any = RunConfig
-    for parent in parents:
-        field = section.model_fields.get(parent)
-        section = field.annotation if field else None
-        if not (isinstance(section, type) and issubclass(section, Settings)):
-            return []
-    return list(section.model_fields)
+    except ConfigError as error:
+        raise ConfigError(f"--set {override}: {error}") from None
 
 
 def _refuse_large_integers(value: Any, where: str) -> None:
@@ -202,11 +192,32 @@ def _refuse_large_integers(value: Any, where: str) -> None:
 
 def absolute(config: RunConfig) -> RunConfig:
     """The config with local paths made absolute, so that a step may run in any folder."""
+    sections: dict[str, Settings] = {}
+    for section, key in _paths(config):
+        before = sections.get(section, getattr(config, section))
+        sections[section] = before.model_copy(update={key: os.path.abspath(getattr(before, key))})
+    return config.model_copy(update=sections)
 
-    def path(value: str) -> str:
-        return os.path.abspath(value) if value and "://" not in value else value
 
-    ingest = config.ingest.model_copy(update={"source": path(config.ingest.source), "tools": path(config.ingest.tools)})
-    base = config.model.base
-    model = config.model.model_copy(update={"base": path(base)}) if Path(base).is_dir() else config.model
-    return config.model_copy(update={"ingest": ingest, "model": model})
+def _paths(config: RunConfig) -> list[tuple[str, str]]:
+    """Section and key of the settings that are local paths."""
+    files = {"source": config.ingest.source, "tools": config.ingest.tools}
+    local = [("ingest", key) for key, value in files.items() if value and "://" not in value]
+    # A Hub id looks like a path, too: it is one where there is such a folder.
+    return [*local, ("model", "base")] if Path(config.model.base).is_dir() else local
+
+
+def require_one_store(config: RunConfig) -> None:
+    """Refuse what the run's own S3 server cannot reach, since its steps see no other.
+
+    Raises:
+        ConfigError: data or base model is in S3, and the store is embedded.
+    """
+    if config.storage.uri != "embedded":
+        return
+    for key, uri in (("ingest.source", config.ingest.source), ("model.base", config.model.base)):
+        if uri.startswith("s3://"):
+            raise ConfigError(
+                f"{key}: {uri} cannot be reached from a run with storage.uri: embedded, whose S3 is a server of its own: "
+                "set storage.uri to s3://bucket/prefix"
+            )

@@ -1,7 +1,5 @@
 """Settings of the evaluate step."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from calltune.settings import Settings
@@ -10,8 +8,6 @@ from calltune.settings import Settings
 class EvaluateConfig(Settings):
     """Settings of the evaluate step."""
 
-    engine: Literal["auto", "hf"] = "auto"
-    """What generates the answers."""
     max_new_tokens: int = Field(160, ge=1)
     """Longest answer in tokens; one that reaches it counts in `max_length_stop_rate`."""
     arguments: dict[str, str] = {}

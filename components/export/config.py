@@ -10,5 +10,3 @@ class ExportConfig(Settings):
 
     merge_into: Literal["dequantized", "original"] = "dequantized"
     """For `qlora`: the weights that the adapter is added to. It was trained against the dequantised ones."""
-    formats: list[Literal["safetensors"]] = ["safetensors"]
-    """What the weights are written as."""

@@ -1,14 +1,26 @@
 """Settings of the promote step."""
 
-from pydantic import Field
+from typing import Annotated
 
-from calltune.settings import Settings
+from calltune.settings import Settings, written_as
 
 
-class PromoteConfig(Settings):
+class PromoteSection(Settings):
+    """Settings of the promote step, without the model's name, which is the run's."""
+
+    alias: Annotated[
+        str,
+        written_as(
+            r"(?i)(?!(previous|latest|v\d+)$)[A-Z][A-Z0-9_-]*",
+            "letters, digits, - and _, a letter first, and neither previous (the version that served before) "
+            "nor latest or v1 (MLflow's own names)",
+        ),
+    ] = "champion"
+    """The registry's name for the model that serves."""
+
+
+class PromoteConfig(PromoteSection):
     """Settings of the promote step."""
 
     name: str
     """The registered model."""
-    alias: str = Field("champion", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
-    """The registry's name for the model that serves."""

@@ -18,9 +18,6 @@ import torch
 MIN_SHARED_TOKENS = 32
 """A shorter shared prefix saves less than a segment costs."""
 
-IGNORED = -100
-"""The label of a token that is not supervised, as torch's cross entropy has it."""
-
 
 @dataclass(frozen=True)
 class Row:

@@ -120,15 +120,6 @@ def test_no_interval_where_draws_would_have_nothing_to_count() -> None:
     assert difference.high is None
 
 
-def test_mcnemar_is_the_exact_binomial_test_of_the_discordant_pairs() -> None:
-    # 5 won, 1 lost: 2 · (C(6,0) + C(6,1)) / 2^6
-    assert stats.mcnemar(outcomes("111110" + "1100"), outcomes("000001" + "1100")) == pytest.approx(2 * 7 / 64)
-    assert stats.mcnemar(outcomes("1010"), outcomes("1010")) == 1.0
-    assert stats.mcnemar({}, {"a": 1}) is None
-    assert stats.mcnemar({"a": 1}, {"b": 1}) is None
-    assert stats.mcnemar({"a": 3}, {"a": 1}) is None
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60))
 def test_a_difference_lies_in_its_interval_and_turns_with_the_sides(pairs: list[tuple[int, int]]) -> None:

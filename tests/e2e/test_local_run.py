@@ -381,7 +381,7 @@ def test_a_step_killed_with_sigkill_is_exit_code_1_and_named(house, rewritten, r
     [
         (["--set", "ingest.source=nowhere.jsonl"], "nowhere.jsonl: no such data file"),
         (["--set", "train.epoch=3"], "train.epoch: unknown key; did you mean epochs?"),
-        (["--set", "train.epochs=many"], "train.epochs: input should be a valid integer"),
+        (["--set", "train.epochs=many"], "train.epochs: must be a whole number, not 'many'"),
         (["-c", "nowhere.yaml"], "nowhere.yaml: no such config file"),
     ],
 )

@@ -1,6 +1,7 @@
 """What `calltune check` says, and what it refuses."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 import yaml
 
 from calltune.errors import ConfigError, DataError
-from pipelines.check import LOOKED_AT, check
+from components.ingest.config import IngestConfig
+from components.ingest.step import LOOKED_AT, ingest
+from pipelines.check import check
 from pipelines.config import load
 
 REPO = Path(__file__).parents[2]
@@ -101,7 +104,7 @@ def test_bad_rows_are_counted_and_the_first_is_explained(checked):
     [
         ({"ingest": {"source": "nowhere.jsonl"}}, DataError, r"nowhere\.jsonl: no such file"),
         ({"ingest": {"tools": "nowhere.py"}}, DataError, r"nowhere\.py: no such tools file"),
-        ({"ingest": {"tools": ""}}, DataError, r"the rows bring no tools: name a file of tools in ingest\.tools"),
+        ({"ingest": {"tools": ""}}, DataError, r"\d+ no_tools; first, row 1: .* give a tools file \(ingest\.tools\)"),
         ({"ingest": {"source": "s3://bucket/rows"}}, ConfigError, r"cannot be reached from a run with storage\.uri: embedded"),
         ({"model": {"base": "s3://bucket/model"}}, ConfigError, r"model\.base: s3://bucket/model cannot be reached"),
         ({"model": {"base": "bundled:gpt-9"}}, ConfigError, r"'bundled:gpt-9' is not bundled; there is bundled:smollm2-135m"),
@@ -132,8 +135,50 @@ def test_a_source_without_a_usable_row_is_refused(checked, lines, message):
 
 
 def test_a_single_row_leaves_nothing_to_test_with(checked):
-    with pytest.raises(DataError, match="1 rows leave none to test with"):
+    with pytest.raises(DataError, match="1 row leaves none to test with; more are needed"):
         checked((EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:1])
+
+
+def test_one_of_a_thing_is_not_spoken_of_as_many(checked):
+    rows = (EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:3]
+    lines = checked(rows, train={"epochs": 1, "batch_rows": 8}, gate={"min_questions": 1, "min_questions_per_tool": 1})
+    text = "\n".join([*lines, *checked(rows, format={"split": {"test": 0.33, "validation": 0.33}})])
+    assert "test set     1 question can tell" in text
+    assert "at least 1 test question\n" in text and "at least 1 test question for each tool" in text
+    assert "1 optimiser step: 1 epoch of 2 rows" in text and "4 epochs of 1 row," in text and "about 1 row to train" in text
+    assert "gate.min_questions is 50, and about 1 is expected" in text
+    assert not re.search(r"\b1 (\w+ )?(rows|questions|steps|epochs)\b", text)
+
+
+ALPACA = [json.dumps({"instruction": f"Question {n}?", "input": "", "output": "Answer."}) for n in range(20)]
+
+
+def test_rows_without_tools_and_calls_are_taken_as_ingest_takes_them(checked, tmp_path):
+    lines = checked(ALPACA, ingest={"tools": ""}, train={"epochs": 40, "batch_rows": 1}, gate={"min_questions": 5})
+    assert line(lines, "dialect").startswith("dialect      alpaca") and line(lines, "tools").endswith(": none")
+    assert any("only answers without a call are learnt: name a tools file" in text for text in warnings(lines))
+    assert ingest(IngestConfig(source=str(tmp_path / "rows.jsonl")), tmp_path / "out").kept == 20
+
+
+@pytest.mark.parametrize(("bad", "limit"), [(15, 0.7), (5, 0.1), (1, 0.0)])
+def test_what_ingest_would_refuse_is_refused(checked, tmp_path, bad, limit):
+    calling = {"role": "assistant", "tool_calls": [{"function": {"name": "find", "arguments": {}}}]}
+    answers = [calling] * bad + [{"role": "assistant", "content": "Hi."}] * (20 - bad)
+    rows = [json.dumps({"messages": [{"role": "user", "content": f"{n}?"}, answer]}) for n, answer in enumerate(answers)]
+    settings = {"tools": "", "max_quarantined": limit}
+    said = rf"ingest\.max_quarantined allows {limit:.1%}; the commonest reasons: {bad} no_tools"
+    with pytest.raises(DataError, match=said):
+        checked(rows, ingest=settings)
+    with pytest.raises(DataError, match=said):
+        ingest(IngestConfig(source=str(tmp_path / "rows.jsonl"), **settings), tmp_path / "out")
+    assert checked(rows, ingest={**settings, "max_quarantined": bad / 20})
+
+
+def test_many_bad_rows_among_the_first_are_a_warning_where_the_others_may_be_good(checked):
+    good = (EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:190]
+    lines = checked([*["{"] * 8, *good], train={"epochs": 8})
+    (said, *_) = [text for text in warnings(lines) if "max_quarantined" in text]
+    assert said.startswith("warning: 8 of the first 100 rows cannot be used, ingest.max_quarantined allows 5.0%; the commonest")
 
 
 def test_a_rule_for_a_tool_that_no_row_has_is_a_warning(checked):

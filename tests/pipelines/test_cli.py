@@ -101,6 +101,16 @@ def test_a_wrong_use_exits_with_2_and_says_what(arguments, said):
             ["ingest", "-c", RECIPE, "--set", "ingest.source=nowhere.jsonl", "-o", "{out}"],
             "calltune: nowhere.jsonl: no such file",
         ),
+        (
+            ["run", "-c", RECIPE, "--set", "ingest.source=s3://far/rows"],
+            "s3://far/rows cannot be reached from a run with storage.uri",
+        ),
+        (["run", "-c", RECIPE, "--set", "model.base=s3://far/model"], "s3://far/model cannot be reached from a run with"),
+        (["check", "-c", RECIPE, "--set", "ingest.tools={tools}"], "tools.py, line 2: cannot be imported: SystemExit: 0"),
+        (
+            ["ingest", "-c", RECIPE, "--set", "ingest.tools={tools}", "-o", "{out}"],
+            "tools.py, line 2: cannot be imported: SystemExit",
+        ),
         (["compile", "-c", "nowhere.yaml", "-o", "{out}"], "calltune: nowhere.yaml: no such config file"),
         (["format", "-c", RECIPE, "--records", "{empty}", "-o", "{out}"], "records.jsonl: no such file"),
         (["export", "-c", RECIPE, "--adapter", "{empty}", "-o", "{out}"], "it must be what `calltune train` wrote"),
@@ -119,7 +129,9 @@ def test_a_wrong_use_exits_with_2_and_says_what(arguments, said):
 )
 def test_a_users_error_is_one_line_and_exit_code_2(arguments, said, tmp_path):
     (tmp_path / "empty").mkdir()
-    given = [argument.format(out=tmp_path / "out", empty=tmp_path / "empty") for argument in arguments]
+    (tmp_path / "tools.py").write_text("import sys\nsys.exit(0)\n")
+    places = {"out": tmp_path / "out", "empty": tmp_path / "empty", "tools": tmp_path / "tools.py"}
+    given = [argument.format(**places) for argument in arguments]
     assert said in refused(calltune(*given))
 
 
