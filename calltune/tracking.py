@@ -102,12 +102,6 @@ def register(name: str, uri: str, digest: str, run: str, tags: Mapping[str, str]
     return str(created.version)
 
 
-def tag_version(name: str, version: str, tags: Mapping[str, str]) -> None:
-    """Set tags of a registered version."""
-    for key, value in tags.items():
-        client().set_model_version_tag(name, version, key, value)
-
-
 def set_alias(name: str, alias: str, version: str | None) -> None:
     """Let an alias name a version, or no version."""
     mlflow = client()

@@ -98,7 +98,6 @@ def variables(config: RunConfig, workdir: Path) -> dict[str, str]:
     tracking = config.tracking.uri
     found = {
         "CALLTUNE_TRACKING": f"sqlite:///{workdir / 'mlflow.db'}" if tracking == "embedded" else tracking,
-        "CALLTUNE_WORKDIR": str(workdir),
         "CALLTUNE_CACHE": str(Path(os.environ.get("CALLTUNE_CACHE", workdir / "cache")).resolve()),
         # The Python that runs this is the one that kfp.local's `python3` must find.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",

@@ -3,7 +3,7 @@
 import pytest
 
 from calltune import tracking as mlflow_of
-from calltune.tracking import aliases, end, log, register, run_of, set_alias, tag_version, versions
+from calltune.tracking import aliases, end, log, register, run_of, set_alias, versions
 
 
 def test_one_pipeline_run_is_one_mlflow_run(store, tracking, monkeypatch):
@@ -117,9 +117,3 @@ def test_aliases_are_set_moved_and_taken_away(store, tracking):
     assert aliases("helpdesk") == {"champion": "2", "previous": "1"}
     set_alias("helpdesk", "previous", None)
     assert aliases("helpdesk") == {"champion": "2"}
-
-
-def test_a_version_is_tagged(store, tracking):
-    version = register("helpdesk", "s3://x/models/d1", "d1", run_of("helpdesk"), {"decision": "passed"})
-    tag_version("helpdesk", version, {"tool_accuracy": "0.9"})
-    assert tracking.get_model_version("helpdesk", version).tags["tool_accuracy"] == "0.9"
