@@ -5,6 +5,7 @@ Never an ambient run: KFP has an MLflow plugin of its own that sets `MLFLOW_*` i
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 RUN_TAG = "calltune.run_id"
+SOURCES = Path(__file__).parent
+GIT_TIMEOUT_S = 10
 
 
 def client() -> "MlflowClient":
@@ -43,7 +46,8 @@ def run_of(name: str) -> str:
     runs = mlflow.search_runs([experiment], filter_string=f"tags.`{RUN_TAG}` = '{runtime.run_id()}'", max_results=1)
     if runs:
         return str(runs[0].info.run_id)
-    return str(mlflow.create_run(experiment, run_name=runtime.run_id(), tags={RUN_TAG: runtime.run_id()}).info.run_id)
+    tags = {RUN_TAG: runtime.run_id(), **git_commit()}
+    return str(mlflow.create_run(experiment, run_name=runtime.run_id(), tags=tags).info.run_id)
 
 
 def log(
@@ -91,8 +95,16 @@ def end(run: str, ok: bool) -> None:
     client().set_terminated(run, "FINISHED" if ok else "FAILED")
 
 
-def register(name: str, uri: str, digest: str, run: str, tags: Mapping[str, str]) -> str:
-    """Register a model by the URI of its folder; returns its version. The same digest in the same run is not registered twice."""
+def register(name: str, uri: str, digest: str, run: str | None, tags: Mapping[str, str]) -> str:
+    """Register a model by the URI of its folder; returns its version. The same digest in the same run is not registered twice.
+
+    Args:
+        name: of the registered model.
+        uri: of the folder.
+        digest: of the folder's files.
+        run: MLflow's id of the run that made it; None where MLflow has lost that.
+        tags: what to find the version by, besides its digest.
+    """
     mlflow = client()
     _ensure_model(mlflow, name)
     for version in mlflow.search_model_versions(f"name = '{name}'"):
@@ -126,6 +138,27 @@ def aliases(name: str) -> dict[str, str]:
 def versions(name: str) -> "list[ModelVersion]":
     """All versions of a registered model, the newest first."""
     return sorted(client().search_model_versions(f"name = '{name}'"), key=lambda v: -int(v.version))
+
+
+def git_commit(folder: Path = SOURCES) -> dict[str, str]:
+    """The tag that says which sources are in a folder: its commit, `-dirty` added where a tracked file has changed.
+
+    Empty where the folder is no part of a git checkout; so is a virtual environment inside of one.
+    """
+    if not _git(folder, "ls-files", "."):
+        return {}
+    commit = _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    return {"git_commit": commit} if commit else {}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git says of a folder; nothing where it is not installed, refuses, or takes too long."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 def _ensure_model(mlflow: "MlflowClient", name: str) -> None:

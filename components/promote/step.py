@@ -37,19 +37,20 @@ def promote(model: Path, decision: Path, fingerprint: str, config: PromoteConfig
     Args:
         model: `model.json`, as export wrote it.
         decision: `decision.json`, as gate wrote it.
-        fingerprint: of the data that it was trained on.
+        fingerprint: of what it was trained on, as look found it.
         config: the step's settings.
         out: gets `promotion.json`.
     """
     name, exported, verdict = config.name, *(runtime.read_json(path) for path in (model, decision))
-    ledger.heal(name, config.alias)
-    history = ledger.entries(name)
-    if history and history[-1]["digest"] == exported["digest"]:
-        result = _champion_already(name, verdict, history, config)
-    else:
-        tags = {"run_id": runtime.run_id(), "fingerprint": fingerprint, "decision": "passed" if verdict["passed"] else "refused"}
-        version = tracking.register(name, exported["uri"], exported["digest"], tracking.run_of(name), tags)
-        result = _decided(name, version, exported, verdict, fingerprint, history, config)
+    with runtime.phase("register in MLflow"):
+        history = ledger.heal(name, config.alias)
+        if history and history[-1]["digest"] == exported["digest"]:
+            result = _champion_already(name, verdict, history, config)
+        else:
+            told = "passed" if verdict["passed"] else "refused"
+            tags = {"run_id": runtime.run_id(), "fingerprint": fingerprint, "decision": told, **tracking.git_commit()}
+            version = tracking.register(name, exported["uri"], exported["digest"], tracking.run_of(name), tags)
+            result = _decided(name, version, exported, verdict, fingerprint, history, config)
     runtime.write_json(out, asdict(result))
     return result
 

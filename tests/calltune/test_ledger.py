@@ -1,12 +1,13 @@
 """The promotion ledger, in a folder and on a real S3 server, with MLflow's aliases following it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from calltune import ledger
 from calltune.storage import AlreadyThere
-from calltune.tracking import aliases, register, run_of, set_alias
+from calltune.tracking import aliases, client, register, run_of, set_alias, versions
 
 
 @pytest.fixture(params=["store", "s3"])
@@ -15,7 +16,9 @@ def place(request):
 
 
 def entry(number, version=None):
-    return {"n": number, "version": str(version or number), "digest": f"d{number}", "run_id": "run-1"}
+    version = version or number
+    model = {"version": str(version), "uri": f"s3://x/models/d{version}", "digest": f"d{version}"}
+    return {"n": number, **model, "run_id": "run-1", "fingerprint": "print-1"}
 
 
 def registered(count):
@@ -38,6 +41,13 @@ def test_an_entry_is_written_once(place):
     assert [found["version"] for found in ledger.entries("helpdesk")] == ["1"]
 
 
+def test_an_entry_says_when_it_was_written(place):
+    ledger.append("helpdesk", entry(1))
+    (found,) = ledger.entries("helpdesk")
+    written = datetime.fromisoformat(found["time"])
+    assert written.utcoffset() == timedelta(0) and abs(datetime.now(UTC) - written) < timedelta(minutes=5)
+
+
 def test_of_eight_promoters_exactly_one_writes_the_next_entry(place):
     ledger.append("helpdesk", entry(1))
 
@@ -55,7 +65,7 @@ def test_of_eight_promoters_exactly_one_writes_the_next_entry(place):
 
 
 def test_nothing_to_heal_touches_nothing(store, tracking):
-    ledger.heal("helpdesk", "champion")
+    assert ledger.heal("helpdesk", "champion") == []
     assert aliases("helpdesk") == {}
 
 
@@ -69,3 +79,30 @@ def test_aliases_are_healed_from_the_ledger(store, tracking):
     ledger.heal("helpdesk", "champion")
     ledger.heal("helpdesk", "champion")
     assert aliases("helpdesk") == {"champion": "3", "previous": "1"}
+
+
+def test_a_registry_that_was_lost_gets_champion_and_previous_back(store, tracking):
+    for number, version in ((1, 2), (2, 3), (3, 5)):
+        ledger.append("helpdesk", entry(number, version=version))
+    history = ledger.heal("helpdesk", "champion")
+    named = {alias: client().get_model_version("helpdesk", version) for alias, version in aliases("helpdesk").items()}
+    assert {alias: found.tags["digest"] for alias, found in named.items()} == {"champion": "d5", "previous": "d3"}
+    assert named["champion"].source == "s3://x/models/d5" and named["champion"].tags["run_id"] == "run-1"
+    assert [entry["version"] for entry in history[1:]] == [str(named[alias].version) for alias in ("previous", "champion")]
+    assert ledger.heal("helpdesk", "champion") == history and len(versions("helpdesk")) == 2
+
+
+def test_a_registry_that_counts_anew_is_read_by_digest(store, tracking):
+    registered(3)
+    ledger.append("helpdesk", {**entry(1), "version": "2"})  # version 2 is another model now
+    assert [found["version"] for found in ledger.heal("helpdesk", "champion")] == ["1"]
+    assert aliases("helpdesk") == {"champion": "1"} and len(versions("helpdesk")) == 3
+
+
+def test_of_two_versions_of_one_model_the_promoted_one_stays_champion(store, tracking, monkeypatch):
+    registered(1)
+    monkeypatch.setenv("CALLTUNE_RUN_ID", "run-2")
+    registered(1)
+    ledger.append("helpdesk", entry(1))
+    ledger.heal("helpdesk", "champion")
+    assert len(versions("helpdesk")) == 2 and aliases("helpdesk") == {"champion": "1"}

@@ -1,9 +1,11 @@
 """Runs, registry and aliases on a real MLflow, its artifacts on a real S3 server or in a folder."""
 
+import subprocess
+
 import pytest
 
 from calltune import tracking as mlflow_of
-from calltune.tracking import aliases, end, log, register, run_of, set_alias, versions
+from calltune.tracking import aliases, end, git_commit, log, register, run_of, set_alias, versions
 
 
 def test_one_pipeline_run_is_one_mlflow_run(store, tracking, monkeypatch):
@@ -15,6 +17,46 @@ def test_one_pipeline_run_is_one_mlflow_run(store, tracking, monkeypatch):
     assert run_of("helpdesk") == first
     assert tracking.get_run(first).data.tags[mlflow_of.RUN_TAG] == "run-1"
     assert tracking.get_experiment_by_name("helpdesk").artifact_location == f"{store.uri}/mlflow/helpdesk"
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A git checkout with one committed file in a folder."""
+    folder = tmp_path / "checkout" / "sources"
+    folder.mkdir(parents=True)
+    (folder / "a.py").write_text("A = 1\n")
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qm", "one"]):
+        subprocess.run(["git", "-C", str(folder), *command], check=True)
+    return folder
+
+
+def head(folder):
+    return subprocess.run(
+        ["git", "-C", str(folder), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_the_commit_of_a_clean_checkout_is_a_tag_and_a_changed_file_makes_it_dirty(checkout):
+    subprocess.run(["git", "-C", str(checkout), "tag", "v1"], check=True)
+    assert git_commit(checkout) == {"git_commit": head(checkout)}
+    (checkout / "a.py").write_text("A = 2\n")
+    assert git_commit(checkout) == {"git_commit": f"{head(checkout)}-dirty"}
+
+
+def test_outside_of_a_checkout_there_is_no_commit(checkout, tmp_path, monkeypatch):
+    (tmp_path / "plain").mkdir()
+    assert git_commit(tmp_path / "plain") == {}
+    installed = checkout / ".venv" / "calltune"  # in a checkout of something else
+    installed.mkdir(parents=True)
+    (installed / "a.py").touch()
+    assert git_commit(installed) == {}
+    monkeypatch.setenv("PATH", str(tmp_path))  # where there is no git
+    assert git_commit(checkout) == {}
+
+
+def test_a_run_has_the_commit_of_the_sources(store, tracking):
+    tags = tracking.get_run(run_of("helpdesk")).data.tags
+    assert {name: value for name, value in tags.items() if name == "git_commit"} == git_commit()
 
 
 def test_an_ambient_mlflow_run_is_ignored(store, tracking, monkeypatch):

@@ -1,6 +1,7 @@
 """Promotion on a real S3 store and a real MLflow."""
 
 import json
+import shutil
 
 import pytest
 
@@ -46,8 +47,10 @@ def test_the_first_promotion_makes_a_champion_without_a_previous(act, s3):
     assert (result.version, result.alias, result.previous) == ("1", "champion", None)
     assert result.promoted and not result.unchanged and result.reason == "passed the gate"
     assert named() == {"champion": "1"}
-    assert tags("1") == {"digest": "d1", "run_id": "run-1", "fingerprint": "print-1", "decision": "passed"}
+    known = {"digest": "d1", "run_id": "run-1", "fingerprint": "print-1", "decision": "passed"}
+    assert tags("1") == {**known, **registry.git_commit()}
     (entry,) = ledger.entries(NAME)
+    assert entry.pop("time")
     assert entry == {
         "n": 1,
         "version": "1",
@@ -139,6 +142,17 @@ def test_a_crash_between_ledger_and_alias_is_healed_by_the_next_run(act):
     assert named() == {"champion": "1"}
     act("d3", compared="d2", passed=False, run_id="run-3")
     assert named() == {"champion": "2", "previous": "1"}
+
+
+def test_after_the_registry_was_lost_promotion_goes_on(act, empty_mlflow, tmp_path, monkeypatch):
+    act("d1")
+    act("d2", compared="d1", run_id="run-2")
+    monkeypatch.setenv("CALLTUNE_TRACKING", f"sqlite:///{shutil.copyfile(empty_mlflow, tmp_path / 'new.db')}")
+    again = act("d2", compared="d2", run_id="run-3")
+    assert again.unchanged and tags(again.version)["digest"] == "d2" and named()["champion"] == again.version
+    third = act("d3", compared="d2", run_id="run-4")
+    assert third.promoted and third.previous == again.version
+    assert {alias: tags(version)["digest"] for alias, version in named().items()} == {"champion": "d3", "previous": "d2"}
 
 
 def test_another_alias_is_another_name_for_the_champion(act, s3, tmp_path):
