@@ -9,7 +9,7 @@ from components import images
 
 @dsl.component(base_image=images.CPU, install_kfp_package=False)
 def look(config: dict, code: str) -> NamedTuple("Seen", [("fingerprint", str), ("champion", str), ("reason", str)]):  # type: ignore[type-arg, valid-type]
-    """The data's fingerprint, the champion, and the reason to train ('' = none). Never cached."""
+    """The fingerprint of data and base model, the champion, and the reason to train ('' = none). Never cached."""
     from calltune import runtime
     from components.look.config import LookConfig
     from components.look.step import look

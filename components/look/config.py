@@ -6,7 +6,7 @@ from calltune.settings import Settings
 
 
 class LookConfig(Settings):
-    """What to look at: the data, the champion, and whether there is a reason to train."""
+    """What to look at: data and base model, the champion, and whether there is a reason to train."""
 
     name: str
     """The registered model."""
@@ -17,6 +17,11 @@ class LookConfig(Settings):
     alias: str
     """The registry's name for the model that serves."""
     when: Literal["always", "changed"] = "always"
-    """`always`: train. `changed`: only if data or tools are not those that the champion was trained on."""
+    """`always`: train. `changed`: only if data, tools or base weights are not those that the champion was trained on."""
     run: dict[str, Any] = {}
-    """The whole run's config, for MLflow."""
+    """The whole run's config: its base model is looked at, and MLflow gets it."""
+
+    @property
+    def base(self) -> str:
+        """The base model; empty where there is no run."""
+        return str(self.run["model"]["base"]) if "model" in self.run else ""

@@ -1,26 +1,34 @@
-"""What the data is, in one value: another source or other tools, another fingerprint."""
+"""What a model is made from, in one value: another source, other tools or other base weights, another fingerprint."""
 
 from pathlib import Path
+from typing import Any
 
 from calltune import storage
 from calltune.errors import DataError
-from calltune.models import file_sha256
+from calltune.models import checksums, file_sha256
 from calltune.records import sha256
 
 
-def fingerprint(source: str, tools: str) -> str:
-    """SHA-256 over a source and a tools file, so that a cached ingest never hides new data.
+def fingerprint(source: str, tools: str, base: str = "") -> str:
+    """SHA-256 over source, tools file and base model, so that nothing cached ever hides new data or new weights.
 
     Args:
         source: a file, whose content counts, not its name; or ``s3://bucket/prefix``, of whose objects key, ETag and
             size count, so that nothing is downloaded.
         tools: path of the tools file; empty where the rows bring their own.
+        base: the base model. The files of a folder count, by their checksums, and the objects of ``s3://bucket/prefix``;
+            any other model is what its name and revision say, which are in the config.
 
     Raises:
         DataError: one of them does not exist or cannot be read.
     """
     data = _objects(source) if source.startswith("s3://") else _file(source, "data")
-    return sha256({"source": data, "tools": _file(tools, "tools") if tools else ""})
+    known: dict[str, Any] = {"source": data, "tools": _file(tools, "tools") if tools else ""}
+    if base.startswith("s3://"):
+        known["base"] = _objects(f"{base.rstrip('/')}/")
+    elif base and Path(base).is_dir():
+        known["base"] = checksums(Path(base))
+    return sha256(known)
 
 
 def _file(name: str, kind: str) -> str:

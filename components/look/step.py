@@ -1,10 +1,11 @@
-"""What there is before a run: the data's fingerprint, the champion, and the reason to train, or that there is none.
+"""What there is before a run: data and base weights, the champion, and the reason to train, or that there is none.
 
-Never cached: the steps after it take what it found as parameters, so that new data or a new champion makes new cache
-keys.
+Never cached: the steps after it take what it found as parameters, so that new data, new weights or a new champion make
+new cache keys.
 """
 
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ class Seen:
     """What was found.
 
     Attributes:
-        fingerprint: of source and tools.
+        fingerprint: of source, tools and base model.
         champion: JSON of the champion's uri, digest, files and version; empty where nothing serves.
         reason: to train; empty where there is none.
     """
@@ -34,16 +35,18 @@ def look(config: LookConfig) -> Seen:
     Raises:
         DataError: the source does not exist.
     """
-    found = fingerprint(config.source, config.tools)
-    ledger.heal(config.name, config.alias)
-    history = ledger.entries(config.name)
-    serving = history[-1] if history else None
-    run = tracking.run_of(config.name)
-    tracking.log(run, params=flat(config.run), tags={"fingerprint": found})
+    started = time.monotonic()
+    with runtime.phase("read data and base model"):
+        found = fingerprint(config.source, config.tools, config.base)
+    with runtime.phase("open the registry"):
+        history = ledger.heal(config.name, config.alias)
+        serving = history[-1] if history else None
+        run = tracking.run_of(config.name)
+        tracking.log(run, params=flat(config.run), tags={"fingerprint": found})
     reason = _reason(config, found, serving)
     runtime.note(f"look: {reason or 'nothing new since the champion was trained'}")
     if not reason:
-        summary = {"run_id": runtime.run_id(), "outcome": "nothing_new", "dataset": {"fingerprint": found}}
+        summary = _nothing_new(found, round(time.monotonic() - started, 2))
         storage.of_run().put_json(f"runs/{runtime.run_id()}/summary.json", summary)
         tracking.end(run, ok=True)
     champion = {key: serving[key] for key in ("uri", "digest", "files", "version")} if serving else None
@@ -67,4 +70,22 @@ def _reason(config: LookConfig, found: str, serving: ledger.Entry | None) -> str
         return "asked for"
     if serving is None:
         return "no champion yet"
-    return "the data has changed" if serving["fingerprint"] != found else ""
+    return "the data or the base model has changed" if serving["fingerprint"] != found else ""
+
+
+def _nothing_new(found: str, seconds: float) -> dict[str, Any]:
+    """The summary of a run that ends here: all of its keys, so that one reader is enough for every run."""
+    return {
+        "run_id": runtime.run_id(),
+        "outcome": "nothing_new",
+        # Not known here: KFP has made doubles of the config's integers.
+        "config_sha256": None,
+        "dataset": {"fingerprint": found},
+        "baseline": None,
+        "candidate": None,
+        "champion": None,
+        "gate": None,
+        "promoted": None,
+        "steps": [{"name": "look", "seconds": seconds, "peak_rss_mib": runtime.peak_rss_mib(), "cached": False}],
+        "artifacts": None,
+    }

@@ -46,7 +46,7 @@ def report(inputs: Inputs, fingerprint: str, config: ReportConfig, page: Path) -
 
     Args:
         inputs: files of the steps before.
-        fingerprint: of the data, as look found it.
+        fingerprint: of data, tools and base model, as look found it.
         config: the step's settings.
         page: gets the HTML.
     """
@@ -105,10 +105,12 @@ def report(inputs: Inputs, fingerprint: str, config: ReportConfig, page: Path) -
         versions={library: version(library) for library in LIBRARIES},
     )
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(render(material), encoding="utf-8")
-    store.upload(page, f"{place}/report.html")
-    store.upload(inputs.predictions["candidate"], f"{place}/predictions.jsonl")
-    _track(config.name, material, page, inputs)
+    with runtime.phase("write the report"):
+        page.write_text(render(material), encoding="utf-8")
+        store.upload(page, f"{place}/report.html")
+        store.upload(inputs.predictions["candidate"], f"{place}/predictions.jsonl")
+    with runtime.phase("log to MLflow"):
+        _track(config.name, material, page, inputs)
     # Last, because a run with a summary is a run that has ended well.
     store.put_json(f"{place}/summary.json", summary)
     return summary

@@ -29,6 +29,34 @@ def test_one_changed_character_in_rows_or_tools_changes_it(data):
     assert all(len(value) == 64 for value in seen)
 
 
+def test_other_weights_in_the_same_folder_change_it(data):
+    rows = f"{data}/rows.jsonl"
+    weights = data / "base" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"1")
+    first = fingerprint(rows, "", f"{data}/base")
+    assert first == fingerprint(rows, "", f"{data}/base") != fingerprint(rows, "")
+    weights.write_bytes(b"2")
+    assert fingerprint(rows, "", f"{data}/base") != first
+
+
+def test_other_weights_under_the_same_address_change_it_and_those_beside_it_do_not(data, s3):
+    rows, base = f"{data}/rows.jsonl", f"{s3.uri}/base"
+    s3.put("base/model.safetensors", b"1")
+    first = fingerprint(rows, "", base)
+    s3.put("base-2/model.safetensors", b"1")
+    assert fingerprint(rows, "", base) == fingerprint(rows, "", f"{base}/") == first
+    s3.put("base/model.safetensors", b"2")
+    assert fingerprint(rows, "", base) != first
+    with pytest.raises(DataError, match="nowhere/: there is no object"):
+        fingerprint(rows, "", f"{s3.uri}/nowhere")
+
+
+@pytest.mark.parametrize("base", ["bundled:smollm2-135m", "org/model"])
+def test_a_model_that_its_name_says_all_about_is_not_in_it(data, base):
+    assert fingerprint(f"{data}/rows.jsonl", "", base) == fingerprint(f"{data}/rows.jsonl", "")
+
+
 def test_what_does_not_exist_is_named(data):
     with pytest.raises(DataError, match=r"nowhere.jsonl: no such data file"):
         fingerprint(f"{data}/nowhere.jsonl", "")

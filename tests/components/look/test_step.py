@@ -51,7 +51,17 @@ def test_the_champion_is_told_as_evaluate_needs_it(store, tracking, config):
 
 def test_changed_data_is_a_reason_to_train(store, tracking, config):
     serve(config, "old")
-    assert look(changed(config)).reason == "the data has changed"
+    assert look(changed(config)).reason == "the data or the base model has changed"
+
+
+def test_changed_weights_of_a_base_model_in_a_folder_are_a_reason_to_train(store, tracking, config, tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"1")
+    based = changed(config.model_copy(update={"run": {**config.run, "model": {"base": str(tmp_path / "base")}}}))
+    serve(config, look(based).fingerprint)
+    assert look(based).reason == ""
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"2")
+    assert look(based).reason == "the data or the base model has changed"
 
 
 def test_unchanged_data_ends_the_run_with_a_summary(store, tracking, config):
@@ -59,6 +69,11 @@ def test_unchanged_data_ends_the_run_with_a_summary(store, tracking, config):
     assert look(changed(config)).reason == ""
     summary = store.get_json("runs/run-1/summary.json")
     assert (summary["run_id"], summary["outcome"]) == ("run-1", "nothing_new")
+    assert summary["dataset"] == {"fingerprint": fingerprint(config.source, config.tools)}
+    top = "run_id outcome config_sha256 dataset baseline candidate champion gate promoted steps artifacts"
+    assert list(summary) == top.split(), "the keys of every summary"
+    (step,) = summary["steps"]
+    assert step["name"] == "look" and step["seconds"] > 0 and step["peak_rss_mib"] > 0 and step["cached"] is False
     assert tracking.get_run(run_of("helpdesk")).info.status == "FINISHED"
 
 
