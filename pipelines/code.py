@@ -3,20 +3,48 @@
 import ast
 import hashlib
 from collections.abc import Iterator, Sequence
-from importlib.metadata import distributions
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from calltune.models import BUNDLED
 
 ROOT = Path(__file__).parent.parent
 OURS = ("calltune", "components")
 
 
 def code_of(steps: Sequence[str]) -> dict[str, str]:
-    """For each step a SHA-256 over its folder, what that imports of Calltune, and the installed libraries.
+    """For each step a SHA-256 over its folder, what that imports of Calltune, and the libraries that Calltune needs.
 
     Only what a step can import counts: a change in the scoring must not train a model again.
     """
-    libraries = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"] != "calltune")
+    libraries = required()
     return {step: _digest(reachable(step), libraries) for step in steps}
+
+
+def required() -> list[str]:
+    """Name and version of each library that Calltune requires, of what that requires in turn, and of bundled models.
+
+    Other libraries may come and go: `make test` installs pytest beside these, which is no reason to train again.
+    """
+    installed: dict[str, Distribution] = {}
+    for distribution in distributions():
+        # The first one with a name is the one that is imported.
+        installed.setdefault(canonicalize_name(distribution.metadata["Name"]), distribution)
+    waiting = [("calltune", ""), *((canonicalize_name(package), "") for package, _ in BUNDLED.values())]
+    found: set[tuple[str, str]] = set()
+    while waiting:
+        name, extra = wanted = waiting.pop()
+        if wanted in found or name not in installed:
+            continue
+        found.add(wanted)
+        for text in installed[name].requires or []:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                waiting += [(canonicalize_name(requirement.name), extra) for extra in ("", *requirement.extras)]
+    return sorted(f"{name}=={installed[name].version}" for name in {name for name, _ in found} - {"calltune"})
 
 
 def reachable(step: str) -> list[Path]:

