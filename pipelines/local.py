@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pipelines import leash
 from pipelines.config import RunConfig, absolute
 from pipelines.embedded import alone, s3_server
 from pipelines.screen import Screen
+from pipelines.workdir import link_results, remember_places, require_same_places, temporary
 
 POLL_S = 0.2
 MIN_FREE_GIB = 3
@@ -49,33 +50,49 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
     """Run the DAG in `workdir` and follow it to its end.
 
     Raises:
-        UserError: the workdir is in use, has no room, or the store cannot be started.
+        UserError: the workdir is in use, has no room, goes with another store, or the store cannot be started.
         KeyboardInterrupt: Ctrl-C, after everything that was started has been ended.
     """
     workdir = workdir.resolve()
     workdir.mkdir(parents=True, exist_ok=True)
     _require_room(workdir)
-    with alone(workdir), environment(config, workdir) as variables:
-        job = workdir / "job.json"
-        runtime.write_json(job, absolute(config).model_dump(mode="json"))
+    starting = screen.phase("start the S3 server") if config.storage.uri == "embedded" else nullcontext()
+    with ExitStack() as stack:
+        stack.enter_context(alone(workdir))
+        with starting:
+            variables = stack.enter_context(environment(config, workdir))
+        scratch = stack.enter_context(temporary(workdir))
+        job, config = workdir / "job.json", absolute(config)
+        runtime.write_json(job, config.model_dump(mode="json"))
         events = workdir / "events.jsonl"
         # A run that fails leaves none of these, also not those of the run before it.
         for stale in (events, workdir / "summary.json", workdir / "report.html"):
             stale.unlink(missing_ok=True)
         variables |= {"CALLTUNE_EVENTS": str(events), "CALLTUNE_RUN_ID": new_run_id()}
+        seen: list[dict[str, Any]] = []
         with (workdir / "run.log").open("wb") as log:
             pipeline = leash.start(
                 [sys.executable, "-m", "pipelines.worker", str(job), str(workdir / "kfp")],
-                env={**os.environ, **variables},
+                env={**os.environ, **variables, "TMPDIR": str(scratch)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
             try:
-                seen = _follow(pipeline, events, screen)
+                for event in _follow(pipeline, events):
+                    seen.append(event)
+                    screen.show(event)
+                    if event["kind"] == "step" and event["name"] == "look" and event["error"] is None:
+                        remember_places(config, workdir)
             finally:
                 # Its whole group: a signal to its head alone would leave the running step behind.
                 leash.end(pipeline)
-        return _outcome(pipeline.returncode, seen, variables, workdir)
+        outcome = _outcome(pipeline.returncode, seen, variables, workdir)
+        if outcome.summary is not None:
+            # Where nothing is new, look has written it, and does not know the config's hash.
+            outcome.summary["config_sha256"] = config.sha256
+            runtime.write_json(workdir / "summary.json", outcome.summary)
+            link_results(workdir, outcome.summary, screen)
+        return outcome
 
 
 def new_run_id() -> str:
@@ -85,7 +102,12 @@ def new_run_id() -> str:
 
 @contextmanager
 def environment(config: RunConfig, workdir: Path) -> Iterator[dict[str, str]]:
-    """The variables that steps find store, tracking and cache by; the embedded server runs while the block runs."""
+    """The variables that steps find store, tracking and cache by; the embedded server runs while the block runs.
+
+    Raises:
+        UserError: the workdir goes with another store or tracking, or the server does not come up.
+    """
+    require_same_places(config, workdir)
     if config.storage.uri != "embedded":
         yield variables(config, workdir)
         return
@@ -104,9 +126,13 @@ def variables(config: RunConfig, workdir: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         # A folder `components` where the user stands must not be taken for ours.
         "PYTHONSAFEPATH": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # The steps report progress themselves; in a log the libraries' bars are a line for each of their steps.
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
+        # What will be deprecated in a library's next version tells a user nothing.
+        "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore::FutureWarning"),
     }
     if config.storage.uri != "embedded":
         store = config.storage.uri
@@ -135,18 +161,14 @@ class Events:
                 yield json.loads(line)
 
 
-def _follow(pipeline: "subprocess.Popen[bytes]", path: Path, screen: Screen) -> list[dict[str, Any]]:
-    """Show the events as they come; returns all of them."""
-    seen: list[dict[str, Any]] = []
+def _follow(pipeline: "subprocess.Popen[bytes]", path: Path) -> Iterator[dict[str, Any]]:
+    """The pipeline's events as they come, until it has ended."""
     events, ended = Events(path), False
     while not ended:
         ended = pipeline.poll() is not None  # before the last look, so that no event is missed
-        for event in events.new():
-            seen.append(event)
-            screen.show(event)
+        yield from events.new()
         if not ended:
             time.sleep(POLL_S)
-    return seen
 
 
 def _outcome(code: int, seen: list[dict[str, Any]], variables: dict[str, str], workdir: Path) -> Outcome:
@@ -155,10 +177,7 @@ def _outcome(code: int, seen: list[dict[str, Any]], variables: dict[str, str], w
     if code == 0 and not errors:
         summary = _summary(variables)
         if summary is not None:
-            runtime.write_json(workdir / "summary.json", summary)
-            _link_results(workdir, summary, variables)
             return Outcome(0, summary, steps, None)
-    (workdir / "summary.json").unlink(missing_ok=True)
     if errors:
         return Outcome(errors[0]["code"], None, steps, errors[0])
     begun = [event["name"] for event in seen if event["kind"] == "start"]
@@ -176,20 +195,6 @@ def _summary(variables: dict[str, str]) -> dict[str, Any] | None:
         f"runs/{variables['CALLTUNE_RUN_ID']}/summary.json"
     )
     return summary
-
-
-def _link_results(workdir: Path, summary: dict[str, Any], variables: dict[str, str]) -> None:
-    """Put what a user looks for at the top of the workdir: the report as a file, the model as a link to its folder."""
-    from calltune.storage import at
-
-    if "artifacts" not in summary:
-        return
-    store, key = at(summary["artifacts"]["report"])
-    store.download(key, workdir / "report.html")
-    digest = summary["artifacts"]["model"].rsplit("/", 1)[1]
-    link = workdir / "model"
-    link.unlink(missing_ok=True)
-    link.symlink_to(Path(variables["CALLTUNE_CACHE"]) / "models" / digest)
 
 
 def _require_room(workdir: Path) -> None:

@@ -1,7 +1,11 @@
 """What a run looks like in a terminal: progress bars while it goes, tables at its end."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,6 +15,8 @@ from calltune.metrics import LOWER_IS_BETTER, MEANS
 
 QUIET_INTERVAL_S = 30.0
 """Without a terminal: one line for each piece of work at most this often."""
+NARROW = 100
+"""Columns of a terminal below which the numbers stand without lines between them, and an interval below its value."""
 
 
 class Screen:
@@ -39,13 +45,24 @@ class Screen:
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Show a piece of the command's own work, as `runtime.phase` does for a step's."""
+        event = {"kind": "progress", "name": name, "total": 1, "unit": "", "detail": ""}
+        self.show({**event, "done": 0, "time": time.time()})
+        try:
+            yield
+            self.show({**event, "done": 1, "time": time.time()})
+        finally:
+            self._clear()
+
     def show(self, event: dict[str, Any]) -> None:
-        """Show one event."""
+        """Show one event. Text is not folded: a path in it stays whole, to be copied."""
         kind = event["kind"]
         if kind == "progress":
             self._progress(event)
         elif kind == "note":
-            self.console.print(f"  [dim]{escape(event['message'])}", highlight=False)
+            self.console.print(f"  [dim]{escape(event['message'])}", highlight=False, soft_wrap=True)
         elif kind == "start":
             self.console.print(f"[bold]▸ {event['name']}", highlight=False)
         elif kind == "step" and event["error"] is None:
@@ -54,7 +71,7 @@ class Screen:
             self.console.print(text, highlight=False)
         elif kind == "error":
             self._clear()
-            self.console.print(f"[red]✗ {event['step']}: {escape(event['message'])}", highlight=False)
+            self.console.print(f"[red]✗ {event['step']}: {escape(event['message'])}", highlight=False, soft_wrap=True)
 
     def _progress(self, event: dict[str, Any]) -> None:
         name = event["name"]
@@ -63,7 +80,7 @@ class Screen:
             if last or event["time"] - self.said.setdefault(name, event["time"]) >= QUIET_INTERVAL_S:
                 self.said[name] = event["time"]
                 line = f"  {name}: {event['done']}/{event['total']} {event['unit']} {event['detail']}"
-                self.console.print(line.rstrip(), highlight=False, markup=False)
+                self.console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
             return
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task(name, total=event["total"], unit=event["unit"], detail="")
@@ -80,7 +97,7 @@ def closing(console: Console, summary: dict[str, Any], steps: list[dict[str, Any
     if summary["outcome"] == "nothing_new":
         console.print("Nothing new since the champion was trained: nothing to do.")
         return
-    console.print(_numbers(summary))
+    console.print(_numbers(summary, console.width))
     console.print(_gate(summary))
     console.print(_costs(summary, steps))
     promoted = summary["promoted"]
@@ -95,23 +112,27 @@ def closing(console: Console, summary: dict[str, Any], steps: list[dict[str, Any
         )
 
 
-def _numbers(summary: dict[str, Any]) -> Table:
-    table = Table(title="On the held-out questions", title_justify="left")
+def _numbers(summary: dict[str, Any], width: int) -> Table:
+    narrow = width < NARROW
+    table = Table(title="On the held-out questions", title_justify="left", show_edge=not narrow, pad_edge=not narrow)
+    if narrow:
+        table.box, table.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
     champion = summary["champion"]
-    for column in ("", "base", "tuned", "difference", *(["champion"] if champion else []), "n"):
-        table.add_column(column, justify="left" if column == "" else "right")
+    for column in ("", "base", "tuned", "change", *(["champion"] if champion else []), "n"):
+        table.add_column(column, justify="left" if column == "" else "right", overflow="fold")
     for name, tuned in summary["candidate"].items():
         base = summary["baseline"][name]
-        cells = [name, _estimate(name, base), _estimate(name, tuned), _difference(name, base, tuned)]
-        table.add_row(*cells, *([_estimate(name, champion[name])] if champion else []), str(tuned["n"]))
+        estimates = [_estimate(name, row, narrow) for row in (base, tuned, *([champion[name]] if champion else []))]
+        table.add_row(name, *estimates[:2], _difference(name, base, tuned), *estimates[2:], str(tuned["n"]))
     return table
 
 
-def _estimate(name: str, row: dict[str, Any]) -> str:
+def _estimate(name: str, row: dict[str, Any], narrow: bool) -> str:
     if row["value"] is None:
         return "–"
     form = "{:.0f}" if name in MEANS else "{:.3f}"
-    return f"{form.format(row['value'])} [dim]({form.format(row['low'])}–{form.format(row['high'])})[/]"
+    between = "\n" if narrow else " "
+    return f"{form.format(row['value'])}{between}[dim]({form.format(row['low'])}–{form.format(row['high'])})[/]"
 
 
 def _difference(name: str, base: dict[str, Any], tuned: dict[str, Any]) -> str:
@@ -137,7 +158,7 @@ def _gate(summary: dict[str, Any]) -> Table:
 def _costs(summary: dict[str, Any], steps: list[dict[str, Any]]) -> Table:
     table = Table(title="The steps", title_justify="left")
     for column in ("step", "seconds", "peak MiB"):
-        table.add_column(column, justify="left" if column == "step" else "right")
+        table.add_column(column, justify="left" if column == "step" else "right", overflow="fold")
     ran = {step["name"]: step for step in steps}
     rows = [*summary["steps"], *(ran[name] for name in ("report", "notify") if name in ran)]
     for row in rows:

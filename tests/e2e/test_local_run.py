@@ -5,6 +5,7 @@ The tests of this file build on one workdir and run in the order in which they s
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -238,8 +239,27 @@ def test_the_store_has_the_model_the_report_and_the_artifacts_of_the_run(first, 
     assert processes_of(house) == {}
 
 
-def test_a_run_leaves_no_process_behind(first, house):
+def test_a_run_leaves_no_process_and_no_temporary_file_behind(first, house):
     assert processes_of(house) == {}
+    assert not (first.workdir / ".calltune-tmp").exists()
+    looked_in = re.findall(r"component_module_path `(.*)/tmp\.", (first.workdir / "run.log").read_text())
+    assert set(looked_in) == {str(first.workdir / ".calltune-tmp")}, "KFP made its folders there, and not in /tmp"
+
+
+def test_another_store_in_the_same_workdir_is_refused_and_changes_nothing(first, house):
+    ended = run(house, "--set", "storage.uri=./store")
+    assert ended.code == 2
+    assert "was used with storage.uri embedded" in ended.output and "use another --workdir, or delete this one" in ended.output
+    assert ended.summary == first.summary and not (house / "store").exists()
+
+
+def test_a_run_with_nothing_new_has_a_summary_of_the_same_keys(first, house):
+    ended = run(house, "--set", "retrain.when=changed")
+    assert ended.code == 0 and ended.summary["outcome"] == "nothing_new"
+    assert list(ended.summary) == list(first.summary)
+    assert len(ended.summary["config_sha256"]) == 64
+    assert ended.summary["dataset"] == {"fingerprint": first.summary["dataset"]["fingerprint"]}
+    assert [step["name"] for step in ended.summary["steps"]] == ["look"]
 
 
 @pytest.fixture(scope="module")
@@ -350,6 +370,7 @@ def test_ctrl_c_in_the_middle_of_training_leaves_nothing_and_the_next_run_starts
     assert process.returncode not in (0, 2, 3)
     assert "Traceback" not in output
     assert processes_of(house) == {}
+    assert not (house / "work" / ".calltune-tmp").exists()
     after = run(house)
     assert after.code == 0, after.output
     assert after.summary["outcome"] == "promoted"
