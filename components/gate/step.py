@@ -214,7 +214,7 @@ def _enough(ours: Evidence, config: GateConfig) -> list[Check]:
     if config.min_questions_per_tool:
         asked |= {f"questions: {tool}": (n, config.min_questions_per_tool) for tool, n in sorted(ours.questions.items())}
     return [
-        Check(name, n >= least, f"{n} test questions, at least {least} are required.", n, least)
+        Check(name, n >= least, f"{n} test question{'s' * (n != 1)}, at least {least} required.", n, least)
         for name, (n, least) in asked.items()
     ]
 

@@ -309,7 +309,7 @@ def test_a_condition_that_is_met_exactly_is_met(case: Case) -> None:
         (
             {"min_questions_per_tool": 11, "thresholds": {"tool_accuracy": 0.5}},
             "questions: ticket",
-            "10 test questions, at least 11 are required",
+            "10 test questions, at least 11 required",
         ),
         ({"over_baseline": {"valid_call_rate": 0.1}}, "over base: valid_call_rate", "has no value on one side"),
     ],
@@ -571,7 +571,7 @@ WAYS: dict[str, tuple[Fool, str]] = {
     ),
     "a negative count": (put("confusion", "search", "x", value=-1), "does not add up to n"),
     "no question at all": (empty, "no question has a verdict"),
-    "three questions, all right": (three_questions, "3 test questions, at least 50 are required"),
+    "three questions, all right": (three_questions, "3 test questions, at least 50 required"),
     "another test set for the champion": (put("test_fingerprint", value="easier", side="champion"), "the test sets differ"),
     "another test set for the base": (put("test_fingerprint", value="harder", side="baseline"), "the test sets differ"),
     "no fingerprint on either side": (
