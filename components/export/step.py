@@ -28,6 +28,7 @@ class Exported:
         syntax: how it writes calls.
         dtype: of the weights.
         top1_agreement: share of the supervised positions at which the exported model predicts what the trained one does.
+        kl: mean Kullback-Leibler divergence from the trained model's predictions, in nats per supervised position.
     """
 
     uri: str
@@ -38,6 +39,7 @@ class Exported:
     syntax: str
     dtype: str
     top1_agreement: float
+    kl: float
 
 
 def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfig, out: Path) -> Exported:
@@ -67,7 +69,7 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
         tokenizer.save_pretrained(work)
         runtime.write_json(work / models.SERVING, {"template": template.name, "syntax": template.syntax})
         del network
-    agreement = verify(work, base, adapter, dataset, template)
+    agreement = verify(work, base, adapter, dataset, template, config.merge_into)
     files = models.checksums(work)
     digest = models.digest(files)
     target = models.cache_dir() / "models" / digest
@@ -93,7 +95,8 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
         template=template.name,
         syntax=template.syntax,
         dtype="bfloat16",
-        top1_agreement=agreement,
+        top1_agreement=agreement.top1,
+        kl=agreement.kl,
     )
     runtime.write_json(out, asdict(result))
     return result
