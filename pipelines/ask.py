@@ -2,38 +2,58 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from calltune import guard, models, runtime
+from calltune import guard, models
 from calltune import tools as tool_files
 from calltune.errors import UserError
 
 
-def ask(question: str, folder: Path, tools: Path, max_new_tokens: int) -> dict[str, Any]:
+def find(model: str) -> models.ModelFolder:
+    """An exported model, brought to this machine if it is elsewhere.
+
+    Args:
+        model: its folder, as a path or ``file://…``, or where the store has it, ``s3://…/models/<digest>``.
+
+    Raises:
+        UserError: it is not an exported model, or not what was exported.
+    """
+    if model.startswith("s3://"):
+        return models.fetch_address(model)
+    folder = Path(unquote(urlsplit(model).path) if model.startswith("file://") else model)
+    if not (folder / models.SERVING).is_file():
+        raise UserError(
+            f"{folder}: not an exported model: it has no {models.SERVING}; `calltune run` leaves one in WORKDIR/model"
+        )
+    return models.ModelFolder(folder)
+
+
+def ask(question: str, model: str, tools: Path, max_new_tokens: int) -> dict[str, Any]:
     """Ask an exported model.
+
+    Args:
+        question: what the user says.
+        model: as :func:`find` reads it.
+        tools: Python or JSON file.
+        max_new_tokens: longest answer, in tokens.
 
     Returns:
         ``{"calls": [...]}`` of the calls that pass the guard, `content` where the model also wrote text, and
         `rejected`, each with its reason, where the guard rejected something.
 
     Raises:
-        UserError: the folder is not an exported model, or the tools cannot be read.
+        UserError: there is no such model, or the tools cannot be read.
     """
-    if not (folder / models.SERVING).is_file():
-        raise UserError(
-            f"{folder}: not an exported model: it has no {models.SERVING}; `calltune run` leaves one in WORKDIR/model"
-        )
+    folder = find(model)
     schemas = tool_files.load(tools)
     from calltune.parse import PARSERS
     from calltune.render import answer_text, prompt_ids
-    from components.evaluate import hf
+    from components.evaluate import hf, step
 
-    tokenizer = models.tokenizer(folder)
-    stops = runtime.read_json(folder / "generation_config.json")["eos_token_id"]
-    stop_ids = stops if isinstance(stops, list) else [stops]
-    prompt = prompt_ids(tokenizer, [{"role": "user", "content": question}], schemas)
-    (answer,) = hf.answers(hf.load(folder), [prompt], stop_ids, max_new_tokens)
-    syntax = runtime.read_json(folder / models.SERVING)["syntax"]
-    parsed = PARSERS[syntax](answer_text(tokenizer, answer.ids, stop_ids))
+    served = step.of_folder(folder, {})
+    prompt = prompt_ids(served.tokenizer, [{"role": "user", "content": question}], schemas)
+    (answer,) = hf.answers(hf.load(folder.path), [prompt], served.stop_ids, max_new_tokens)
+    parsed = PARSERS[served.syntax](answer_text(served.tokenizer, answer.ids, served.stop_ids))
     guarded = guard.check_all(parsed.calls, schemas)
     result: dict[str, Any] = {"calls": [one.call for one in guarded if one.reason is None]}
     rejected: list[dict[str, Any]] = [{"call": one.call, "reason": one.reason} for one in guarded if one.reason is not None]

@@ -92,9 +92,13 @@ def compile(config: Config, out: Annotated[Path, typer.Option("-o", help="The YA
 @app.command()
 def call(
     question: Annotated[str, typer.Argument(help="What to ask.")],
-    model: Annotated[Path, typer.Option(help="An exported model's folder, for example runs/helpdesk/model.")],
+    model: Annotated[
+        str, typer.Option(help="An exported model's folder or s3://…/models/<digest>; with -c also models:/NAME@ALIAS.")
+    ],
     tools: Annotated[Path, typer.Option(help="Python or JSON file of tools.")],
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Whose store and registry the model is in.")] = None,
+    workdir: Workdir = None,
 ) -> None:
     """Ask a model, and print the calls that pass the guard as JSON.
 
@@ -102,7 +106,20 @@ def call(
     """
     from pipelines.ask import ask
 
-    print(json.dumps(ask(question, model, tools, max_new_tokens), indent=1, ensure_ascii=False))
+    if config is None:
+        if model.startswith("models:/"):
+            raise UserError(f"--model {model}: in which registry? Add -c FILE, the config of a run")
+        answer = ask(question, model, tools, max_new_tokens)
+    else:
+        from pipelines.config import load
+        from pipelines.registry import address
+        from pipelines.standalone import standalone
+
+        settings = load(config)
+        with standalone(settings, workdir, store=model.startswith(("models:/", "s3://"))) as place:
+            found = address(settings, place, model) if model.startswith("models:/") else model
+            answer = ask(question, found, tools, max_new_tokens)
+    print(json.dumps(answer, indent=1, ensure_ascii=False))
 
 
 app.add_typer(cli_steps.app)

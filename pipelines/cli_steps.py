@@ -2,15 +2,12 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from calltune.errors import UserError
 from pipelines.options import Config, Dataset, OutFile, OutFolder, Overrides, Workdir
-
-if TYPE_CHECKING:
-    from components.evaluate.step import Served
 
 app = typer.Typer()
 PANEL = "One step by itself"
@@ -151,7 +148,7 @@ def evaluate(
         if model == "base":
             served = step.base(settings.model, dataset)
         elif folder is not None:
-            served = _served(folder)
+            served = step.of_folder(models.ModelFolder(folder), {"which": "candidate"})
         else:
             served = step.exported(runtime.read_json(model), "candidate")
         questions, results = dataset / f"{split}.jsonl", (out / "metrics.json", out / "predictions.jsonl")
@@ -254,15 +251,3 @@ def _model_json(path: Path) -> Path:
     if not found:
         raise UserError(f"--model {path}: no model.json in it: it must be what `calltune export` wrote")
     return found[0]
-
-
-def _served(folder: Path) -> "Served":
-    """An exported model where it lies, without the store."""
-    from calltune import models, runtime
-    from components.evaluate.step import Served
-
-    stops = runtime.read_json(folder / "generation_config.json")["eos_token_id"]
-    whole = models.ModelFolder(folder, models.digest(models.checksums(folder)))
-    syntax = runtime.read_json(folder / models.SERVING)["syntax"]
-    stop_ids = stops if isinstance(stops, list) else [stops]
-    return Served(whole, models.tokenizer(folder), syntax, stop_ids, {"which": "candidate"})

@@ -1,6 +1,7 @@
 """The registry and the promotion ledger as tables."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -77,6 +78,30 @@ def promotions(config: RunConfig) -> Table:
             entry["reason"],
         )
     return table
+
+
+def address(config: RunConfig, workdir: Path, reference: str) -> str:
+    """Where the store has a registered model.
+
+    Args:
+        config: of the run whose registry it is.
+        workdir: of that run.
+        reference: ``models:/NAME@ALIAS``.
+
+    Raises:
+        UserError: it is none, there is no such version, or the registry does not answer.
+    """
+    parts = re.fullmatch(r"models:/([^/@]+)@([^/@]+)", reference)
+    if parts is None:
+        raise UserError(f"{reference}: not a registered model: models:/{config.name}@{config.promote.alias} would be one")
+    require_registry(config, workdir)
+    name, alias = parts.groups()
+    with _answering(config):
+        aliases = tracking.aliases(name)
+        if alias not in aliases:
+            known = ", ".join(sorted(aliases)) or "none"
+            raise UserError(f"{reference}: the registry has no such alias of {name}; there is {known}")
+        return next(str(found.source) for found in tracking.versions(name) if str(found.version) == aliases[alias])
 
 
 def _accuracy(version: "ModelVersion") -> str:

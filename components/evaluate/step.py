@@ -47,13 +47,19 @@ def base(model: ModelConfig, dataset: Path) -> Served:
 
 
 def exported(model: dict[str, Any], which: str) -> Served:
-    """An exported model, with the template, the stop tokens and the call syntax in its own folder."""
-    folder = models.fetch_export(model)
-    serving = runtime.read_json(folder.path / models.SERVING)
-    stops = runtime.read_json(folder.path / "generation_config.json")["eos_token_id"]
+    """An exported model, fetched from the store."""
     identity = {"which": which, **({"version": model["version"]} if "version" in model else {})}
-    stop_ids = stops if isinstance(stops, list) else [stops]
-    return Served(folder, models.tokenizer(folder.path), serving["syntax"], stop_ids, identity)
+    return of_folder(models.fetch_export(model), identity)
+
+
+def of_folder(folder: models.ModelFolder, identity: dict[str, Any]) -> Served:
+    """An exported model where it lies, with the template, the stop tokens and the call syntax in its own folder.
+
+    Raises:
+        UserError: the folder is not an exported model.
+    """
+    syntax = runtime.read_json(folder.path / models.SERVING)["syntax"]
+    return Served(folder, models.tokenizer(folder.path), syntax, models.stop_ids(folder.path), identity)
 
 
 def run(
