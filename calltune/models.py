@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from calltune import runtime, storage
 from calltune.attention import require_full_attention
@@ -284,13 +285,15 @@ def _from_hub(reference: str, revision: str) -> ModelFolder:
 
 
 def _from_store(uri: str) -> ModelFolder:
-    store, prefix = storage.at(uri)
-    keys = store.list(prefix.rstrip("/") + "/")
-    if not keys:
+    parts = urlsplit(uri)
+    store, folder_key = storage.S3(parts.netloc), parts.path.strip("/") + "/"
+    files = store.objects(folder_key)
+    if not files:
         raise ConfigError(f"model.base: nothing under {uri}")
-    target = cache_dir() / "models" / sha256([uri, keys])
+    # With their ETags, so that other weights at the same address are fetched again.
+    target = cache_dir() / "models" / sha256([uri, files])
     if not target.exists():
         with making(target) as folder:
-            for key in runtime.tracked(keys, f"fetch {uri}", len(keys), "files"):
-                store.download(key, folder / key[len(prefix.rstrip("/")) + 1 :])
+            for file in runtime.tracked(files, f"fetch {uri}", len(files), "files"):
+                store.download(file.key, folder / file.key.removeprefix(folder_key))
     return ModelFolder(target)

@@ -12,10 +12,10 @@ import os
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from typing_extensions import override
@@ -145,6 +145,14 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
 
 
+class Object(NamedTuple):
+    """An object in S3: another content has another ETag."""
+
+    key: str
+    etag: str
+    size: int
+
+
 class S3(Store):
     """A store in an S3 bucket, below a prefix.
 
@@ -194,11 +202,17 @@ class S3(Store):
 
     @override
     def list(self, prefix: str) -> list[str]:
+        return [item.key for item in self.objects(prefix)]
+
+    def objects(self, prefix: str) -> Sequence[Object]:
+        """What :meth:`list` names, with what tells another content, in order of the keys; nothing is downloaded."""
+        start = len(self.prefix) + 1 if self.prefix else 0
         with self._explained(prefix):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
-            keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        start = len(self.prefix) + 1 if self.prefix else 0
-        return sorted(key[start:] for key in keys if _is_within(key[start:], prefix))
+            found = [
+                Object(item["Key"][start:], item["ETag"], item["Size"]) for page in pages for item in page.get("Contents", [])
+            ]
+        return sorted(item for item in found if _is_within(item.key, prefix))
 
     @contextlib.contextmanager
     def _explained(self, key: str) -> Iterator[None]:

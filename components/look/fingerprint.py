@@ -1,7 +1,9 @@
 """What a model is made from, in one value: another source, other tools or other base weights, another fingerprint."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from calltune import storage
 from calltune.errors import DataError
@@ -43,17 +45,9 @@ def _file(name: str, kind: str) -> str:
         raise DataError(f"{name}: cannot be read: {error.strerror}") from None
 
 
-def _objects(uri: str) -> list[tuple[str, str, int]]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    store, prefix = storage.at(uri)
-    if not isinstance(store, storage.S3):
-        raise DataError(f"{uri}: is not an S3 address")
-    try:
-        pages = store.client.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=prefix)
-        found = sorted((item["Key"], item["ETag"], item["Size"]) for page in pages for item in page.get("Contents", []))
-    except (BotoCoreError, ClientError) as error:
-        raise DataError(f"{uri}: cannot be listed: {error}") from None
+def _objects(uri: str) -> Sequence[storage.Object]:
+    parts = urlsplit(uri)
+    found = storage.S3(parts.netloc).objects(parts.path.lstrip("/"))
     if not found:
         raise DataError(f"{uri}: there is no object")
     return found

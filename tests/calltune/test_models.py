@@ -55,6 +55,16 @@ def test_a_base_model_in_the_store_has_the_digest_of_its_folder(s3, folder):
     assert fetched.digest == models.fetch(ModelConfig(base=str(folder))).digest
 
 
+def test_other_weights_at_the_same_address_are_fetched_again(s3, folder):
+    for name in FILES:
+        s3.upload(folder / name, f"weights/{name}")
+    first = models.fetch(ModelConfig(base=f"{s3.uri}/weights"))
+    s3.put("weights/model.safetensors", b"trained further")
+    second = models.fetch(ModelConfig(base=f"{s3.uri}/weights"))
+    assert (second.path / "model.safetensors").read_bytes() == b"trained further"
+    assert second.digest != first.digest
+
+
 def test_an_export_is_fetched_by_its_address_alone_once_and_whole(address, folder, place):
     fetched = models.fetch_address(address + "/")
     assert fetched.path == models.cache_dir() / "models" / fetched.digest

@@ -58,5 +58,5 @@ def test_what_is_not_there_is_one_clear_line(bucket, tmp_path):
         fingerprint(f"{bucket}/nothing", "")
     with pytest.raises(UserError, match=r"s3://no-bucket/x: NoSuchBucket"):
         ingest(IngestConfig(source="s3://no-bucket/x"), tmp_path)
-    with pytest.raises(DataError, match=r"s3://no-bucket/x: cannot be listed: .*NoSuchBucket"):
+    with pytest.raises(UserError, match=r"s3://no-bucket/x: NoSuchBucket"):
         fingerprint("s3://no-bucket/x", "")
