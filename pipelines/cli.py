@@ -53,7 +53,10 @@ def run(
         failure = outcome.error or {}
         raise _Failed(f"{failure.get('step')}: {failure.get('message')} (log: {place / 'run.log'})", outcome.exit_code)
     closing(console, outcome.summary, outcome.steps)
-    console.print(f"summary {place / 'summary.json'} · report {place / 'report.html'} · model {place / 'model'}", highlight=False)
+    # A run with nothing new makes no report and no model.
+    made = {"summary": place / "summary.json", "report": place / "report.html", "model": place / "model"}
+    paths = " · ".join(f"{what} {path}" for what, path in made.items() if path.exists())
+    console.print(paths, highlight=False, soft_wrap=True)
     if require_promotion and outcome.summary["outcome"] == "refused":
         raise typer.Exit(REFUSED)
 
