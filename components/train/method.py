@@ -57,34 +57,12 @@ def decide(config: TrainConfig, parameters: int) -> Method:
     return Method(name, rate, bf16, reason)
 
 
-def build(folder: Path, method: Method, config: TrainConfig) -> "PreTrainedModel":
+def build(folder: Path, method: Method) -> "PreTrainedModel":
     """The base model, quantised for `qlora`, with tree attention."""
     if method.name != "qlora":
         return models.load(folder, dtype=torch.float32, attn_implementation=TREE_ATTENTION)
-    from transformers import BitsAndBytesConfig
-
-    quantised = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if method.bf16 else torch.float32,
-    )
-    network = models.load(folder, dtype=torch.float32, attn_implementation=TREE_ATTENTION, quantization_config=quantised)
-    _keep_differentiable(network)
-    return network
-
-
-def _keep_differentiable(network: "PreTrainedModel") -> None:
-    """Keep bitsandbytes from its inference kernels.
-
-    On a CPU with AVX512-BF16 the first use of a 4-bit layer in eval mode repacks its weights for good, and what it then
-    computes, in training too, has no gradient: after the first validation only the adapters' own terms would be left.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for module in network.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
+    compute_dtype = torch.bfloat16 if method.bf16 else torch.float32
+    return models.load_nf4(folder, compute_dtype, attn_implementation=TREE_ATTENTION)
 
 
 def adapter_config(method: Method, config: TrainConfig) -> object | None:

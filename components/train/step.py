@@ -68,7 +68,7 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
     runtime.note(f"train: {method.reason}")
     # Before the model is built: an adapter's first weights are random.
     torch.manual_seed(config.seed)
-    network = build(folder, method, config)
+    network = build(folder, method)
     follow = Follow(out / "best.safetensors", config.patience)
     trainer = TreeTrainer(
         model=network,

@@ -113,7 +113,7 @@ def test_lora_is_merged_exactly(exported, trained, tiny_model, rows):
 
 def test_qlora_is_merged_into_what_it_was_trained_against(trained, tiny_model, rows):
     config = TrainConfig(method="qlora", precision="fp32")
-    quantised = build(tiny_model, decide(config, 3_000_000), config)
+    quantised = build(tiny_model, decide(config, 3_000_000))
     quantised.set_attn_implementation("sdpa")
     taught = log_probabilities(PeftModel.from_pretrained(quantised, trained("qlora").adapter), rows)
     dequantised, original = (

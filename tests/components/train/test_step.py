@@ -141,7 +141,7 @@ def test_the_optimiser_gets_the_gradient_of_the_unpacked_rows(dataset, tiny_mode
     rows = pq.read_table(dataset / "train.parquet").slice(0, 12)
     torch.manual_seed(5)
     trainer = TreeTrainer(
-        model=build(tiny_model, chosen, config),
+        model=build(tiny_model, chosen),
         args=_arguments(config, chosen, False, tmp_path),
         data_collator=Collator(900),
         train_dataset=Dataset(rows),
@@ -172,7 +172,7 @@ def test_validation_leaves_the_gradient_of_training_as_it_was(dataset, tiny_mode
     config = TrainConfig(method=method, precision="fp32")
     chosen = decide(config, 3_000_000)
     torch.manual_seed(5)
-    network = build(tiny_model, chosen, config)
+    network = build(tiny_model, chosen)
     network.set_attn_implementation("sdpa")
     network = network if method == "full" else get_peft_model(network, adapter_config(chosen, config))
     for name, parameter in network.named_parameters():
@@ -270,7 +270,7 @@ def test_what_auto_means(settings, parameters, name, rate):
 def test_qlora_is_nf4_with_double_quantisation(tiny_model):
     config = TrainConfig(method="qlora", precision="fp32")
     method = decide(config, 3_000_000)
-    network = build(tiny_model, method, config)
+    network = build(tiny_model, method)
     assert adapter_config(method, config).lora_alpha == 2 * config.rank
     state = network.model.layers[0].self_attn.q_proj.weight.quant_state
     assert state.quant_type == "nf4" and state.nested
