@@ -213,7 +213,7 @@ def _limits(metadata: Iterable[Any]) -> str:
             case Le(le=limit):
                 texts.append(f"≤ {limit:g}")
             case Lt(lt=limit):
-                texts.append(f"< {limit:g}")
+                texts.append(f"< {limit:.10g}")
             case MinLen():
                 texts.append("not empty")
     return ", ".join(texts)

@@ -88,8 +88,10 @@ def _match_rules(config: RunConfig, given: list[Tool], sample: Sample) -> Iterat
     from calltune.score import check_rules
 
     known = {tool["function"]["name"]: tool for record in sample.records for tool in [*given, *record["tools"]]}
+    # Rows with tools of their own may have others further on.
+    all_known = bool(given) and all(record["tools"] == given for record in sample.records)
     for rule, how in config.evaluate.arguments.items():
-        if rule.split(".")[0] in known:
+        if all_known or rule.split(".")[0] in known:
             check_rules({rule: how}, list(known.values()))
         else:
             yield f"warning: evaluate.arguments: {rule!r} names no tool of the first rows, and would have no effect"

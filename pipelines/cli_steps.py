@@ -217,7 +217,7 @@ def promote(
         from components.promote.config import PromoteConfig
         from components.promote.step import promote
 
-        found = fingerprint(settings.ingest.source, settings.ingest.tools, settings.model.base)
+        found = fingerprint(settings.ingest.source, settings.ingest.tools, settings.model.base, settings.model.revision)
         done = promote(exported, decision, found, PromoteConfig(**settings.for_step("promote")), out)
         tracking.end(tracking.run_of(settings.name), ok=True)
     what = f"is {done.alias}" if done.promoted else "is registered, and not promoted"

@@ -29,11 +29,11 @@ class RetrainConfig(Settings):
     """When a run trains."""
 
     when: Literal["always", "changed"] = "always"
-    """`always`, or only if data or tools have `changed` since the champion was trained."""
+    """`always`, or only if data, tools or base model have `changed` since the champion was trained."""
 
 
 class StorageConfig(Settings):
-    """Where models, checkpoints and reports are kept. Credentials come from the environment only."""
+    """Where models, results and reports are kept. Credentials come from the environment only."""
 
     uri: Annotated[
         str,
@@ -157,7 +157,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explained(error, RunConfig)}") from None
-    _refuse_large_integers(raw, str(path))
+    _refuse_lossy_numbers(raw, str(path), ())
     return config
 
 
@@ -179,15 +179,18 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: {error}") from None
 
 
-def _refuse_large_integers(value: Any, where: str) -> None:
+def _refuse_lossy_numbers(value: Any, path: str, keys: tuple[str, ...]) -> None:
+    """Refuse what would be another number in a step than in the file. The settings have been checked already."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            _refuse_large_integers(item, f"{where}: {key}")
+            _refuse_lossy_numbers(item, path, (*keys, str(key)))
     elif isinstance(value, list):
         for item in value:
-            _refuse_large_integers(item, where)
+            _refuse_lossy_numbers(item, path, keys)
+    elif isinstance(value, bool):  # no setting is one, so that pydantic has made a number of it
+        raise ConfigError(f"{path}: {'.'.join(keys)}: must be a number, not {str(value).lower()}")
     elif isinstance(value, int) and abs(value) >= MAX_INTEGER:
-        raise ConfigError(f"{where}: {value} is too large; integers must be below 2^53")
+        raise ConfigError(f"{path}: {'.'.join(keys)}: {value} is too large; integers must be below 2^53")
 
 
 def absolute(config: RunConfig) -> RunConfig:

@@ -24,7 +24,7 @@ _WORDS = {
     "literal_error": "{expected}",
     "greater_than": "above {gt:g}",
     "greater_than_equal": "at least {ge:g}",
-    "less_than": "below {lt:g}",
+    "less_than": "below {lt:.10g}",
     "less_than_equal": "at most {le:g}",
 }
 
@@ -48,9 +48,10 @@ def explained(error: ValidationError, root: type[Settings]) -> str:
 
 def _sentence(root: type[Settings], place: tuple[int | str, ...], found: list[ErrorDetails]) -> str:
     first = found[0]
-    if first["type"] == "extra_forbidden" or first["loc"][-1:] == ("[key]",):
-        *parents, last = place
-        known = _keys(_inside(root, parents))
+    *parents, last = place or ("",)
+    known = _keys(_inside(root, parents))
+    wrong_key = first["loc"][-1:] == ("[key]",)
+    if first["type"] in ("extra_forbidden", "invalid_key") or (wrong_key and known):
         near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.4)
         return f"unknown key; {f'did you mean {near[0]}?' if near else 'known are ' + ', '.join(known)}"
     if first["type"] == "missing":
@@ -59,9 +60,9 @@ def _sentence(root: type[Settings], place: tuple[int | str, ...], found: list[Er
         return "has no value; give it one, or leave the key out"
     given = "" if isinstance(first["input"], dict) else f", not {_shown(first['input'])}"
     if first["type"] == "value_error":
-        return str(first["ctx"]["error"]) + given
+        return f"{'the key ' if wrong_key else ''}{first['ctx']['error']}{given}"
     choices = [_WORDS[one["type"]].format(**one.get("ctx", {})) if one["type"] in _WORDS else one["msg"] for one in found]
-    return f"must be {' or '.join(dict.fromkeys(choices))}{given}"
+    return f"{'the key ' if wrong_key else ''}must be {' or '.join(dict.fromkeys(choices))}{given}"
 
 
 def _shown(value: Any) -> str:

@@ -14,9 +14,12 @@ def read(text: str) -> Any:
 
     Raises:
         yaml.YAMLError: it is not YAML.
-        ConfigError: a mapping has a key twice; the key and both lines are named.
+        ConfigError: a mapping has a key twice; the key and both lines are named. Or it is nested too deeply.
     """
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise ConfigError("is nested too deeply; a config has few levels") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from calltune.settings import Settings
+from calltune.settings import ModelConfig, Settings
 
 
 class LookConfig(Settings):
@@ -17,11 +17,16 @@ class LookConfig(Settings):
     alias: str
     """The registry's name for the model that serves."""
     when: Literal["always", "changed"] = "always"
-    """`always`: train. `changed`: only if data, tools or base weights are not those that the champion was trained on."""
+    """`always`: train. `changed`: only if data, tools or base model are not those that the champion was trained on."""
     run: dict[str, Any] = {}
     """The whole run's config: its base model is looked at, and MLflow gets it."""
 
     @property
-    def base(self) -> str:
-        """The base model; empty where there is no run."""
-        return str(self.run["model"]["base"]) if "model" in self.run else ""
+    def model(self) -> ModelConfig:
+        """The base model; an empty name where there is no run."""
+        return ModelConfig(**self.run["model"]) if "model" in self.run else ModelConfig(base="")
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """The run's own match rules for arguments."""
+        return dict(self.run["evaluate"]["arguments"]) if "evaluate" in self.run else {}

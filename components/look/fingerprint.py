@@ -11,7 +11,7 @@ from calltune.models import checksums, file_sha256
 from calltune.records import sha256
 
 
-def fingerprint(source: str, tools: str, base: str = "") -> str:
+def fingerprint(source: str, tools: str, base: str = "", revision: str = "") -> str:
     """SHA-256 over source, tools file and base model, so that nothing cached ever hides new data or new weights.
 
     Args:
@@ -19,7 +19,8 @@ def fingerprint(source: str, tools: str, base: str = "") -> str:
             size count, so that nothing is downloaded.
         tools: path of the tools file; empty where the rows bring their own.
         base: the base model. The files of a folder count, by their checksums, and the objects of ``s3://bucket/prefix``;
-            any other model is what its name and revision say, which are in the config.
+            any other model is what its name and revision say.
+        revision: of a base model from the Hub.
 
     Raises:
         DataError: one of them does not exist or cannot be read.
@@ -30,6 +31,8 @@ def fingerprint(source: str, tools: str, base: str = "") -> str:
         known["base"] = _objects(f"{base.rstrip('/')}/")
     elif base and Path(base).is_dir():
         known["base"] = checksums(Path(base))
+    elif base:
+        known["base"] = [base, revision]
     return sha256(known)
 
 

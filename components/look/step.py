@@ -7,9 +7,10 @@ new cache keys.
 import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from calltune import ledger, runtime, storage, tracking
+from calltune import ledger, runtime, storage, tools, tracking
 from components.look.config import LookConfig
 from components.look.fingerprint import fingerprint
 
@@ -34,10 +35,12 @@ def look(config: LookConfig) -> Seen:
 
     Raises:
         DataError: the source does not exist.
+        ConfigError: a match rule names a tool or an argument that there is not.
     """
     started = time.monotonic()
+    _require_tools_of_rules(config)
     with runtime.phase("read data and base model"):
-        found = fingerprint(config.source, config.tools, config.base)
+        found = fingerprint(config.source, config.tools, config.model.base, config.model.revision)
     with runtime.phase("open the registry"):
         history = ledger.heal(config.name, config.alias)
         serving = history[-1] if history else None
@@ -63,6 +66,29 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             # KFP carries every number as a double; 4 epochs are not to be called 4.0.
             rows[f"{prefix}{key}"] = int(value) if isinstance(value, float) and value.is_integer() else value
     return rows
+
+
+def _require_tools_of_rules(config: LookConfig) -> None:
+    """Hold the match rules against the tools file here, since evaluation would notice only after hours of training."""
+    if not config.rules or not config.tools:
+        return
+    from calltune.score import check_rules
+
+    given = tools.load(config.tools)
+    for rule, how in config.rules.items():
+        if rule.split(".")[0] in tools.names_of(given) or not _may_bring(config.source, rule.split(".")[0]):
+            check_rules({rule: how}, given)
+
+
+def _may_bring(source: str, tool: str) -> bool:
+    """Whether rows may have such a tool of their own; of a source in S3 that is not known before ingest has read it."""
+    if source.startswith("s3://"):
+        return True
+    try:
+        with Path(source).open("rb") as file:
+            return any(tool.encode() in line for line in file)
+    except OSError:
+        return True  # the fingerprint says what is wrong with the file
 
 
 def _reason(config: LookConfig, found: str, serving: ledger.Entry | None) -> str:

@@ -27,5 +27,5 @@ class TrainConfig(Settings):
     """Epochs without a better validation loss after which training stops."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the arithmetic; weights and optimiser state stay in fp32. `auto`: bf16 where the device computes in it."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     """Of the adapter's first weights and of the order of the rows."""

@@ -112,7 +112,16 @@ def test_bad_rows_are_counted_and_the_first_is_explained(checked):
         ({"model": {"base": "no such model"}}, ConfigError, r"neither a folder, nor bundled:smollm2-135m"),
         ({"format": {"template": "llama9"}}, ConfigError, r"format\.template: 'llama9' is not one of auto, hermes"),
         ({"evaluate": {"arguments": {"create_ticket.no": "ast"}}}, ConfigError, r"'create_ticket\.no' is no tool's argument"),
-        ({"evaluate": {"arguments": {"create_ticket.summary": "f1>2"}}}, ConfigError, r"'f1>2' is not a rule; use ast, any"),
+        (
+            {"evaluate": {"arguments": {"create_ticket.summary": "f1>2"}}},
+            ConfigError,
+            r"must be ast, any, or f1>=x with 0 < x <= 1, not 'f1>2'",
+        ),
+        (
+            {"evaluate": {"arguments": {"create_tickte.summary": "ast"}}},
+            ConfigError,
+            r"'create_tickte\.summary' is no tool's arg",
+        ),
     ],
 )
 def test_what_a_run_would_stumble_over_is_refused(checked, sections, error, message):
@@ -181,8 +190,12 @@ def test_many_bad_rows_among_the_first_are_a_warning_where_the_others_may_be_goo
     assert said.startswith("warning: 8 of the first 100 rows cannot be used, ingest.max_quarantined allows 5.0%; the commonest")
 
 
-def test_a_rule_for_a_tool_that_no_row_has_is_a_warning(checked):
-    lines = checked(train={"epochs": 8}, evaluate={"arguments": {"other.x": "ast"}})
+TOOL = {"type": "function", "function": {"name": "own", "description": "Own.", "parameters": {"type": "object"}}}
+
+
+def test_a_rule_for_a_tool_that_no_row_has_is_a_warning_where_rows_bring_their_own(checked):
+    rows = [json.dumps({**json.loads(row), "tools": [TOOL]}) for row in ALPACA]
+    lines = checked(rows, evaluate={"arguments": {"other.x": "ast"}})
     assert any("'other.x' names no tool of the first rows" in text for text in warnings(lines))
 
 

@@ -164,7 +164,21 @@ def test_every_step_of_the_dag_has_settings():
         ({"ingest": {"source": ""}}, r"ingest\.source: must be a text that is not empty, not ''$"),
         ({"ingest": {"source": ["a"]}}, r"ingest\.source: must be text, in quotes, not \['a'\]$"),
         ({"train": {"epochs": "many " * 40}}, r"train\.epochs: .{,120}…$"),
-        ({"train": {"seed": MAX_INTEGER}}, r"9007199254740992 is too large; integers must be below 2\^53"),
+        ({"train": {"epochs": MAX_INTEGER}}, r"train\.epochs: 9007199254740992 is too large; integers must be below 2\^53"),
+        ({"train": {"seed": -1}}, r"train\.seed: must be at least 0, not -1$"),
+        ({"train": {"seed": 99999999999}}, r"train\.seed: must be below 4294967296, not 99999999999$"),
+        ({"train": {"rank": True}}, r"run\.yaml: train\.rank: must be a number, not true$"),
+        (
+            {"gate": {"over_baseline": {"tool_accuracy": False}}},
+            r"gate\.over_baseline\.tool_accuracy: must be a number, not false$",
+        ),
+        ({"gate": {"thresholds": {1: 0.5}}}, r"gate\.thresholds\.1: the key must be text, in quotes, not 1$"),
+        (
+            {"evaluate": {"arguments": {"a.b": "bogus"}}},
+            r"evaluate\.arguments\.a\.b: must be ast, any, or f1>=x with 0 < x <= 1, not 'bogus'$",
+        ),
+        ({"evaluate": {"arguments": {"a.b": "f1>=0.0"}}}, r"must be ast, any, or f1>=x with 0 < x <= 1, not 'f1>=0\.0'$"),
+        ({"evaluate": {"arguments": {"a": "ast"}}}, r"evaluate\.arguments\.a: the key must be tool\.argument, not 'a'$"),
         ({"train": {"epochs": 0, "rank": 0}}, r"train\.rank: .* \(and 1 more\)$"),
     ],
 )
@@ -235,6 +249,11 @@ def test_a_missing_key_is_named(tmp_path):
     [
         (b"name: [shop\n", r"not YAML: .*line 2"),
         (b"- name\n- shop\n", r"must be a mapping of sections"),
+        (
+            b"name: shop\nmodel: {base: x}\ningest: {source: y}\n1: 3\n",
+            r"run\.yaml: 1: unknown key; known are name, model, ingest",
+        ),
+        (b"name: " + b"[" * 3000, r"run\.yaml: is nested too deeply"),
         (b"", r"must be a mapping of sections"),
         (b"name: caf\xe9\n", r"cannot be read: .*utf-8"),
     ],
@@ -284,6 +303,7 @@ def test_the_last_set_wins(written):
         ("train.epochs=[1", r"--set train\.epochs=\[1: the value is not YAML"),
         ("train.epochs=lots", r"train\.epochs: .*not 'lots'"),
         ("train={epochs: 1, epochs: 2}", r"--set train=\{.*\}: epochs: is there twice"),
+        ("name=" + "[" * 3000, r"is nested too deeply"),
         ("train.epocs=3", r"train\.epocs: unknown key; did you mean epochs\?"),
     ],
 )

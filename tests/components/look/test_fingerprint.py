@@ -52,9 +52,9 @@ def test_other_weights_under_the_same_address_change_it_and_those_beside_it_do_n
         fingerprint(rows, "", f"{s3.uri}/nowhere")
 
 
-@pytest.mark.parametrize("base", ["bundled:smollm2-135m", "org/model"])
-def test_a_model_that_its_name_says_all_about_is_not_in_it(data, base):
-    assert fingerprint(f"{data}/rows.jsonl", "", base) == fingerprint(f"{data}/rows.jsonl", "")
+def test_another_name_or_revision_of_the_base_model_changes_it(data):
+    models = [("", ""), ("bundled:smollm2-135m", ""), ("org/model", "0" * 40), ("org/model", "1" * 40), ("org/other", "0" * 40)]
+    assert len({fingerprint(f"{data}/rows.jsonl", "", *model) for model in models}) == 5
 
 
 def test_what_does_not_exist_is_named(data):

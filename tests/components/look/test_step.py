@@ -5,7 +5,7 @@ import json
 import pytest
 
 from calltune import ledger, runtime
-from calltune.errors import DataError
+from calltune.errors import ConfigError, DataError
 from calltune.tracking import aliases, register, run_of
 from components.look.config import LookConfig
 from components.look.fingerprint import fingerprint
@@ -32,7 +32,7 @@ def changed(config):
 def serve(config, print_):
     version = register("helpdesk", "s3://x/models/d1", "d1", run_of("helpdesk"), {})
     entry = {"n": 1, "version": version, "uri": "s3://x/models/d1", "digest": "d1", "files": {"a": "b"}}
-    ledger.append("helpdesk", {**entry, "run_id": "run-0", "fingerprint": print_, "reason": "passed the gate"})
+    ledger.append("helpdesk", "champion", {**entry, "run_id": "run-0", "fingerprint": print_, "reason": "passed the gate"})
 
 
 def test_a_first_run_finds_no_champion(store, tracking, config):
@@ -62,6 +62,36 @@ def test_changed_weights_of_a_base_model_in_a_folder_are_a_reason_to_train(store
     assert look(based).reason == ""
     (tmp_path / "base" / "model.safetensors").write_bytes(b"2")
     assert look(based).reason == "the data or the base model has changed"
+
+
+def test_another_base_model_or_revision_is_a_reason_to_train(store, tracking, config, monkeypatch):
+    def based(base, revision=""):
+        return changed(config.model_copy(update={"run": {"model": {"base": base, "revision": revision}}}))
+
+    serve(config, look(based("org/model", "0" * 40)).fingerprint)
+    assert look(based("org/model", "0" * 40)).reason == ""
+    others = [based("org/model", "1" * 40), based("org/other", "0" * 40), based("bundled:smollm2-135m")]
+    for number, other in enumerate(others, 2):
+        monkeypatch.setenv("CALLTUNE_RUN_ID", f"run-{number}")
+        assert look(other).reason == "the data or the base model has changed"
+
+
+def test_a_rule_for_a_tool_that_there_is_not_is_refused_before_training(store, tracking, config, tmp_path, monkeypatch):
+    parameters = {"type": "object", "properties": {"x": {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "find", "description": "Find.", "parameters": parameters}}
+    (tmp_path / "tools.json").write_text(json.dumps([tool]))
+
+    def ruled(rule):
+        return config.model_copy(update={"run": {"evaluate": {"arguments": {rule: "ast"}}}})
+
+    look(ruled("find.x"))
+    with pytest.raises(ConfigError, match=r"evaluate\.arguments: 'fnid\.x' is no tool's argument; there is find\.x$"):
+        look(ruled("fnid.x"))
+    with pytest.raises(ConfigError, match=r"evaluate\.arguments: 'find\.y' is no tool's argument; there is find\.x$"):
+        look(ruled("find.y"))
+    (tmp_path / "questions.jsonl").write_text('{"id": "1", "tools": [{"name": "own"}]}\n')
+    monkeypatch.setenv("CALLTUNE_RUN_ID", "run-2")
+    look(ruled("own.y"))  # the row may bring it: evaluation knows
 
 
 def test_unchanged_data_ends_the_run_with_a_summary(store, tracking, config):
