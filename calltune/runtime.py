@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,36 +96,56 @@ def peak_rss_mib() -> int:
 def step(name: str) -> Iterator[None]:
     """Run a pipeline step: report its start, cost and failure, and record them in the store.
 
-    Writes `runs/<run_id>/steps/<name>.json`. A :class:`UserError`, or a full disk, ends the process with exit code 2 and
-    one line; any other exception goes on up after it has been reported.
+    Writes `runs/<run_id>/steps/<name>.json`. A :class:`UserError`, a full disk, or a store that cannot be written ends the
+    process with exit code 2 and one line; any other exception goes on up after it has been reported.
     """
     started = time.monotonic()
-    emit("start", name=name)
-    failure: dict[str, Any] | None = None
     try:
+        emit("start", name=name)
         yield
-    except UserError as error:
-        failure = {"step": name, "code": 2, "message": str(error)}
-        raise SystemExit(2) from None
+        record = _record(name, started, None)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            failure = {"step": name, "code": 2, "message": f"no room left on the disk: {error.filename or 'while writing'}"}
-            raise SystemExit(2) from None
-        failure = {"step": name, "code": 1, "message": f"{type(error).__name__}: {error}"}
-        traceback.print_exc()
-        raise
-    finally:
-        record = {
-            "name": name,
-            "seconds": round(time.monotonic() - started, 2),
-            "peak_rss_mib": peak_rss_mib(),
-            "error": failure,
-        }
-        if failure is not None:
-            emit("error", **failure)
+        failure = _failure(name, error)
+        # Each for itself: a disk that is full, or a store that is not there, must not hide the reason. The log comes first.
+        with suppress(OSError):
+            if failure["code"] == 1:
+                traceback.print_exc()
             print(f"calltune: {name}: {failure['message']}", file=sys.stderr, flush=True)
-        emit("step", **record)
-        storage.of_run().put_json(f"runs/{run_id()}/steps/{name}.json", record)
+        with suppress(OSError):
+            emit("error", **failure)
+        with suppress(OSError, UserError):
+            emit("step", **_record(name, started, failure))
+        if failure["code"] == 2:
+            raise SystemExit(2) from None
+        raise
+    emit("step", **record)
+
+
+def _record(name: str, started: float, failure: dict[str, Any] | None) -> dict[str, Any]:
+    """Write what a step took, and how it failed, into the store; returns it.
+
+    Raises:
+        UserError: the store cannot be written.
+    """
+    seconds = round(time.monotonic() - started, 2)
+    row = {"name": name, "seconds": seconds, "peak_rss_mib": peak_rss_mib(), "error": failure}
+    store = storage.of_run()
+    try:
+        store.put_json(f"runs/{run_id()}/steps/{name}.json", row)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UserError(f"{store.uri}: the store cannot be written: {error.strerror}: {error.filename}") from None
+    return row
+
+
+def _failure(name: str, error: Exception) -> dict[str, Any]:
+    """A step's error as an event: whose it is, the exit code, and one sentence."""
+    if isinstance(error, UserError):
+        return {"step": name, "code": 2, "message": str(error)}
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return {"step": name, "code": 2, "message": f"no room left on the disk: {error.filename or 'while writing'}"}
+    return {"step": name, "code": 1, "message": f"{type(error).__name__}: {error}"}
 
 
 def finite(numbers: dict[str, Any]) -> dict[str, float]:

@@ -1,0 +1,94 @@
+"""A step says how it went: one error event, one line in the log, and the exit code, also where it can hardly write any more."""
+
+import json
+
+import pytest
+
+from calltune import runtime, storage
+from calltune.errors import UserError
+
+
+@pytest.fixture
+def events(tmp_path):
+    """Reads the events of one kind."""
+
+    def of_kind(kind):
+        seen = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+        return [event for event in seen if event["kind"] == kind]
+
+    return of_kind
+
+
+def test_a_step_is_recorded_in_the_store_before_it_is_told(store, events):
+    with runtime.step("look"):
+        pass
+    (told,) = events("step")
+    assert {key: told[key] for key in ("name", "seconds", "peak_rss_mib", "error")} == store.get_json(
+        "runs/run-1/steps/look.json"
+    )
+    assert told["error"] is None and events("error") == []
+
+
+def test_a_users_error_is_exit_code_2_and_in_the_record(store, events, capsys):
+    with pytest.raises(SystemExit) as ended, runtime.step("ingest"):
+        raise UserError("row 3: no question")
+    assert ended.value.code == 2
+    (error,) = events("error")
+    assert (error["step"], error["code"], error["message"]) == ("ingest", 2, "row 3: no question")
+    assert store.get_json("runs/run-1/steps/ingest.json")["error"]["message"] == "row 3: no question"
+    assert capsys.readouterr().err == "calltune: ingest: row 3: no question\n"
+
+
+def test_any_other_exception_goes_up_with_its_traceback_in_the_log(store, events, capsys):
+    with pytest.raises(ZeroDivisionError), runtime.step("train"):
+        _ = 1 / 0
+    assert [error["code"] for error in events("error")] == [1]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_exit_code_2_and_one_line(store, events, tmp_path, capsys):
+    (tmp_path / "weights").symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as ended, runtime.step("export"):
+        (tmp_path / "weights").write_bytes(b"x")
+    assert ended.value.code == 2
+    assert [error["message"] for error in events("error")] == ["no room left on the disk: while writing"]
+    assert capsys.readouterr().err == "calltune: export: no room left on the disk: while writing\n"
+
+
+def test_a_disk_too_full_for_events_hides_neither_the_exit_code_nor_the_reason(store, monkeypatch, capsys):
+    monkeypatch.setenv("CALLTUNE_EVENTS", "/dev/full")
+    with pytest.raises(SystemExit) as ended, runtime.step("look"):
+        pytest.fail("a step that cannot report must not begin")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "calltune: look: no room left on the disk: while writing\n"
+
+
+def unwritable(store_is, monkeypatch, tmp_path):
+    if store_is == "below a file":
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("CALLTUNE_STORAGE", str(tmp_path / "file" / "store"))
+    else:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    storage.open_store.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("store_is", "said"),
+    [("below a file", "file/store: the store cannot be written: Not a directory"), ("of somebody else", "SignatureDoesNotMatch")],
+)
+def test_a_store_that_cannot_be_written_is_one_error_and_no_success(store_is, said, s3, events, tmp_path, monkeypatch, capsys):
+    unwritable(store_is, monkeypatch, tmp_path)
+    with pytest.raises(SystemExit) as ended, runtime.step("look"):
+        pass
+    assert ended.value.code == 2
+    (error,) = events("error")
+    assert said in error["message"] and "\n" not in error["message"]
+    assert events("step") == []
+    assert capsys.readouterr().err == f"calltune: look: {error['message']}\n"
+
+
+def test_the_steps_own_error_is_told_where_the_store_cannot_be_written_either(events, tmp_path, monkeypatch):
+    unwritable("below a file", monkeypatch, tmp_path)
+    with pytest.raises(SystemExit), runtime.step("ingest"):
+        raise UserError("row 3: no question")
+    assert [error["message"] for error in events("error")] == ["row 3: no question"]
