@@ -79,34 +79,6 @@ def fetch(model: ModelConfig) -> ModelFolder:
     return _from_hub(base, model.revision)
 
 
-def fetch_export(model: dict[str, Any]) -> ModelFolder:
-    """Bring an exported model to this machine, once, and check every file against its recorded checksum.
-
-    Args:
-        model: what export wrote to `model.json`: `uri`, `digest` and `files`, a checksum for each name.
-
-    Raises:
-        DataError: a file in the store is absent, or is not the one that was exported.
-    """
-    return _export(model["uri"], model["digest"], model["files"])
-
-
-def fetch_address(uri: str) -> ModelFolder:
-    """Bring an exported model that is known by its address alone to this machine, once, and check it against its digest.
-
-    Args:
-        uri: ``…/models/<digest>``, as `uri` in `model.json` and the model registry's source have it.
-
-    Raises:
-        DataError: it is not such an address, nothing is there, or what is there is not what was exported.
-    """
-    uri = uri.rstrip("/")
-    told = uri.rsplit("/", 1)[-1]
-    if not re.fullmatch(r"[0-9a-f]{64}", told):
-        raise DataError(f"{uri}: not the address of an exported model: it ends in /models/ and the model's digest, 64 hex digits")
-    return _export(uri, told, {})
-
-
 def stop_ids(folder: Path) -> list[int]:
     """The tokens that end an exported model's answers: one or several `eos_token_id` in its `generation_config.json`.
 
@@ -206,15 +178,27 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def making(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that becomes it when the block ends well; another process may win the race."""
+    """A temporary folder beside `target` that becomes it, as :func:`keep` says, when the block ends well."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield temporary
-        if not target.exists():
-            temporary.rename(target)
+        keep(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def keep(folder: Path, target: Path) -> None:
+    """Let a finished folder become `target` in the cache, unless another process has won the race.
+
+    Its files become read-only: later runs take them for what they were, and a workdir's `model` leads to them.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o444)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
 
 
 def _bundled(reference: str) -> ModelFolder:
@@ -248,25 +232,6 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     del model.config.quantization_config
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-
-
-def _export(uri: str, digest_: str, files: dict[str, str]) -> ModelFolder:
-    """Fetch what export stored at `uri`; `files` are its checksums, empty where only the digest over them is known."""
-    target = cache_dir() / "models" / digest_
-    if not (target / MANIFEST).exists():
-        store, prefix = storage.at(uri)
-        names = list(files) or [key.removeprefix(f"{prefix}/") for key in store.list(prefix)]
-        if not names:
-            raise DataError(f"{uri}: nothing is there")
-        with making(target) as folder:
-            for name in runtime.tracked(names, f"fetch model {digest_[:12]}", len(names), "files"):
-                store.download(f"{prefix}/{name}", folder / name)
-            found = checksums(folder)
-            if digest(found) != digest_:
-                wrong = [name for name, checksum in files.items() if found.get(name) != checksum]
-                raise DataError(f"{uri}: not what was exported: {', '.join(wrong) or 'its files have another digest'}")
-            runtime.write_json(folder / MANIFEST, found)
-    return ModelFolder(target, digest_)
 
 
 def _from_hub(reference: str, revision: str) -> ModelFolder:

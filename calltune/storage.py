@@ -67,7 +67,8 @@ class Store(ABC):
         """The keys in the folder `prefix`, and `prefix` itself where it is an object; sorted.
 
         With or without a slash at its end a folder is meant: ``data`` has ``data/a`` and never ``data2/a``, although
-        S3 itself compares letters. Empty means the whole store. A folder's hidden files, half-written ones, are left out.
+        S3 itself compares letters. Empty means the whole store. A folder's hidden files, half-written ones, are left out,
+        and so are S3's folder markers, whose keys end in a slash.
         """
 
     def put_json(self, key: str, value: Any, only_if_new: bool = False) -> None:
@@ -212,7 +213,7 @@ class S3(Store):
             found = [
                 Object(item["Key"][start:], item["ETag"], item["Size"]) for page in pages for item in page.get("Contents", [])
             ]
-        return sorted(item for item in found if _is_within(item.key, prefix))
+        return sorted(item for item in found if _is_within(item.key, prefix) and not item.key.endswith("/"))
 
     @contextlib.contextmanager
     def _explained(self, key: str) -> Iterator[None]:

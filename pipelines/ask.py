@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from calltune import guard, models
+from calltune import exports, guard, models
 from calltune import tools as tool_files
 from calltune.errors import UserError
 
@@ -19,7 +19,7 @@ def find(model: str) -> models.ModelFolder:
         UserError: it is not an exported model, or not what was exported.
     """
     if model.startswith("s3://"):
-        return models.fetch_address(model)
+        return exports.fetch_address(model)
     folder = Path(unquote(urlsplit(model).path) if model.startswith("file://") else model)
     if not (folder / models.SERVING).is_file():
         raise UserError(

@@ -48,35 +48,37 @@ def versions(config: RunConfig, workdir: Path) -> Table:
             aliases = ", ".join(sorted(named.get(str(found.version), [])))
             digest = found.tags.get("digest", "")[:12]
             accuracy, decision = _accuracy(found), found.tags.get("decision", "")
-            table.add_row(str(found.version), aliases, digest, _when(found.creation_timestamp), accuracy, decision)
+            registered = datetime.fromtimestamp(found.creation_timestamp / 1000)
+            table.add_row(str(found.version), aliases, digest, _when(registered), accuracy, decision)
     return table
 
 
 def promotions(config: RunConfig) -> Table:
-    """Every promotion, the newest first: the ledger, with what the registry knows of each version.
+    """Every promotion to the run's alias, the newest first: the ledger, with what the registry knows of each model now.
 
     Raises:
         UserError: the registry does not answer.
     """
     table = Table(title=f"Champions of {config.name}", title_justify="left")
-    for column in ("n", "version", "alias", "digest", "registered", METRIC, "run", "reason"):
+    for column in ("n", "version", "alias", "digest", "promoted", METRIC, "run", "reason"):
         table.add_column(column, justify="right" if column in ("n", "version", METRIC) else "left", overflow="fold")
     with _answering(config):
         known = {str(found.version): found for found in tracking.versions(config.name)}
-    history = ledger.entries(config.name)
-    serving = {len(history): config.promote.alias, len(history) - 1: "previous"}
-    for place, entry in reversed(list(enumerate(history, 1))):
-        found = known.get(str(entry["version"]))
-        table.add_row(
-            str(entry["n"]),
-            str(entry["version"]),
-            serving.get(place, ""),
-            entry["digest"][:12],
-            _when(found.creation_timestamp) if found else "",
-            _accuracy(found) if found else "",
-            entry["run_id"],
-            entry["reason"],
-        )
+        alias = config.promote.alias
+        history = ledger.entries(config.name, alias)
+        serving = {len(history): alias, len(history) - 1: ledger.previous_of(alias)}
+        for place, entry in reversed(list(enumerate(history, 1))):
+            version = ledger.version_in(list(known.values()), entry)
+            table.add_row(
+                str(entry["n"]),
+                version or "",
+                serving.get(place, ""),
+                entry["digest"][:12],
+                _when(datetime.fromisoformat(entry["time"])),
+                _accuracy(known[version]) if version else "",
+                entry["run_id"],
+                entry["reason"],
+            )
     return table
 
 
@@ -112,8 +114,9 @@ def _accuracy(version: "ModelVersion") -> str:
     return "" if value is None else f"{float(value):.3f}"
 
 
-def _when(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M")
+def _when(time: datetime) -> str:
+    """In the clock of who reads it."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 @contextmanager

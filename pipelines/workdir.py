@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from calltune import models, runtime, storage
+from calltune import exports, models, runtime, storage
 from calltune.errors import UserError
 from pipelines.config import RunConfig
 from pipelines.screen import Screen
@@ -77,6 +77,6 @@ def link_results(workdir: Path, summary: dict[str, Any], screen: Screen) -> None
     if not folder.exists():
         # It was exported into another cache, and no step of this run needed it.
         with screen.phase("fetch the model"):
-            models.fetch_address(uri)
+            exports.fetch_address(uri)
     link.unlink(missing_ok=True)
     link.symlink_to(folder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calltune import models, runtime, storage
+from calltune import exports, models, runtime, storage
 from calltune.errors import DataError
 from calltune.parse import PARSERS
 from calltune.records import Record, expected_calls, prompt_of, read_jsonl, sha256, user_text, write_jsonl
@@ -49,7 +49,7 @@ def base(model: ModelConfig, dataset: Path) -> Served:
 def exported(model: dict[str, Any], which: str) -> Served:
     """An exported model, fetched from the store."""
     identity = {"which": which, **({"version": model["version"]} if "version" in model else {})}
-    return of_folder(models.fetch_export(model), identity)
+    return of_folder(exports.fetch(model), identity)
 
 
 def of_folder(folder: models.ModelFolder, identity: dict[str, Any]) -> Served:

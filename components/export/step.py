@@ -1,6 +1,5 @@
 """The trained weights as a model folder that plain transformers and vLLM load, checked, and put into the store."""
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from calltune.settings import ModelConfig
 from components.export.config import ExportConfig
 from components.export.merge import merged
 from components.export.verify import verify
+from components.export.workplace import workplace
 
 
 @dataclass(frozen=True)
@@ -58,30 +58,24 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
     base = models.fetch(model).path
     stats = runtime.read_json(dataset / "stats.json")
     template = template_of(stats["template"])
-    work = models.cache_dir() / "exports" / f"{runtime.run_id()}"
-    shutil.rmtree(work, ignore_errors=True)
-    with runtime.phase("merge and write"):
-        network = merged(base, adapter, config.merge_into)
-        tokenizer = models.tokenizer(base)
-        renderer = Renderer(tokenizer, template)
-        _finish(network, renderer)
-        network.save_pretrained(work)
-        tokenizer.save_pretrained(work)
-        runtime.write_json(work / models.SERVING, {"template": template.name, "syntax": template.syntax})
-        del network
-    agreement = verify(work, base, adapter, dataset, template, config.merge_into)
-    files = models.checksums(work)
-    digest = models.digest(files)
-    target = models.cache_dir() / "models" / digest
-    runtime.write_json(work / models.MANIFEST, files)
-    if target.exists():
-        shutil.rmtree(work)
-    else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work.rename(target)
-    store = storage.of_run()
-    for name in runtime.tracked(files, "upload model", len(files), "files"):
-        store.upload(target / name, f"models/{digest}/{name}")
+    with workplace() as work:
+        with runtime.phase("merge and write"):
+            network = merged(base, adapter, config.merge_into)
+            tokenizer = models.tokenizer(base)
+            renderer = Renderer(tokenizer, template)
+            _finish(network, renderer)
+            network.save_pretrained(work)
+            tokenizer.save_pretrained(work)
+            runtime.write_json(work / models.SERVING, {"template": template.name, "syntax": template.syntax})
+            del network
+        agreement = verify(work, base, adapter, dataset, template, config.merge_into)
+        files = models.checksums(work)
+        digest = models.digest(files)
+        store = storage.of_run()
+        for name in runtime.tracked(files, "upload model", len(files), "files"):
+            store.upload(work / name, f"models/{digest}/{name}")
+        runtime.write_json(work / models.MANIFEST, files)
+        models.keep(work, models.cache_dir() / "models" / digest)
     alone = None
     if (adapter / "adapter_config.json").exists():
         alone = f"{store.uri}/adapters/{digest}"

@@ -11,8 +11,8 @@ class PromoteSection(Settings):
     alias: Annotated[
         str,
         written_as(
-            r"(?i)(?!(previous|latest|v\d+)$)[A-Z][A-Z0-9_-]*",
-            "letters, digits, - and _, a letter first, and neither previous (the version that served before) "
+            r"(?i)(?!(previous(-.*)?|latest|v\d+)$)[A-Z][A-Z0-9_-]*",
+            "letters, digits, - and _, a letter first, and neither previous or previous-… (the version that served before) "
             "nor latest or v1 (MLflow's own names)",
         ),
     ] = "champion"

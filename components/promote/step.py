@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from calltune import ledger, runtime, storage, tracking
+from calltune import exports, ledger, runtime, storage, tracking
 from components.promote.config import PromoteConfig
 
 
@@ -40,8 +40,13 @@ def promote(model: Path, decision: Path, fingerprint: str, config: PromoteConfig
         fingerprint: of what it was trained on, as look found it.
         config: the step's settings.
         out: gets `promotion.json`.
+
+    Raises:
+        DataError: the store has lost files of the candidate, and this machine has no whole copy of it.
     """
     name, exported, verdict = config.name, *(runtime.read_json(path) for path in (model, decision))
+    # Export may have been cached: what it put into the store may have been deleted since.
+    exports.require_stored(exported)
     with runtime.phase("register in MLflow"):
         history = ledger.heal(name, config.alias)
         if history and history[-1]["digest"] == exported["digest"]:
@@ -108,10 +113,10 @@ def _decided(
         "reason": "passed the gate",
     }
     try:
-        ledger.append(name, entry)
+        ledger.append(name, config.alias, entry)
     except storage.AlreadyThere:
         # A write whose answer was lost is retried, and then finds itself.
-        winner = ledger.entries(name)[entry["n"] - 1]
+        winner = next(found for found in ledger.entries(name, config.alias) if found["n"] == entry["n"])
         if (winner["run_id"], winner["digest"]) != (entry["run_id"], entry["digest"]):
             return changed
     ledger.heal(name, config.alias)

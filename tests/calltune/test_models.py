@@ -1,11 +1,10 @@
 """Where models come from, what is checked on the way, and what a folder says of itself."""
 
 import json
-import shutil
 
 import pytest
 
-from calltune import models, storage
+from calltune import models
 from calltune.errors import DataError, UserError
 from calltune.settings import ModelConfig
 
@@ -26,20 +25,6 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(params=["store", "s3"])
-def place(request):
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture
-def address(place, folder):
-    """Where the store has the folder, as export puts it there."""
-    digest = models.digest(models.checksums(folder))
-    for name in FILES:
-        place.upload(folder / name, f"models/{digest}/{name}")
-    return f"{place.uri}/models/{digest}"
-
-
 def test_a_folder_is_read_for_its_digest_and_not_before(folder):
     found = models.fetch(ModelConfig(base=str(folder)))
     (folder / "model.safetensors").write_bytes(b"written after the fetch")
@@ -55,6 +40,24 @@ def test_a_base_model_in_the_store_has_the_digest_of_its_folder(s3, folder):
     assert fetched.digest == models.fetch(ModelConfig(base=str(folder))).digest
 
 
+def test_a_folder_marker_in_s3_is_no_file_of_the_model(s3, folder):
+    s3.put("marked/", b"")
+    s3.put("marked/deep/", b"")
+    for name in FILES:
+        s3.upload(folder / name, f"marked/{name}")
+    assert models.checksums(models.fetch(ModelConfig(base=f"{s3.uri}/marked")).path) == models.checksums(folder)
+
+
+def test_what_is_in_the_cache_is_read_only_and_stays_what_it_was_made(tmp_path):
+    with models.making(tmp_path / "made") as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "a").write_text("1")
+    assert (tmp_path / "made" / "deep" / "a").stat().st_mode & 0o777 == 0o444
+    with models.making(tmp_path / "made") as folder:
+        (folder / "b").write_text("2")
+    assert not (tmp_path / "made" / "b").exists()
+
+
 def test_other_weights_at_the_same_address_are_fetched_again(s3, folder):
     for name in FILES:
         s3.upload(folder / name, f"weights/{name}")
@@ -63,36 +66,6 @@ def test_other_weights_at_the_same_address_are_fetched_again(s3, folder):
     second = models.fetch(ModelConfig(base=f"{s3.uri}/weights"))
     assert (second.path / "model.safetensors").read_bytes() == b"trained further"
     assert second.digest != first.digest
-
-
-def test_an_export_is_fetched_by_its_address_alone_once_and_whole(address, folder, place):
-    fetched = models.fetch_address(address + "/")
-    assert fetched.path == models.cache_dir() / "models" / fetched.digest
-    assert address.endswith(f"/models/{fetched.digest}")
-    assert models.checksums(fetched.path) == models.checksums(folder)
-    store, prefix = storage.at(address)
-    store.put(f"{prefix}/config.json", b"changed")
-    assert models.fetch_address(address).path == fetched.path
-
-
-@pytest.mark.parametrize("damage", ["changed", "one more"])
-def test_what_is_not_what_its_address_says_is_refused(address, damage):
-    store, prefix = storage.at(address)
-    store.put(f"{prefix}/{'config.json' if damage == 'changed' else 'more.json'}", b'{"a": 1}')
-    with pytest.raises(DataError, match=r"models/\w{64}: not what was exported: its files have another digest"):
-        models.fetch_address(address)
-    assert not (models.cache_dir() / "models" / address.rsplit("/", 1)[1]).exists()
-
-
-def test_an_address_with_nothing_there_is_refused(place):
-    with pytest.raises(DataError, match=rf"models/{'0' * 64}: nothing is there"):
-        models.fetch_address(f"{place.uri}/models/{'0' * 64}")
-
-
-@pytest.mark.parametrize("uri", ["s3://bucket/models/helpdesk", "s3://bucket", f"s3://bucket/{'0' * 64}/config.json"])
-def test_an_address_that_does_not_end_in_a_digest_is_refused(uri):
-    with pytest.raises(DataError, match="not the address of an exported model: it ends in /models/ and the model's digest"):
-        models.fetch_address(uri)
 
 
 @pytest.mark.parametrize(("written", "read"), [(2, [2]), ([2], [2]), ([2, 7], [2, 7]), (0, [0])])
@@ -111,9 +84,3 @@ def test_a_folder_that_names_no_token_to_end_an_answer_is_refused(folder, config
 def test_a_folder_without_a_generation_config_is_refused(folder):
     with pytest.raises(UserError, match=r"generation_config.json: no such file"):
         models.stop_ids(folder)
-
-
-def test_a_known_digest_is_not_computed_again(address, folder):
-    fetched = models.fetch_address(address)
-    shutil.rmtree(fetched.path)
-    assert fetched.digest == models.digest(models.checksums(folder))

@@ -233,7 +233,7 @@ def test_the_store_has_the_model_the_report_and_the_artifacts_of_the_run(first, 
         assert exported == set(models.checksums(house / "work" / "model"))
         assert {f"{place}/summary.json", f"{place}/report.html", f"{place}/predictions.jsonl"} <= set(keys)
         assert {f"{place}/steps/{name}.json" for name in ["look", *TO_GATE, "promote", "report", "notify"]} <= set(keys)
-        assert [key for key in keys if key.startswith("ledger/")] == ["ledger/tiny/000001.json"]
+        assert [key for key in keys if key.startswith("ledger/")] == ["ledger/tiny/champion/000001.json"]
         artifacts = [key.rsplit("/artifacts/", 1)[1] for key in keys if "/artifacts/" in key]
         assert sorted(artifacts) == ["decision.json", "predictions.jsonl", "report.html"]
     assert processes_of(house) == {}

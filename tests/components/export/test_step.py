@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from calltune import models, storage
+from calltune import exports, models, storage
 from calltune.errors import DataError, UserError
 from calltune.render import template_of
 from components.export.config import ExportConfig
@@ -143,6 +143,23 @@ def test_an_adapter_of_qlora_can_go_onto_the_original_weights(trained, dataset, 
     assert f"with a mean KL divergence of {result.kl:.1e} nats" in (tmp_path / "events.jsonl").read_text()
 
 
+def test_an_export_that_fails_leaves_nothing_behind(trained, dataset, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "store").write_text("a file where the store's folder was")
+    with pytest.raises(OSError, match="store"):
+        export(trained("full").adapter, dataset, tiny, ExportConfig(), tmp_path / "model.json")
+    assert not list((tmp_path / "cache" / "exports").iterdir()) and not list((tmp_path / "cache").glob("models/*"))
+
+
+def test_an_export_is_written_over_no_model_in_the_cache_and_uploads_what_it_made(stored, trained, dataset, tiny, tmp_path):
+    folder, told = stored
+    copy = exports.fetch(told).path
+    (copy / "config.json").chmod(0o644)
+    (copy / "config.json").write_text("{}")
+    again = export(trained("full").adapter, dataset, tiny, ExportConfig(), tmp_path / "model.json")
+    assert again.digest == told["digest"] and models.checksums(folder) == told["files"]
+
+
 @pytest.fixture
 def stored(exported, tmp_path, monkeypatch):
     """A store of this test's own with the exported model, and an empty cache: the folder there, and `model.json`."""
@@ -155,10 +172,24 @@ def stored(exported, tmp_path, monkeypatch):
 
 def test_an_exported_model_is_fetched_once_and_whole(stored):
     folder, told = stored
-    fetched = models.fetch_export(told)
+    fetched = exports.fetch(told)
     assert fetched.digest == told["digest"] and models.checksums(fetched.path) == told["files"]
     shutil.rmtree(folder)
-    assert models.fetch_export(told).path == fetched.path
+    assert exports.fetch(told).path == fetched.path
+
+
+def test_a_copy_that_was_edited_is_not_evaluated_as_what_was_exported(stored):
+    _, told = stored
+    folder = exports.fetch(told).path
+    assert {path.stat().st_mode & 0o222 for path in folder.rglob("*") if path.is_file()} == {0}, "nobody may write"
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").chmod(0o644)
+    (folder / "config.json").write_text(config + " ")
+    (folder / "more.json").write_text("{}")
+    with pytest.raises(DataError, match=rf"{told['digest']}: config.json, more.json changed since the export; remove the folder"):
+        exports.fetch(told)
+    shutil.rmtree(folder)
+    assert (exports.fetch(told).path / "config.json").read_text() == config
 
 
 def test_a_file_damaged_in_the_store_is_refused_at_fetch(stored):
@@ -167,7 +198,7 @@ def test_a_file_damaged_in_the_store_is_refused_at_fetch(stored):
     weights[-1] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
     with pytest.raises(DataError, match=r"models/\w+: not what was exported: model.safetensors"):
-        models.fetch_export(told)
+        exports.fetch(told)
     assert not (models.cache_dir() / "models" / told["digest"]).exists()
 
 
@@ -175,7 +206,7 @@ def test_a_file_missing_in_the_store_is_refused_at_fetch(stored):
     folder, told = stored
     (folder / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer.json: no such file"):
-        models.fetch_export(told)
+        exports.fetch(told)
 
 
 def test_the_export_reaches_a_real_s3_server_and_comes_back(s3, exported, trained, dataset, tiny, tmp_path, monkeypatch):
@@ -183,8 +214,8 @@ def test_the_export_reaches_a_real_s3_server_and_comes_back(s3, exported, traine
     result = export(trained("full").adapter, dataset, tiny, ExportConfig(), tmp_path / "model.json")
     assert result.uri == f"{s3.uri}/models/{result.digest}" and result.digest == exported("full").result.digest
     monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "another machine"))
-    assert models.checksums(models.fetch_export(vars(result)).path) == result.files
+    assert models.checksums(exports.fetch(vars(result)).path) == result.files
     storage.at(result.uri)[0].put(f"{s3.prefix}/models/{result.digest}/config.json", b"{}")
     monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "a third machine"))
     with pytest.raises(DataError, match=r"not what was exported: config\.json"):
-        models.fetch_export(vars(result))
+        exports.fetch(vars(result))

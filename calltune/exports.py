@@ -1,0 +1,88 @@
+"""Exported models: known by their digest, brought from the store to this machine once, and checked each time."""
+
+import re
+from typing import Any
+
+from calltune import runtime, storage
+from calltune.errors import DataError
+from calltune.models import MANIFEST, ModelFolder, cache_dir, checksums, digest, making
+
+
+def fetch(model: dict[str, Any]) -> ModelFolder:
+    """Bring an exported model to this machine, once, and check every file against its recorded checksum.
+
+    Args:
+        model: what export wrote to `model.json`: `uri`, `digest` and `files`, a checksum for each name.
+
+    Raises:
+        DataError: a file in the store is absent, or is not the one that was exported; or this machine's copy was changed.
+    """
+    return _fetch(model["uri"], model["digest"], model["files"])
+
+
+def fetch_address(uri: str) -> ModelFolder:
+    """Bring an exported model that is known by its address alone to this machine, once, and check it against its digest.
+
+    Args:
+        uri: ``…/models/<digest>``, as `uri` in `model.json` and the model registry's source have it.
+
+    Raises:
+        DataError: it is not such an address, nothing is there, or what is there is not what was exported; or this
+            machine's copy was changed.
+    """
+    uri = uri.rstrip("/")
+    told = uri.rsplit("/", 1)[-1]
+    if not re.fullmatch(r"[0-9a-f]{64}", told):
+        raise DataError(f"{uri}: not the address of an exported model: it ends in /models/ and the model's digest, 64 hex digits")
+    return _fetch(uri, told, {})
+
+
+def require_stored(model: dict[str, Any]) -> None:
+    """Make sure that the store has an exported model; what it has lost is uploaded from this machine's copy.
+
+    Args:
+        model: what export wrote to `model.json`.
+
+    Raises:
+        DataError: files are absent in the store, and this machine has no whole copy.
+    """
+    store, prefix = storage.at(model["uri"])
+    there = set(store.list(prefix))
+    absent = [name for name in model["files"] if f"{prefix}/{name}" not in there]
+    if not absent:
+        return
+    copy = cache_dir() / "models" / model["digest"]
+    if checksums(copy) != model["files"]:
+        raise DataError(
+            f"{model['uri']}: the store has no {', '.join(absent)}, and {copy} is no whole copy; "
+            "a run in another --workdir exports it again"
+        )
+    for name in runtime.tracked(absent, "upload model again", len(absent), "files"):
+        store.upload(copy / name, f"{prefix}/{name}")
+    runtime.note(f"store: it had lost {', '.join(absent)} of model {model['digest'][:12]}; uploaded again")
+
+
+def _fetch(uri: str, told: str, files: dict[str, str]) -> ModelFolder:
+    """Fetch what export stored at `uri`; `files` are its checksums, empty where only the digest over them is known."""
+    target = cache_dir() / "models" / told
+    if (target / MANIFEST).exists():
+        found, made = checksums(target), runtime.read_json(target / MANIFEST)
+        if digest(found) != told:
+            wrong = sorted(name for name in {*found, *made} if found.get(name) != made.get(name))
+            raise DataError(
+                f"{target}: {', '.join(wrong) or MANIFEST} changed since the export; remove the folder, and it is fetched again"
+            )
+        return ModelFolder(target, told)
+    store, prefix = storage.at(uri)
+    names = list(files) or [key.removeprefix(f"{prefix}/") for key in store.list(prefix)]
+    if not names:
+        raise DataError(f"{uri}: nothing is there")
+    with making(target) as folder:
+        for name in runtime.tracked(names, f"fetch model {told[:12]}", len(names), "files"):
+            store.download(f"{prefix}/{name}", folder / name)
+        found = checksums(folder)
+        if digest(found) != told:
+            wrong = [name for name, checksum in files.items() if found.get(name) != checksum]
+            raise DataError(f"{uri}: not what was exported: {', '.join(wrong) or 'its files have another digest'}")
+        runtime.write_json(folder / MANIFEST, found)
+    return ModelFolder(target, told)
