@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calltune import runtime
+from calltune import runtime, storage, tracking
 from calltune.errors import UserError
 from pipelines import leash
 from pipelines.config import RunConfig, absolute
 from pipelines.embedded import alone, s3_server
 from pipelines.screen import Screen
-from pipelines.workdir import link_results, remember_places, require_same_places, temporary
+from pipelines.workdir import link_results, remember_places, require_own, require_same_places, temporary
 
 POLL_S = 0.2
 MIN_FREE_GIB = 3
@@ -50,11 +50,13 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
     """Run the DAG in `workdir` and follow it to its end.
 
     Raises:
-        UserError: the workdir is in use, has no room, goes with another store, or the store cannot be started.
+        UserError: the workdir is in use, has no room, has files of the user in it or goes with another store, or the store
+            cannot be started.
         KeyboardInterrupt: Ctrl-C, after everything that was started has been ended.
     """
     workdir = workdir.resolve()
     workdir.mkdir(parents=True, exist_ok=True)
+    require_own(workdir)
     _require_room(workdir)
     starting = screen.phase("start the S3 server") if config.storage.uri == "embedded" else nullcontext()
     with ExitStack() as stack:
@@ -62,37 +64,72 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
         with starting:
             variables = stack.enter_context(environment(config, workdir))
         scratch = stack.enter_context(temporary(workdir))
-        job, config = workdir / "job.json", absolute(config)
-        runtime.write_json(job, config.model_dump(mode="json"))
-        events = workdir / "events.jsonl"
-        # A run that fails leaves none of these, also not those of the run before it.
-        for stale in (events, workdir / "summary.json", workdir / "report.html"):
+        events, config = workdir / "events.jsonl", absolute(config)
+        runtime.write_json(workdir / "job.json", config.model_dump(mode="json"))
+        # A run that fails leaves neither of these, also not that of the run before it.
+        for stale in (events, workdir / "summary.json"):
             stale.unlink(missing_ok=True)
         variables |= {"CALLTUNE_EVENTS": str(events), "CALLTUNE_RUN_ID": new_run_id()}
-        seen: list[dict[str, Any]] = []
-        with (workdir / "run.log").open("wb") as log:
-            pipeline = leash.start(
-                [sys.executable, "-m", "pipelines.worker", str(job), str(workdir / "kfp")],
-                env={**os.environ, **variables, "TMPDIR": str(scratch)},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-            try:
-                for event in _follow(pipeline, events):
-                    seen.append(event)
-                    screen.show(event)
-                    if event["kind"] == "step" and event["name"] == "look" and event["error"] is None:
-                        remember_places(config, workdir)
-            finally:
-                # Its whole group: a signal to its head alone would leave the running step behind.
-                leash.end(pipeline)
-        outcome = _outcome(pipeline.returncode, seen, variables, workdir)
+        # For the pipeline and its steps, and for what this process reads from the store and says to MLflow.
+        stack.enter_context(in_environment(variables))
+        try:
+            code, seen = _executed(config, workdir, scratch, screen)
+        except KeyboardInterrupt:
+            if any(_has_looked(event) for event in Events(events).new()):
+                _end_as_killed(config.name, screen)
+            raise
+        outcome = _outcome(code, seen, workdir)
         if outcome.summary is not None:
             # Where nothing is new, look has written it, and does not know the config's hash.
             outcome.summary["config_sha256"] = config.sha256
             runtime.write_json(workdir / "summary.json", outcome.summary)
             link_results(workdir, outcome.summary, screen)
         return outcome
+
+
+def _executed(config: RunConfig, workdir: Path, scratch: Path, screen: Screen) -> tuple[int, list[dict[str, Any]]]:
+    """Start the pipeline with this process's environment and follow it; returns its exit code and its events."""
+    seen: list[dict[str, Any]] = []
+    with (workdir / "run.log").open("wb") as log:
+        pipeline = leash.start(
+            [sys.executable, "-m", "pipelines.worker", str(workdir / "job.json"), str(workdir / "kfp")],
+            env={**os.environ, "TMPDIR": str(scratch)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            for event in _follow(pipeline, workdir / "events.jsonl"):
+                seen.append(event)
+                screen.show(event)
+                if _has_looked(event):
+                    remember_places(config, workdir)
+                elif event["kind"] == "start" and event["name"] not in ("look", "notify"):
+                    # The report before stays where nothing is new, and only there.
+                    (workdir / "report.html").unlink(missing_ok=True)
+        finally:
+            # Its whole group: a signal to its head alone would leave the running step behind.
+            leash.end(pipeline)
+    return pipeline.returncode, seen
+
+
+def _has_looked(event: dict[str, Any]) -> bool:
+    """Whether the event says that look has ended well: store and tracking have answered, and MLflow has the run."""
+    return event["kind"] == "step" and event["name"] == "look" and event["error"] is None
+
+
+def _end_as_killed(name: str, screen: Screen) -> None:
+    """Have MLflow say of an interrupted run that it was: notify, which ends one that fails, was interrupted with it."""
+    # By default MLflow tries for minutes, and somebody who has pressed Ctrl-C is waiting.
+    os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    try:
+        with screen.phase("end the run in MLflow"):
+            mlflow, tag = tracking.client(), f"tags.`{tracking.RUN_TAG}` = '{runtime.run_id()}'"
+            experiment = mlflow.get_experiment_by_name(name)
+            for run in mlflow.search_runs([experiment.experiment_id], filter_string=tag) if experiment else []:
+                if run.info.status == "RUNNING":
+                    mlflow.set_terminated(run.info.run_id, "KILLED")
+    except Exception as error:  # whatever it is, the command still ends as an interrupted one
+        screen.show({"kind": "note", "message": f"MLflow still says that run {runtime.run_id()} goes on: {error}"})
 
 
 def new_run_id() -> str:
@@ -109,13 +146,13 @@ def environment(config: RunConfig, workdir: Path) -> Iterator[dict[str, str]]:
     """
     require_same_places(config, workdir)
     if config.storage.uri != "embedded":
-        yield variables(config, workdir)
+        yield variables_of(config, workdir)
         return
     with s3_server(workdir / "s3") as server:
-        yield variables(config, workdir) | server
+        yield variables_of(config, workdir) | server
 
 
-def variables(config: RunConfig, workdir: Path) -> dict[str, str]:
+def variables_of(config: RunConfig, workdir: Path) -> dict[str, str]:
     """The variables that steps find store, tracking and cache by, without those of an embedded server."""
     tracking = config.tracking.uri
     found = {
@@ -140,6 +177,18 @@ def variables(config: RunConfig, workdir: Path) -> dict[str, str]:
         if config.storage.endpoint_url:
             found |= dict.fromkeys(("AWS_ENDPOINT_URL_S3", "MLFLOW_S3_ENDPOINT_URL"), config.storage.endpoint_url)
     return found
+
+
+@contextmanager
+def in_environment(variables: dict[str, str]) -> Iterator[None]:
+    """Have this process's environment say `variables` while the block runs; what the block changes in it is undone, too."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 class Events:
@@ -171,11 +220,11 @@ def _follow(pipeline: "subprocess.Popen[bytes]", path: Path) -> Iterator[dict[st
             time.sleep(POLL_S)
 
 
-def _outcome(code: int, seen: list[dict[str, Any]], variables: dict[str, str], workdir: Path) -> Outcome:
+def _outcome(code: int, seen: list[dict[str, Any]], workdir: Path) -> Outcome:
     steps = [event for event in seen if event["kind"] == "step"]
     errors = [event for event in seen if event["kind"] == "error"]
     if code == 0 and not errors:
-        summary = _summary(variables)
+        summary = storage.of_run().get_json(f"runs/{runtime.run_id()}/summary.json")
         if summary is not None:
             return Outcome(0, summary, steps, None)
     if errors:
@@ -185,16 +234,6 @@ def _outcome(code: int, seen: list[dict[str, Any]], variables: dict[str, str], w
     killed = next((name for name in begun if name not in ended), None)
     message = "was killed before it could end" if killed else f"the pipeline failed; see {workdir / 'run.log'}"
     return Outcome(1, None, steps, {"step": killed or "pipeline", "message": message})
-
-
-def _summary(variables: dict[str, str]) -> dict[str, Any] | None:
-    from calltune.storage import open_store
-
-    os.environ.update(variables)
-    summary: dict[str, Any] | None = open_store(variables["CALLTUNE_STORAGE"]).get_json(
-        f"runs/{variables['CALLTUNE_RUN_ID']}/summary.json"
-    )
-    return summary
 
 
 def _require_room(workdir: Path) -> None:

@@ -1,6 +1,5 @@
 """What a step that somebody runs by itself finds around it: the variables of a run, and a screen that shows its events."""
 
-import os
 import sys
 import tempfile
 import threading
@@ -33,22 +32,20 @@ def standalone(config: RunConfig, workdir: Path | None, store: bool = False) -> 
         UserError: the embedded server cannot be started, or a run is using it.
     """
     place = workdir_of(config, workdir)
-    before = dict(os.environ)
-    around = local.environment(config, place) if store else nullcontext(local.variables(config, place))
+    around = local.environment(config, place) if store else nullcontext(local.variables_of(config, place))
     with tempfile.TemporaryDirectory() as folder, Screen(Console(stderr=True)) as screen, around as variables:
         events = Path(folder) / "events.jsonl"
-        os.environ.update(variables | {"CALLTUNE_EVENTS": str(events), "CALLTUNE_RUN_ID": local.new_run_id()})
+        variables |= {"CALLTUNE_EVENTS": str(events), "CALLTUNE_RUN_ID": local.new_run_id()}
         ended = threading.Event()
         thread = threading.Thread(target=_show, args=(local.Events(events), screen, ended), daemon=True)
         thread.start()
         try:
-            with redirect_stdout(sys.stderr):  # what libraries print is no result
+            # What libraries print is no result.
+            with local.in_environment(variables), redirect_stdout(sys.stderr):
                 yield place
         finally:
             ended.set()
             thread.join()
-            os.environ.clear()
-            os.environ.update(before)
 
 
 def _show(events: local.Events, screen: Screen, ended: threading.Event) -> None:

@@ -15,8 +15,25 @@ from pipelines.screen import Screen
 
 PLACES = "places.json"
 """In a workdir that has been used: the URIs of its store and its tracking."""
+NOT_ONLY_OF_RUNS = {"lock", "s3", "cache", "mlflow.db", "mlflow.db-journal", "mlflow.log", ".calltune-tmp"}
+"""What other commands leave in a workdir in which nothing has run yet, and a run that could not start its server."""
 LONGEST_TEMPORARY = 70
 """Bytes of a path below which libraries put Unix sockets: a socket's path has 107 at most, and they add up to 35."""
+
+
+def require_own(workdir: Path) -> None:
+    """Refuse a folder of the user's: a run replaces report, summary, log and `model` in it.
+
+    Raises:
+        UserError: there are files in it, and no run has made them; or its `model` is no link.
+    """
+    names = {path.name for path in workdir.iterdir()}
+    others = sorted(names - NOT_ONLY_OF_RUNS)
+    if others and not names & {"job.json", PLACES}:
+        raise UserError(f"{workdir}: is no run's folder, and {others[0]} is in it: use a new or an empty folder as --workdir")
+    model = workdir / "model"
+    if model.exists() and not model.is_symlink():
+        raise UserError(f"{model}: is not the link that a run has left there, and would be replaced: move it elsewhere")
 
 
 def require_same_places(config: RunConfig, workdir: Path) -> None:
@@ -42,9 +59,12 @@ def remember_places(config: RunConfig, workdir: Path) -> None:
 
 
 def _places(config: RunConfig) -> dict[str, str]:
-    store = config.storage.uri
-    is_address = store == "embedded" or "://" in store
-    return {"storage": store if is_address else str(Path(store).resolve()), "tracking": config.tracking.uri}
+    store, server = config.storage.uri, config.storage.endpoint_url
+    if store.startswith("s3://"):
+        store += f" at {server}" if server else ""  # another server's bucket of that name is another one
+    elif store != "embedded":
+        store = str(Path(store).resolve())
+    return {"storage": store, "tracking": config.tracking.uri}
 
 
 @contextmanager

@@ -156,6 +156,10 @@ def named(registry):
     return {alias: int(version) for alias, version in registry.get_registered_model("tiny").aliases.items()}
 
 
+def last_run(registry):
+    return max(registry.search_runs([registry.get_experiment_by_name("tiny").experiment_id]), key=lambda run: run.info.start_time)
+
+
 def test_the_summary_has_the_keys_of_its_contract_and_no_others(first):
     summary = first.summary
     top = "run_id outcome config_sha256 dataset baseline candidate champion gate promoted steps artifacts"
@@ -371,6 +375,7 @@ def test_ctrl_c_in_the_middle_of_training_leaves_nothing_and_the_next_run_starts
     assert "Traceback" not in output
     assert processes_of(house) == {}
     assert not (house / "work" / ".calltune-tmp").exists()
+    assert last_run(registry).info.status == "KILLED"
     after = run(house)
     assert after.code == 0, after.output
     assert after.summary["outcome"] == "promoted"
@@ -393,8 +398,7 @@ def test_a_step_killed_with_sigkill_is_exit_code_1_and_named(house, rewritten, r
     assert "train: was killed before it could end" in " ".join(output.split()) and "Traceback" not in output
     assert processes_of(house) == {}
     assert not (house / "work" / "summary.json").exists()
-    newest = max(registry.search_runs([registry.get_experiment_by_name("tiny").experiment_id]), key=lambda r: r.info.start_time)
-    assert newest.info.status == "FAILED"
+    assert last_run(registry).info.status == "FAILED"
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from calltune.errors import UserError
 from pipelines import local
 from pipelines.config import RunConfig
 from pipelines.screen import Screen
-from pipelines.workdir import LONGEST_TEMPORARY, link_results, remember_places, require_same_places, temporary
+from pipelines.workdir import LONGEST_TEMPORARY, link_results, remember_places, require_own, require_same_places, temporary
 
 
-def config(storage="embedded", tracking="embedded"):
+def config(storage="embedded", tracking="embedded", endpoint=""):
     sections = {"name": "shop", "model": {"base": "bundled:smollm2-135m"}, "ingest": {"source": "rows.jsonl"}}
-    return RunConfig.model_validate({**sections, "storage": {"uri": storage}, "tracking": {"uri": tracking}})
+    store = {"uri": storage, "endpoint_url": endpoint}
+    return RunConfig.model_validate({**sections, "storage": store, "tracking": {"uri": tracking}})
 
 
 @pytest.fixture
@@ -45,6 +46,61 @@ def test_a_store_in_a_folder_is_the_same_one_from_wherever_it_is_named(tmp_path,
     require_same_places(config(storage=str(tmp_path / "store")), tmp_path)
     with pytest.raises(UserError, match=f"storage.uri {tmp_path}/other"):
         require_same_places(config(storage="./other"), tmp_path)
+
+
+def test_a_bucket_of_the_same_name_on_another_server_is_another_store(tmp_path):
+    remember_places(config(storage="s3://bucket/p", endpoint="http://one:9000"), tmp_path)
+    require_same_places(config(storage="s3://bucket/p", endpoint="http://one:9000"), tmp_path)
+    for other in ("http://two:9000", ""):
+        with pytest.raises(UserError, match=r"was used with storage\.uri s3://bucket/p at http://one:9000 and"):
+            require_same_places(config(storage="s3://bucket/p", endpoint=other), tmp_path)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
+
+
+def test_a_folder_of_the_users_is_refused_in_one_line_and_stays_as_it_was(tmp_path, screen):
+    workdir = tmp_path / "mine"
+    (workdir / "model").mkdir(parents=True)
+    for name in ("report.html", "summary.json", "run.log"):
+        (workdir / name).write_text("my own")
+    before = contents(workdir)
+    with pytest.raises(UserError) as refused:
+        local.run(config(), workdir, screen)
+    assert str(refused.value).startswith(f"{workdir}: is no run's folder, and model is in it: use a new or an empty folder")
+    assert "\n" not in str(refused.value)
+    assert contents(workdir) == before
+
+
+def test_a_model_that_is_no_link_is_refused_before_anything_runs(tmp_path, screen):
+    remember_places(config(), tmp_path)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UserError, match=f"{tmp_path}/model: is not the link that a run has left there"):
+        local.run(config(), tmp_path, screen)
+    assert not (tmp_path / "s3").exists()
+
+
+@pytest.mark.parametrize("made_by", ["nobody", "a step by itself", "a run", "a run that failed"])
+def test_a_folder_that_calltune_has_made_is_taken(made_by, tmp_path):
+    if made_by == "a step by itself":
+        for name in ("cache", "s3"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "mlflow.db").touch()
+    elif made_by == "a run":
+        remember_places(config(), tmp_path)
+        (tmp_path / "model").symlink_to(tmp_path / "gone")
+    elif made_by == "a run that failed":
+        (tmp_path / "job.json").touch()
+        (tmp_path / "run.log").touch()
+    require_own(tmp_path)
+
+
+def test_too_little_room_on_the_disk_is_refused_in_one_line(tmp_path, screen, monkeypatch):
+    monkeypatch.setattr(local, "MIN_FREE_GIB", 2**30)
+    with pytest.raises(UserError, match=rf"work: [0-9.]+ GiB free, a run needs {2**30}: free some, or use --workdir"):
+        local.run(config(), tmp_path / "work", screen)
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["work", "a work dir", "w" * LONGEST_TEMPORARY])
