@@ -9,22 +9,26 @@ from calltune import tools as tool_files
 from calltune.errors import UserError
 
 
+def folder_of(path: Path) -> Path | None:
+    """The exported model's folder in what `calltune export` wrote, or `path` itself where it is one; None where there is none."""
+    return next((folder for folder in (path, path / "model") if (folder / models.SERVING).is_file()), None)
+
+
 def find(model: str) -> models.ModelFolder:
     """An exported model, brought to this machine if it is elsewhere.
 
     Args:
-        model: its folder, as a path or ``file://…``, or where the store has it, ``s3://…/models/<digest>``.
+        model: its folder, or what `calltune export` wrote, as a path or ``file://…``; or where the store has it, ``s3://…/models/<digest>``.
 
     Raises:
         UserError: it is not an exported model, or not what was exported.
     """
     if model.startswith("s3://"):
         return exports.fetch_address(model)
-    folder = Path(unquote(urlsplit(model).path) if model.startswith("file://") else model)
-    if not (folder / models.SERVING).is_file():
-        raise UserError(
-            f"{folder}: not an exported model: it has no {models.SERVING}; `calltune run` leaves one in WORKDIR/model"
-        )
+    path = Path(unquote(urlsplit(model).path) if model.startswith("file://") else model)
+    folder = folder_of(path)
+    if folder is None:
+        raise UserError(f"{path}: not an exported model: it has no {models.SERVING}; `calltune run` leaves one in WORKDIR/model")
     return models.ModelFolder(folder)
 
 

@@ -53,10 +53,10 @@ def run(
         failure = outcome.error or {}
         raise _Failed(f"{failure.get('step')}: {failure.get('message')} (log: {place / 'run.log'})", outcome.exit_code)
     closing(console, outcome.summary, outcome.steps)
-    # A run with nothing new makes no report and no model.
-    made = {"summary": place / "summary.json", "report": place / "report.html", "model": place / "model"}
-    paths = " · ".join(f"{what} {path}" for what, path in made.items() if path.exists())
-    console.print(paths, highlight=False, soft_wrap=True)
+    made = {"summary": place / "summary.json"}
+    if outcome.summary["artifacts"] is not None:  # a run with nothing new has made none, and left those before it
+        made |= {"report": place / "report.html", "model": place / "model"}
+    console.print(" · ".join(f"{what} {path}" for what, path in made.items()), highlight=False, soft_wrap=True)
     if require_promotion and outcome.summary["outcome"] == "refused":
         raise typer.Exit(REFUSED)
 
@@ -96,7 +96,10 @@ def compile(config: Config, out: Annotated[Path, typer.Option("-o", help="The YA
 def call(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     model: Annotated[
-        str, typer.Option(help="An exported model's folder or s3://…/models/<digest>; with -c also models:/NAME@ALIAS.")
+        str,
+        typer.Option(
+            help="What `calltune export` wrote, its folder `model`, or s3://…/models/<digest>; with -c models:/NAME@ALIAS."
+        ),
     ],
     tools: Annotated[Path, typer.Option(help="Python or JSON file of tools.")],
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,

@@ -13,6 +13,7 @@ app = typer.Typer()
 PANEL = "One step by itself"
 INPUTS = "inputs.json"
 """Beside an adapter: where the rows lie that it was trained on, so that export need not be told."""
+NO_CHAMPION = "none"
 Json = Annotated[Path, typer.Option(exists=True, dir_okay=False)]
 Model = Annotated[Path, typer.Option(help="What `calltune export` wrote.", exists=True)]
 
@@ -133,11 +134,12 @@ def evaluate(
     Example: calltune evaluate -c pipelines/recipes/helpdesk.yaml --model out/exported --dataset out/dataset -o out/candidate
     """
     from calltune import models, runtime
+    from pipelines.ask import folder_of
     from pipelines.config import load
     from pipelines.standalone import standalone
 
     settings = load(config, set_)
-    folder = None if model == "base" else _model_folder(Path(model))
+    folder = None if model == "base" else folder_of(Path(model))
     if folder is None and model != "base" and Path(model).suffix != ".json":
         raise UserError(
             f"--model {model}: neither `base`, nor a folder with {models.SERVING} in it or in its model/, nor model.json"
@@ -164,7 +166,9 @@ def gate(
     candidate: Json,
     out: OutFile,
     baseline: Annotated[Path | None, typer.Option(exists=True, dir_okay=False)] = None,
-    champion: Annotated[Path | None, typer.Option(exists=True, dir_okay=False)] = None,
+    champion: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Its metrics.json; `none`: there is no champion yet.")
+    ] = None,
     predictions: Annotated[Path | None, typer.Option(help="If not beside the candidate's JSON.", exists=True)] = None,
     set_: Overrides = [],  # noqa: B006
 ) -> None:
@@ -173,10 +177,12 @@ def gate(
     Exits with 0 also when it refuses: that is an answer.
 
     Example: calltune gate -c pipelines/recipes/helpdesk.yaml --candidate out/candidate/metrics.json
-    --baseline out/base/metrics.json -o out/decision.json
+    --baseline out/base/metrics.json --champion none -o out/decision.json
     """
     import os
+    import tempfile
 
+    from calltune import runtime
     from components.gate.step import run
     from pipelines.config import load
 
@@ -184,7 +190,14 @@ def gate(
     os.environ.setdefault("CALLTUNE_EVENTS", os.devnull)  # every check is printed below, not only those that fail
     beside = candidate.with_name("predictions.jsonl")
     answers = predictions or (beside if beside.is_file() else None)
-    decision = run(candidate, baseline, champion, answers, settings.gate, out)
+    if champion not in (None, NO_CHAMPION) and not Path(champion).is_file():
+        raise UserError(f"--champion {champion}: no such file; `{NO_CHAMPION}` says that there is no champion yet")
+    with tempfile.TemporaryDirectory() as folder:
+        best = None if champion is None else Path(champion)
+        if champion == NO_CHAMPION:
+            best = Path(folder) / "champion.json"
+            runtime.write_json(best, {"present": False})  # as evaluate says it in a run
+        decision = run(candidate, baseline, best, answers, settings.gate, out)
     for check in decision.checks:
         print(f"{'✓' if check.passed else '✗'} {check.name}: {check.reason}")
     print("passed" if decision.passed else "refused")
@@ -238,12 +251,6 @@ def _dataset_of(weights: Path) -> Path:
     if not note.is_file():
         raise UserError(f"{note}: no such file, so that the rows are not known: add --dataset DIR, what `calltune format` wrote")
     return Path(runtime.read_json(note)["dataset"])
-
-
-def _model_folder(path: Path) -> Path | None:
-    from calltune import models
-
-    return next((folder for folder in (path, path / "model") if (folder / models.SERVING).is_file()), None)
 
 
 def _model_json(path: Path) -> Path:

@@ -68,6 +68,12 @@ def test_a_model_in_the_store_answers_as_its_folder_does(folder, answer, s3, tmp
     assert models.checksums(tmp_path / "cache" / "models" / digest) == models.checksums(folder)
 
 
+def test_what_export_wrote_may_be_named_as_it_may_to_evaluate(folder, tmp_path):
+    there = shutil.copytree(folder, tmp_path / "exported" / "model")
+    assert find(str(tmp_path / "exported")).path == there
+    assert find((tmp_path / "exported").as_uri()).path == there
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [

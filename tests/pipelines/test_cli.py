@@ -119,6 +119,10 @@ def test_a_wrong_use_exits_with_2_and_says_what(arguments, said):
             "neither `base`, nor a folder with",
         ),
         (["gate", "-c", RECIPE, "--candidate", RECIPE, "-o", "{out}"], "helpdesk.yaml: not a JSON file"),
+        (
+            ["gate", "-c", RECIPE, "--candidate", RECIPE, "--champion", "nowhere.json", "-o", "{out}"],
+            "calltune: --champion nowhere.json: no such file; `none` says that there is no champion yet",
+        ),
         (["promote", "-c", RECIPE, "--model", "{empty}", "--decision", RECIPE, "-o", "{out}"], "no model.json in it"),
         (["models", "list", "-c", RECIPE, "--workdir", "{empty}"], "mlflow.db: no such registry; `calltune run` makes one"),
         (["models", "history", "-c", RECIPE, "--workdir", "{empty}"], "mlflow.db: no such registry"),
@@ -133,6 +137,15 @@ def test_a_users_error_is_one_line_and_exit_code_2(arguments, said, tmp_path):
     places = {"out": tmp_path / "out", "empty": tmp_path / "empty", "tools": tmp_path / "tools.py"}
     given = [argument.format(**places) for argument in arguments]
     assert said in refused(calltune(*given))
+
+
+def test_a_first_candidate_can_be_judged_by_hand_under_conditions_about_a_champion(tmp_path):
+    (tmp_path / "metrics.json").write_text("{}")
+    given = ["gate", "-c", RECIPE, "--candidate", tmp_path / "metrics.json", "-o", tmp_path / "decision.json"]
+    assert "✗ champion: results: no results of a champion were given" in calltune(*given).stdout
+    first = calltune(*given, "--champion", "none").stdout
+    assert "✓ champion: results: there is no champion yet" in first
+    assert "against champion" not in first
 
 
 def test_without_arguments_the_help_is_shown():
@@ -203,7 +216,11 @@ def steps(tmp_path_factory, tiny_model):
         "train": {"epochs": 1},
         "evaluate": {"max_new_tokens": 4},
         # The random model calls nothing, which is right where nothing should be called.
-        "gate": {"min_questions": 5, "thresholds": {"abstention_accuracy": 0.9}},
+        "gate": {
+            "min_questions": 5,
+            "thresholds": {"abstention_accuracy": 0.9},
+            "against_champion": {"tool_accuracy": {"test": "better"}},
+        },
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     quiet = {name: "" for name in os.environ if name.startswith("CALLTUNE_") and name != "CALLTUNE_CACHE"}
@@ -222,7 +239,7 @@ def steps(tmp_path_factory, tiny_model):
     step("export", "--adapter", "trained", "-o", "exported")
     step("evaluate", "--model", "exported", "--dataset", "dataset", "-o", "candidate")
     step("evaluate", "--model", "base", "--dataset", "dataset", "-o", "base", "--split", "validation")
-    step("gate", "--candidate", "candidate/metrics.json", "-o", "decision.json")
+    step("gate", "--candidate", "candidate/metrics.json", "--champion", "none", "-o", "decision.json")
     step("promote", "--model", "exported", "--decision", "decision.json", "-o", "promotion.json")
     step("models list")
     step("models history")
