@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from calltune import models
+from calltune import attention, models
 from calltune.render import common_prefix
 from components.evaluate.prefix import NAME as PREFIX_ATTENTION
 from components.evaluate.prefix import KeysValues, prefill
@@ -32,10 +32,17 @@ class Answer:
 
 
 def load(folder: Path) -> PreTrainedModel:
-    """The folder's model, ready to answer: float32 on a CPU, the folder's own dtype on a GPU."""
+    """The folder's model, ready to answer: float32 on a CPU, the folder's own dtype on a GPU.
+
+    Raises:
+        ConfigError: a model that attention to a shared prefix is not right for.
+    """
     cuda = torch.cuda.is_available()
-    model = models.load(folder, dtype="auto" if cuda else torch.float32, attn_implementation=PREFIX_ATTENTION)
-    return model.to("cuda" if cuda else "cpu").eval()  # type: ignore[arg-type]
+    with attention.suited(folder):
+        model = models.load(folder, dtype="auto" if cuda else torch.float32, attn_implementation=PREFIX_ATTENTION)
+    model = model.to("cuda" if cuda else "cpu").eval()  # type: ignore[arg-type]
+    attention.require_same(folder, model, _behind_a_prefix, exact=model.dtype == torch.float32)
+    return model
 
 
 @torch.inference_mode()
@@ -49,9 +56,13 @@ def answers(
         prompts: token ids of each prompt.
         stop_ids: tokens that end an answer.
         max_new_tokens: longest answer, in tokens.
+
+    Raises:
+        ConfigError: the model attends through a window that is shorter than a prompt and its answer.
     """
     if not prompts:
         return
+    attention.require_within_window(model.config, max(map(len, prompts)) + max_new_tokens)
     # One token at least must be left to each row, because the logits of its last one are the first answer.
     shared = min([common_prefix(prompts[0], prompt) for prompt in prompts] + [len(prompt) - 1 for prompt in prompts])
     prefix = prefill(model, prompts[0][:shared]) if shared else None
@@ -70,31 +81,14 @@ def _batch(
     stop_ids: Sequence[int],
     max_new_tokens: int,
 ) -> Iterator[Answer]:
-    longest = max(map(len, suffixes))
     device = model.device
-    lengths = torch.tensor([len(suffix) for suffix in suffixes], device=device)
-    # Padding stands on the left, so that every row's newest token is in the last column.
-    ids = torch.tensor([[0] * (longest - len(suffix)) + list(suffix) for suffix in suffixes], device=device)
-    columns = torch.arange(longest, device=device)
-    visible = columns[None, :] >= longest - lengths[:, None]
-    positions = (columns[None, :] - (longest - lengths)[:, None]).clamp(min=0) + shared
-    causal = columns[:, None] >= columns[None, :]
-    # A padding token sees itself, because a softmax over nothing is NaN, and NaN spreads.
-    mask = (causal & visible[:, None, :]) | torch.eye(longest, dtype=torch.bool, device=device)
+    ids, positions, visible, mask = _aligned(suffixes, shared, device)
     cache = DynamicCache(config=model.config)
     alive = torch.arange(len(rows), device=device)
     written: list[list[int]] = [[] for _ in rows]
     stops = torch.tensor(list(stop_ids), device=device)
     for _ in range(max_new_tokens):
-        logits = model(
-            input_ids=ids,
-            position_ids=positions,
-            past_key_values=cache,
-            prefix=prefix,
-            own_mask=mask[:, None],
-            logits_to_keep=1,
-        ).logits[:, -1]
-        chosen = logits.argmax(dim=-1)
+        chosen = _logits(model, ids, positions, cache, prefix, mask).argmax(dim=-1)
         for place, token in zip(alive.tolist(), chosen.tolist(), strict=True):
             written[place].append(token)
         ended = torch.isin(chosen, stops)
@@ -111,3 +105,50 @@ def _batch(
         mask = visible[:, None, :]
     for place in alive.tolist():
         yield Answer(rows[place], written[place], stopped=False)
+
+
+def _aligned(
+    suffixes: Sequence[Sequence[int]], shared: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows as one batch: ids, positions and visible columns, each ``(B, S)``, and the mask of who sees whom, ``(B, S, S)``.
+
+    Padding stands on the left, so that every row's newest token is in the last column.
+    """
+    longest = max(map(len, suffixes))
+    lengths = torch.tensor([len(suffix) for suffix in suffixes], device=device)
+    ids = torch.tensor([[0] * (longest - len(suffix)) + list(suffix) for suffix in suffixes], device=device)
+    columns = torch.arange(longest, device=device)
+    visible = columns[None, :] >= longest - lengths[:, None]
+    positions = (columns[None, :] - (longest - lengths)[:, None]).clamp(min=0) + shared
+    causal = columns[:, None] >= columns[None, :]
+    # A padding token sees itself, because a softmax over nothing is NaN, and NaN spreads.
+    mask = (causal & visible[:, None, :]) | torch.eye(longest, dtype=torch.bool, device=device)
+    return ids, positions, visible, mask
+
+
+def _logits(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    positions: torch.Tensor,
+    cache: DynamicCache,
+    prefix: list[KeysValues] | None,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """One step of a batch: the logits in its last column, shape ``(B, vocabulary)``."""
+    logits: torch.Tensor = model(
+        input_ids=ids, position_ids=positions, past_key_values=cache, prefix=prefix, own_mask=mask[:, None], logits_to_keep=1
+    ).logits[:, -1]
+    return logits
+
+
+def _behind_a_prefix(model: PreTrainedModel, rows: Sequence[list[int]]) -> torch.Tensor:
+    """Logits of the last token of each row, shape ``(rows, vocabulary)``, as :func:`answers` computes them."""
+    shared = common_prefix(*rows)
+    prefix = prefill(model, rows[0][:shared])
+    # The last token in a step of its own, as if the model had just written it.
+    ids, positions, visible, mask = _aligned([row[shared:-1] for row in rows], shared, model.device)
+    cache = DynamicCache(config=model.config)
+    _logits(model, ids, positions, cache, prefix, mask)
+    last = torch.tensor([row[-1:] for row in rows], device=model.device)
+    visible = torch.cat([visible, torch.ones_like(last, dtype=torch.bool)], dim=1)
+    return _logits(model, last, positions[:, -1:] + 1, cache, prefix, visible[:, None, :])

@@ -41,8 +41,8 @@ def prefix_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend to the shared prefix and to the row's own tokens, in one softmax.
 
-    Sliding windows and caps on the logits are not computed: models that have them are refused where they are loaded
-    (calltune/attention.py).
+    Sliding windows, caps on the logits and whatever else is not plain attention are not computed: models for which that
+    makes a difference are refused (calltune/attention.py).
 
     Args:
         module: the attention layer; its `layer_idx` chooses from `prefix`.

@@ -27,8 +27,9 @@ def tree_attention(
     """Attend along each segment's path.
 
     A dense mask over the pack would compute ``T * T`` products, most of them between rows that must not see each
-    other. Here a root computes its causal half, and a branch its own tokens against its path. Sliding windows and caps
-    on the logits are not computed: models that have them are refused where they are loaded (calltune/attention.py).
+    other. Here a root computes its causal half, and a branch its own tokens against its path. Sliding windows, caps
+    on the logits and whatever else is not plain attention are not computed: models for which that makes a difference are
+    refused (calltune/attention.py).
 
     Args:
         module: the attention layer; only `training` of it is read.

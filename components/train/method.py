@@ -1,14 +1,17 @@
 """What is trained: the whole model, or an adapter on it; and what `auto` means for a base model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from calltune import models
+from calltune import attention, models
+from calltune.render import common_prefix
 from components.train.attention import NAME as TREE_ATTENTION
 from components.train.config import TrainConfig
+from components.train.packing import Row, pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,11 +61,37 @@ def decide(config: TrainConfig, parameters: int) -> Method:
 
 
 def build(folder: Path, method: Method) -> "PreTrainedModel":
-    """The base model, quantised for `qlora`, with tree attention."""
-    if method.name != "qlora":
-        return models.load(folder, dtype=torch.float32, attn_implementation=TREE_ATTENTION)
-    compute_dtype = torch.bfloat16 if method.bf16 else torch.float32
-    return models.load_nf4(folder, compute_dtype, attn_implementation=TREE_ATTENTION)
+    """The base model, quantised for `qlora`, with tree attention.
+
+    Raises:
+        ConfigError: a model that tree attention is not right for.
+    """
+    with attention.suited(folder):
+        if method.name == "qlora":
+            compute_dtype = torch.bfloat16 if method.bf16 else torch.float32
+            model = models.load_nf4(folder, compute_dtype, attn_implementation=TREE_ATTENTION)
+        else:
+            model = models.load(folder, dtype=torch.float32, attn_implementation=TREE_ATTENTION)
+    attention.require_same(folder, model, _packed, exact=not (method.name == "qlora" and method.bf16))
+    return model
+
+
+def _packed(model: "PreTrainedModel", rows: Sequence[list[int]]) -> torch.Tensor:
+    """Logits of the last token of each row, shape ``(rows, vocabulary)``, as training computes them in one pack."""
+    # Masks that supervise all that the rows do not share, so that packing shares the rest.
+    shared = common_prefix(*rows)
+    (packed,) = pack([Row(row, [False] * (shared + 1) + [True] * (len(row) - shared - 1)) for row in rows], sum(map(len, rows)))
+    ends = torch.tensor([branch.length for branch in packed.branches]).cumsum(0)[1:] - 1
+    # The rows stand in the order of their tokens.
+    places = sorted(range(len(rows)), key=lambda index: rows[index])
+    logits = model(
+        input_ids=packed.input_ids.to(model.device),
+        position_ids=packed.position_ids.to(model.device),
+        branches=packed.branches,
+        logits_to_keep=ends.to(model.device),
+        use_cache=False,
+    ).logits[0]
+    return logits[[places.index(index) for index in range(len(rows))]]
 
 
 def adapter_config(method: Method, config: TrainConfig) -> object | None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from trl import SFTConfig
 
 from calltune import models, runtime
+from calltune.attention import require_within_window
 from calltune.errors import DataError
 from calltune.settings import ModelConfig
 from components.train.config import FEW_STEPS, TrainConfig
@@ -55,6 +56,7 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
 
     Raises:
         DataError: no rows to train on.
+        ConfigError: the base model's attention is not one that training computes.
     """
     folder = models.fetch(model).path
     out.mkdir(parents=True, exist_ok=True)
@@ -69,6 +71,8 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
     # Before the model is built: an adapter's first weights are random.
     torch.manual_seed(config.seed)
     network = build(folder, method)
+    longest = max(len(ids) for table in (rows, validation) for ids in table["input_ids"])
+    require_within_window(network.config, longest)
     follow = Follow(out / "best.safetensors", config.patience)
     trainer = TreeTrainer(
         model=network,
