@@ -1,19 +1,15 @@
 """The first rows of a source as ingest would read them: what is in them, and whether ingest would go on."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
 from calltune import validate
-from calltune.dialects import DIALECTS, detect
-from calltune.dialects.reading import RowError, strict_json
+from calltune.dialects.reading import RowError
 from calltune.errors import DataError
 from calltune.records import Record, Tool
 from components.ingest.config import IngestConfig
+from components.ingest.reading import dialect_of, first_rows, parsed, record_of
 from components.ingest.sources import Source
-from components.ingest.step import LOOKED_AT
 
 
 @dataclass(frozen=True)
@@ -48,33 +44,23 @@ def look(config: IngestConfig, source: Source, given: list[Tool]) -> Sample:
     Raises:
         DataError: there is no row, or none that can be used.
     """
-    read = list(_rows(source))
+    read = first_rows(parsed(source.rows()))
     if not read:
         raise DataError(f"{config.source}: is empty; at least one row is needed")
-    objects = [row for _, row in read if isinstance(row, dict)]
-    if not objects:
-        raise DataError(
-            f"{config.source}: none of the first {len(read)} rows is a JSON object; first, row {read[0][0]}: {read[0][1]}"
-        )
-    try:
-        dialect, why = detect(objects) if config.dialect == "auto" else (config.dialect, "the config says so")
-    except DataError as error:
-        raise DataError(f"{config.source}: {error}") from None
+    if not any(isinstance(row, dict) for _, row in read):
+        raise DataError(f"{config.source}: none of {len(read)} rows is a JSON object; first, row {read[0][0].row}: {read[0][1]}")
+    dialect, why = dialect_of(config, read)
     records: list[Record] = []
     rules: Counter[str] = Counter()
     first = ""
-    for number, row in read:
+    for raw, row in read:
         try:
             if isinstance(row, RowError):
                 raise row
-            record = DIALECTS[dialect](row, given)
-            broken = validate.problem(record)
-            if broken is not None:
-                raise RowError(*broken)
-            records.append(record)
+            records.append(record_of(row, dialect, given)[0])
         except RowError as error:
             rules[error.rule] += 1
-            first = first or f"row {number}: {error}"
+            first = first or f"row {raw.row}: {error}"
     if not records:
         raise DataError(f"{config.source}: none of the first {len(read)} rows can be used; first, {first}")
     return Sample(len(read), records, rules, first, dialect, why)
@@ -101,12 +87,3 @@ def too_many_refused(config: IngestConfig, sample: Sample, total: int | None) ->
     if total is not None and refused / total > config.max_quarantined:
         raise DataError(f"{config.source}: {message}; first, {sample.first}")
     return message
-
-
-def _rows(source: Source) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
-    for raw in islice(source.rows(), LOOKED_AT):
-        try:
-            row = strict_json(raw.text)
-        except ValueError as error:
-            row = RowError("not_json", f"not JSON: {error}")
-        yield raw.row, row if isinstance(row, dict | RowError) else RowError("not_an_object", "must be a JSON object")

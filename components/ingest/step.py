@@ -12,19 +12,15 @@ from types import TracebackType
 from typing import Any
 
 from calltune import runtime, tools, validate
-from calltune.dialects import DIALECTS, detect
-from calltune.dialects.reading import RowError, strict_json
+from calltune.dialects.reading import RowError
 from calltune.errors import DataError
 from calltune.records import Record, Tool, calls_of, canonical, content_sha256
 from components.ingest.config import IngestConfig
+from components.ingest.reading import Parsed, dialect_of, first_rows, parsed, record_of
 from components.ingest.sources import RawRow, Source, find
 
-LOOKED_AT = 100
-"""Rows whose fields tell the dialect."""
 MESSAGE_LETTERS = 500
 ID_LETTERS = 200
-Parsed = dict[str, Any] | RowError
-"""A row's JSON object, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +58,10 @@ def ingest(config: IngestConfig, out: Path) -> Ingested:
         raise _no_room(out, error) from None
     with _Lines(out / "records.jsonl") as records, _Lines(out / "quarantine.jsonl") as quarantine:
         intake = _Intake(records, quarantine, given)
-        rows = _parsed(source)
-        sample = _sample(rows)
-        dialect, why = _dialect(config, [row for _, row in sample if isinstance(row, dict)])
+        rows = parsed(_followed(source))
+        sample = first_rows(rows)
+        dialect, why = dialect_of(config, sample)
+        runtime.note(f"ingest.dialect: {dialect} ({why})")
         for raw, row in chain(sample, rows):
             intake.take(raw, row, dialect)
     result = Ingested(intake.read, intake.kept, intake.rules.total(), intake.duplicates, intake.fingerprint(), dialect)
@@ -76,42 +73,12 @@ def ingest(config: IngestConfig, out: Path) -> Ingested:
     return result
 
 
-def _parsed(source: Source) -> Iterator[tuple[RawRow, Parsed]]:
+def _followed(source: Source) -> Iterator[RawRow]:
     progress = runtime.Progress("ingest", source.total, source.unit)
     for read, raw in enumerate(source.rows(), 1):
-        try:
-            row = strict_json(raw.text)
-        except ValueError as error:
-            yield raw, RowError("not_json", f"not JSON: {error}")
-        else:
-            yield raw, row if isinstance(row, dict) else RowError("not_an_object", "a row must be a JSON object")
+        yield raw
         progress.update(raw.done, f"{read} rows")
     progress.update(source.total)
-
-
-def _sample(rows: Iterator[tuple[RawRow, Parsed]]) -> list[tuple[RawRow, Parsed]]:
-    """The first rows, up to the first readable one if that comes late."""
-    sample: list[tuple[RawRow, Parsed]] = []
-    readable = False
-    for raw, row in rows:
-        sample.append((raw, row))
-        readable = readable or isinstance(row, dict)
-        if readable and len(sample) >= LOOKED_AT:
-            break
-    return sample
-
-
-def _dialect(config: IngestConfig, rows: list[dict[str, Any]]) -> tuple[str, str]:
-    if config.dialect != "auto":
-        return config.dialect, "the config says so"
-    if not rows:
-        return "unknown", "there is no row to look at"
-    try:
-        dialect, why = detect(rows)
-    except DataError as error:
-        raise DataError(f"{config.source}: {error}") from None
-    runtime.note(f"ingest.dialect: {dialect} ({why})")
-    return dialect, why
 
 
 class _Lines:
@@ -169,16 +136,10 @@ class _Intake:
         try:
             if isinstance(row, RowError):
                 raise row
-            record = DIALECTS[dialect](row, self.given)
-            problem = validate.problem(record)
-            if problem is not None:
-                raise RowError(*problem)
-            line, content = _line(record), bytes.fromhex(content_sha256(record))
+            record, line = record_of(row, dialect, self.given)
+            content = bytes.fromhex(content_sha256(record))
         except RowError as error:
             self.refuse(raw, error.rule, str(error))
-            return
-        except RecursionError:
-            self.refuse(raw, "too_deep", "nested too deeply")
             return
         self.contents.add(content)
         question, answer = _question(record), _answer(record)
@@ -239,17 +200,6 @@ class _Intake:
             "calls_per_row": {str(calls): rows for calls, rows in sorted(self.calls_per_row.items())},
             "roles": dict(self.roles.most_common()),
         }
-
-
-def _line(record: Record) -> str:
-    try:
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        line.encode()
-    except UnicodeEncodeError:
-        raise RowError("not_unicode", "half of a surrogate pair (an escape such as \\ud83d alone) is no text") from None
-    except ValueError:
-        raise RowError("not_finite", "a number is too large: it reads as infinite") from None
-    return line
 
 
 def _question(record: Record) -> bytes:

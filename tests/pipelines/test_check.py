@@ -10,7 +10,8 @@ import yaml
 
 from calltune.errors import ConfigError, DataError
 from components.ingest.config import IngestConfig
-from components.ingest.step import LOOKED_AT, ingest
+from components.ingest.reading import LOOKED_AT
+from components.ingest.step import ingest
 from pipelines.check import check
 from pipelines.config import load
 
@@ -134,7 +135,7 @@ def test_what_a_run_would_stumble_over_is_refused(checked, sections, error, mess
     [
         ([""], r"is empty; at least one row"),
         (['{"a": 1}', '{"b": 2}'], r"no known dialect: they have 'a', 'b'"),
-        (["7", "[1]"], r"none of the first 2 rows is a JSON object; first, row 1"),
+        (["7", "[1]"], r"none of 2 rows is a JSON object; first, row 1"),
         (['{"messages": []}'], r"none of the first 1 rows can be used; first, row 1: messages"),
     ],
 )
@@ -187,7 +188,7 @@ def test_many_bad_rows_among_the_first_are_a_warning_where_the_others_may_be_goo
     good = (EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:190]
     lines = checked([*["{"] * 8, *good], train={"epochs": 8})
     (said, *_) = [text for text in warnings(lines) if "max_quarantined" in text]
-    assert said.startswith("warning: 8 of the first 100 rows cannot be used, ingest.max_quarantined allows 5.0%; the commonest")
+    assert said.startswith("warning: 8 of the first 108 rows cannot be used, ingest.max_quarantined allows 5.0%; the commonest")
 
 
 TOOL = {"type": "function", "function": {"name": "own", "description": "Own.", "parameters": {"type": "object"}}}
@@ -197,6 +198,23 @@ def test_a_rule_for_a_tool_that_no_row_has_is_a_warning_where_rows_bring_their_o
     rows = [json.dumps({**json.loads(row), "tools": [TOOL]}) for row in ALPACA]
     lines = checked(rows, evaluate={"arguments": {"other.x": "ast"}})
     assert any("'other.x' names no tool of the first rows" in text for text in warnings(lines))
+
+
+def test_good_rows_behind_many_broken_ones_are_found_as_ingest_finds_them(checked, tmp_path):
+    good = (EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:400]
+    settings = {"max_quarantined": 0.5}
+    lines = checked([*["{"] * 120, *good], ingest=settings)
+    assert "100 of the first 220 rows read well" in line(lines, "dialect")
+    assert any("120 of the first 220 rows cannot be used" in text for text in warnings(lines))
+    config = IngestConfig(source=str(tmp_path / "rows.jsonl"), tools=str(EXAMPLE / "tools.py"), **settings)
+    done = ingest(config, tmp_path / "out")
+    assert (done.read, done.quarantined) == (520, 120)
+
+
+def test_a_row_that_ingest_cannot_write_down_is_counted_as_bad(checked):
+    broken = json.dumps({"messages": [{"role": "user", "content": "\ud83d"}, {"role": "assistant", "content": "Hi."}]})
+    good = (EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:50]
+    assert "50 of the first 51 rows read well" in line(checked([*good, broken]), "dialect")
 
 
 def test_a_folder_that_is_no_model_is_refused(checked, tmp_path):

@@ -1,0 +1,86 @@
+"""From a raw row to a record, and the first rows of a source: ingest reads all rows so, `calltune check` the first ones."""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from calltune import validate
+from calltune.dialects import DIALECTS, detect
+from calltune.dialects.reading import RowError, strict_json
+from calltune.errors import DataError
+from calltune.records import Record, Tool
+from components.ingest.config import IngestConfig
+from components.ingest.sources import RawRow
+
+LOOKED_AT = 100
+"""Rows whose fields tell the dialect, from the first readable one on."""
+Parsed = dict[str, Any] | RowError
+"""A row's JSON object, or why there is none."""
+
+
+def parsed(rows: Iterable[RawRow]) -> Iterator[tuple[RawRow, Parsed]]:
+    """Each row with its JSON object, or with the reason why it is none."""
+    for raw in rows:
+        try:
+            row = strict_json(raw.text)
+        except ValueError as error:
+            yield raw, RowError("not_json", f"not JSON: {error}")
+        else:
+            yield raw, row if isinstance(row, dict) else RowError("not_an_object", "a row must be a JSON object")
+
+
+def first_rows(rows: Iterator[tuple[RawRow, Parsed]]) -> list[tuple[RawRow, Parsed]]:
+    """The rows up to the first readable one, and as many more as the dialect is told by."""
+    sample: list[tuple[RawRow, Parsed]] = []
+    unreadable = 0
+    for raw, row in rows:
+        sample.append((raw, row))
+        if unreadable == len(sample) - 1 and not isinstance(row, dict):
+            unreadable += 1
+        elif len(sample) >= unreadable + LOOKED_AT:
+            break
+    return sample
+
+
+def dialect_of(config: IngestConfig, sample: list[tuple[RawRow, Parsed]]) -> tuple[str, str]:
+    """The dialect of the first rows, and why it is that one.
+
+    Raises:
+        DataError: `auto` finds none that fits.
+    """
+    rows = [row for _, row in sample if isinstance(row, dict)]
+    if config.dialect != "auto":
+        return config.dialect, "the config says so"
+    if not rows:
+        return "unknown", "there is no row to look at"
+    try:
+        return detect(rows)
+    except DataError as error:
+        raise DataError(f"{config.source}: {error}") from None
+
+
+def record_of(row: dict[str, Any], dialect: str, given: list[Tool]) -> tuple[Record, str]:
+    """A row as a record, and that as one line of JSON.
+
+    Raises:
+        RowError: it cannot be used.
+    """
+    try:
+        record = DIALECTS[dialect](row, given)
+        problem = validate.problem(record)
+        if problem is not None:
+            raise RowError(*problem)
+        return record, _line(record)
+    except RecursionError:
+        raise RowError("too_deep", "nested too deeply") from None
+
+
+def _line(record: Record) -> str:
+    try:
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        line.encode()
+    except UnicodeEncodeError:
+        raise RowError("not_unicode", "half of a surrogate pair (an escape such as \\ud83d alone) is no text") from None
+    except ValueError:
+        raise RowError("not_finite", "a number is too large: it reads as infinite") from None
+    return line
