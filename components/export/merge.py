@@ -9,7 +9,7 @@ from calltune import models, runtime
 
 
 def merged(base: Path, adapter: Path, merge_into: str) -> PreTrainedModel:
-    """The trained model in float32, without PEFT and without quantisation.
+    """The trained model in float32, without PEFT and without quantisation; for `full` what train saved, as it is.
 
     Args:
         base: folder of the base model.

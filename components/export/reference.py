@@ -12,7 +12,8 @@ def as_trained(base: Path, adapter: Path) -> PreTrainedModel:
     """The trained model with nothing merged, in float32 arithmetic.
 
     An adapter stands beside the weights that it was trained on, for `qlora` the NF4 ones as bitsandbytes computes with
-    them. Nothing here goes through merge.py, so that a mistake there shows.
+    them. Nothing here goes through merge.py, so that a mistake there shows. For `full` there is nothing to merge: this is
+    the model that train saved, already rounded to bfloat16, which is also what merge.py takes.
 
     Args:
         base: folder of the base model.
