@@ -15,8 +15,8 @@ SHARED_TOKENS = 40
 """Of the probe's two rows: more than training's packing asks for."""
 OWN_TOKENS = (9, 6)
 """Of each of the two, behind the shared ones; unequal, so that padding is tried too."""
-# A wrong model is off by far more than rounding: float32 sums in another order differ by 1e-6 of the logits, bfloat16 by 1e-2.
-TOLERANCE, COARSE_TOLERANCE = 1e-3, 0.1
+# Sums in another order move SmolLM2-135M's logits by 4e-6 of their size in float32, and by up to 4e-2 in bfloat16.
+TOLERANCE, COARSE_TOLERANCE = 1e-3, 0.2
 _OF_THE_MODEL = (LookupError, TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError)
 """What a model raises that knows nothing of another attention."""
 
