@@ -20,7 +20,7 @@ from components.export.verify import POSITIONS, ROWS, ExportError, compare, veri
 @pytest.fixture
 def damaged(exported, tmp_path):
     """A copy of the exported folder, to be damaged."""
-    return shutil.copytree(exported("full").folder, tmp_path / "damaged")
+    return shutil.copytree(exported("full").folder, tmp_path / "damaged", copy_function=shutil.copyfile)
 
 
 def checked(folder, trained, dataset, tiny_model, method="full", merge_into="dequantized"):
@@ -84,7 +84,7 @@ def wrongly(exported, trained, tiny_model, tmp_path):
     """A function that gives an exported folder whose weights were merged wrongly."""
 
     def make(method, how):
-        folder = shutil.copytree(exported(method).folder, tmp_path / "wrong")
+        folder = shutil.copytree(exported(method).folder, tmp_path / "wrong", copy_function=shutil.copyfile)
         adapter = trained(method).adapter
         WRONG[how](tiny_model, adapter, tmp_path / "place").to(torch.bfloat16).save_pretrained(folder)
         return folder
