@@ -18,7 +18,8 @@ def find(model: str) -> models.ModelFolder:
     """An exported model, brought to this machine if it is elsewhere.
 
     Args:
-        model: its folder, or what `calltune export` wrote, as a path or ``file://…``; or where the store has it, ``s3://…/models/<digest>``.
+        model: its folder, or what `calltune export` wrote, as a path or ``file://…``; or where the store has
+            it, ``s3://…/models/<digest>``.
 
     Raises:
         UserError: it is not an exported model, or not what was exported.
