@@ -17,10 +17,12 @@ HELPDESK = REPO / "examples" / "helpdesk"
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible():
-    """A shell that starts the tests in the background has them ignore Ctrl-C, and the commands that they start would, too."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell in the background and nohup have the tests ignore signals, and the commands that they start would, too."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -130,8 +130,8 @@ def processes_of(house, workdir="work"):
 
 
 def step_of(house):
-    """The id of the running step's process. A child of it looks the same between its fork and its exec."""
-    steps = {pid for pid, line in processes_of(house).items() if "executor_main" in line and " -c " not in line}
+    """The id of the running step's process; its shell has other words first, a child of it the same between fork and exec."""
+    steps = {pid for pid, line in processes_of(house).items() if line.startswith("python3 -m kfp.dsl.executor_main ")}
     (step,) = [pid for pid in steps if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) not in steps]
     return step
 
