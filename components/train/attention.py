@@ -44,25 +44,29 @@ def tree_attention(
     Returns:
         The attended values, shape ``(1, T, heads, head_dim)``, and None for the weights.
     """
+    dtype = query.dtype
+    if query.device.type == "cpu":  # whose kernel is faster in fp32 than in bf16, forward and backward (docs/tuning.md)
+        query, key, value = query.float(), key.float(), value.float()
     lengths = [branch.length for branch in branches]
     # split, not slices: the backward of a split is one concatenation, of a slice a zero-filled tensor of full size.
     queries, keys, values = (torch.split(tensor, lengths, dim=2) for tensor in (query, key, value))
     attended = []
-    for own, branch in enumerate(branches):
-        seen = [*branch.path, own]
-        attended.append(
-            scaled_dot_product_attention(
-                queries[own],
-                torch.cat([keys[index] for index in seen], dim=2),
-                torch.cat([values[index] for index in seen], dim=2),
-                attn_mask=None if branch.mask is None else branch.mask.to(query.device),
-                is_causal=branch.mask is None,
-                dropout_p=dropout if module.training else 0.0,
-                scale=scaling,
-                enable_gqa=True,
+    with torch.autocast(query.device.type, enabled=False):  # which would take bf16 again
+        for own, branch in enumerate(branches):
+            seen = [*branch.path, own]
+            attended.append(
+                scaled_dot_product_attention(
+                    queries[own],
+                    torch.cat([keys[index] for index in seen], dim=2),
+                    torch.cat([values[index] for index in seen], dim=2),
+                    attn_mask=None if branch.mask is None else branch.mask.to(query.device),
+                    is_causal=branch.mask is None,
+                    dropout_p=dropout if module.training else 0.0,
+                    scale=scaling,
+                    enable_gqa=True,
+                )
             )
-        )
-    return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(attended, dim=2).transpose(1, 2).contiguous().to(dtype), None
 
 
 AttentionInterface.register(NAME, tree_attention)
