@@ -220,6 +220,17 @@ def test_the_weights_of_the_best_epoch_are_kept(stopped, tiny_model, dataset):
     assert abs(loss - seen[-1]) > 1e-3
 
 
+def test_the_last_epochs_weights_are_kept_if_asked_for_and_validation_ends_nothing(train_tiny, tiny_model, dataset):
+    from peft import PeftModel
+
+    last = train_tiny(method="lora", learning_rate=0.5, epochs=4, patience=1, keep="last", batch_rows=8, precision="fp32", seed=1)
+    seen = validation_losses(last)
+    assert len(seen) == 4 and seen[-1] > min(seen), "an epoch before it had a smaller loss"
+    assert (last.result.best_epoch, last.result.validation_loss) == (4, seen[-1])
+    network = PeftModel.from_pretrained(models.load(tiny_model, dtype=torch.float32), last.adapter).eval()
+    assert plain_loss(network, pq.read_table(dataset / "validation.parquet")) == pytest.approx(seen[-1], abs=1e-4)
+
+
 def test_a_loss_that_is_no_number_ends_training_with_what_to_do(train_tiny):
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step \d+: lower train.learning_rate"):
         train_tiny(method="full", learning_rate=1e12, epochs=2, batch_rows=8, precision="fp32")
