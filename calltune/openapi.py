@@ -59,7 +59,7 @@ class _Reader:
 
     def tool(self, path: str, method: str, item: dict[str, Any]) -> dict[str, Any]:
         operation = item[method]
-        name = re.sub(r"[^a-zA-Z0-9_.-]+", "_", str(operation.get("operationId") or f"{method}_{path}")).strip("_")
+        name = re.sub(r"[^a-zA-Z0-9_.-]+", "_", str(operation.get("operationId") or f"{method}{path}")).strip("_")
         properties: dict[str, Any] = {}
         required: list[str] = []
         for parameter in self.parameters(item, operation, f"{self.where}, {method} {path}"):

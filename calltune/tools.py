@@ -136,8 +136,9 @@ def _document(path: Path) -> Any:
         import yaml
 
         try:
-            return yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            # Through JSON, since YAML also has dates, and keys that are numbers.
+            return json.loads(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), default=str))
+        except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
             raise DataError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -56,7 +56,7 @@ def from_hermes(row: Row, tools: list[Tool]) -> Record:
             messages += [{"role": "tool", "content": result} for result in _results(text)]
         else:
             messages.append({"role": role, "content": text})
-    brought = row if row.get("tools") is not None or not own else {"tools": own}
+    brought = {"tools": own} if own and json_field(row, "tools") is None else row
     return record(messages, tools_field(brought, "tools", tools, loose=True))
 
 

@@ -44,7 +44,7 @@ ROWS = {
     },
     "hermes": {
         "conversations": [
-            {"from": "system", "value": f"You are a function calling AI model. <tools>{json.dumps([FIND])}</tools> Call so: ..."},
+            {"from": "system", "value": f"You are a function calling AI model. <tools>{json.dumps([FIND])}</tools>"},
             {"from": "human", "value": "Who is Ana?"},
             {"from": "gpt", "value": '<tool_call>\n{"name": "find", "arguments": {"name": "Ana"}}\n</tool_call>'},
         ]
