@@ -154,6 +154,14 @@ class Object(NamedTuple):
     size: int
 
 
+_WAYS_OUT = {
+    "InvalidAccessKeyId": " (AWS_ACCESS_KEY_ID is set wrong, or AWS_ENDPOINT_URL_S3 names another server)",
+    "SignatureDoesNotMatch": " (AWS_SECRET_ACCESS_KEY is set wrong)",
+    "AccessDenied": " (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be of someone who may do this)",
+    "NoSuchBucket": " (make the bucket, or correct its name)",
+}
+
+
 class S3(Store):
     """A store in an S3 bucket, below a prefix.
 
@@ -226,7 +234,8 @@ class S3(Store):
             yield
         except ClientError as error:
             details = error.response["Error"]
-            raise UserError(f"{where}: {details.get('Code')}: {details.get('Message', '')}".rstrip(": ")) from error
+            says = f"{details.get('Code')}: {details.get('Message', '')}".rstrip(": ")
+            raise UserError(f"{where}: {says}{_WAYS_OUT.get(str(details.get('Code')), '')}") from error
         except (BotoCoreError, Boto3Error) as error:
             raise UserError(f"{where}: {' '.join(str(error).split())}") from error
 

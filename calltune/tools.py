@@ -1,4 +1,4 @@
-"""Tool schemas: from documented Python functions, or from a JSON file of tools, to JSON Schema."""
+"""Tool schemas: from documented Python functions, a file of tools, an OpenAPI document or an MCP dump, to JSON Schema."""
 
 import importlib.util
 import inspect
@@ -20,8 +20,10 @@ def load(path: str | Path) -> list[Tool]:
     """Read the tools that a file defines.
 
     Args:
-        path: a Python file, whose public functions with type hints and Google-style docstrings become tools; or a JSON
-            file, a list of tools in the OpenAI form or bare ``{"name", "description", "parameters"}``.
+        path: a Python file, whose public functions with type hints and Google-style docstrings become tools; or a JSON or
+            YAML file: a list of tools in the OpenAI form, bare ``{"name", "description", "parameters"}`` or with xLAM's
+            loose types; an OpenAPI 3 document, whose operations become tools; or what an MCP server answered to
+            `tools/list`.
 
     Raises:
         DataError: no such file, no tool in it, or a tool whose schema is not valid.
@@ -29,7 +31,7 @@ def load(path: str | Path) -> list[Tool]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such tools file")
-    tools = _from_python(path) if path.suffix == ".py" else _from_json(path)
+    tools = _from_python(path) if path.suffix == ".py" else _from_file(path)
     if not tools:
         raise DataError(f"{path}: no tool in it; a Python file needs public, documented functions")
     names = [tool["function"]["name"] for tool in tools]
@@ -111,14 +113,58 @@ def _place_and_text(file: str | None, error: BaseException) -> tuple[int | None,
     return lines[-1] if lines else None, str(error)
 
 
-def _from_json(path: Path) -> list[Tool]:
+def _from_file(path: Path) -> list[Tool]:
+    document = _document(path)
+    if isinstance(document, dict):
+        from calltune import openapi
+
+        # JSON-RPC wraps the answer of an MCP server.
+        result = document.get("result", document)
+        if openapi.is_document(document):
+            return [normalise(tool, str(path)) for tool in openapi.tools(document, str(path))]
+        if isinstance(result, dict) and isinstance(result.get("tools"), list):
+            if result.get("nextCursor"):
+                raise DataError(f"{path}: is one page of `tools/list`, and `nextCursor` says that more follow: dump them all")
+            document = result["tools"]
+    if not isinstance(document, list) or not all(isinstance(tool, dict) for tool in document):
+        raise DataError(f"{path}: must be a JSON list of tools, an OpenAPI 3 document, or an MCP server's answer to tools/list")
+    return [_listed(tool, f"{path}, tool {number}") for number, tool in enumerate(document, 1)]
+
+
+def _document(path: Path) -> Any:
+    if path.suffix.lower() in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            # Through JSON, since YAML also has dates, and keys that are numbers.
+            return json.loads(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), default=str))
+        except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+            raise DataError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
     try:
-        tools = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file: {error}") from None
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise DataError(f"{path}: must be a JSON list of tools")
-    return [normalise(tool, f"{path}, tool {number}") for number, tool in enumerate(tools, 1)]
+
+
+def _listed(tool: dict[str, Any], where: str) -> Tool:
+    if "inputSchema" in tool:  # MCP's name for it
+        schema = tool["inputSchema"]
+        schema = {key: value for key, value in schema.items() if key != "$schema"} if isinstance(schema, dict) else schema
+        tool = {"name": tool.get("name"), "description": tool.get("description") or tool.get("title"), "parameters": schema}
+    try:
+        strict = normalise(tool, where)
+    except DataError as error:
+        try:
+            return normalise(from_loose_types(tool, where), where)
+        except DataError:
+            raise error from None
+    given = tool.get("function", tool).get("parameters") or {}
+    # A flat `{"city": {"type": "str"}}` is a JSON Schema, too: of an object of which it says nothing.
+    flat = given and not any(key in given for key in _OF_AN_OBJECT) and all(isinstance(one, dict) for one in given.values())
+    return normalise(from_loose_types(tool, where), where) if flat else strict
+
+
+_OF_AN_OBJECT = ("type", "properties", "$ref", "allOf", "anyOf", "oneOf", "additionalProperties", "patternProperties")
 
 
 def from_loose_types(tool: dict[str, Any], where: str) -> dict[str, Any]:
@@ -143,11 +189,13 @@ def from_loose_types(tool: dict[str, Any], where: str) -> dict[str, Any]:
 
 _LOOSE_TYPES: dict[str, str] = {
     **dict.fromkeys(("str", "string", "text", "char", "bytes", "date", "datetime", "time", "complex", "callable"), "string"),
+    **dict.fromkeys(("byte", "short", "bigint"), "integer"),
     **dict.fromkeys(("int", "integer", "long"), "integer"),
     **dict.fromkeys(("float", "number", "double", "decimal"), "number"),
     **dict.fromkeys(("bool", "boolean"), "boolean"),
     **dict.fromkeys(("list", "array", "tuple", "set", "sequence", "iterable", "np.ndarray"), "array"),
-    **dict.fromkeys(("dict", "object", "map", "mapping", "json"), "object"),
+    "arraylist": "array",
+    **dict.fromkeys(("dict", "object", "map", "mapping", "json", "hashmap"), "object"),
     **dict.fromkeys(("none", "null", "nonetype"), "null"),
     "any": "",
 }

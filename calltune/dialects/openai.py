@@ -10,7 +10,7 @@ Read by `from_openai`.
 
 from typing import Any
 
-from calltune.dialects.reading import Row, RowError, record, shown, tool_call, tools_field
+from calltune.dialects.reading import Row, RowError, json_field, record, shown, tool_call, tools_field
 from calltune.records import Message, Record, Tool
 
 
@@ -20,13 +20,13 @@ def from_openai(row: Row, tools: list[Tool]) -> Record:
     Raises:
         RowError: the row cannot be read.
     """
-    messages = row.get("messages")
+    messages = json_field(row, "messages")
     if not isinstance(messages, list) or not messages:
         raise RowError("missing_field", f"messages: must be a list of messages, not {shown(messages)}")
     own = "tools" if row.get("tools") is not None or "functions" not in row else "functions"
     names: dict[str, str] = {}
     read = [_message(message, f"messages[{number}]", names) for number, message in enumerate(messages)]
-    return record(read, tools_field(row, own, tools), row.get("expected"))
+    return record(read, tools_field(row, own, tools), json_field(row, "expected"))
 
 
 def _message(message: Any, where: str, names: dict[str, str]) -> Message:

@@ -15,7 +15,7 @@ from typing import Any
 from calltune.dialects.reading import Row, RowError, json_field, optional_text, record, shown, tool_call, tools_field
 from calltune.records import Message, Record, Tool
 
-_ROLES = {
+ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant"), "assistant"),
     **dict.fromkeys(("observation", "tool"), "tool"),
@@ -30,7 +30,7 @@ def from_sharegpt(row: Row, tools: list[Tool]) -> Record:
     Raises:
         RowError: the row cannot be read.
     """
-    turns = row.get("conversations")
+    turns = json_field(row, "conversations")
     if not isinstance(turns, list) or not turns:
         raise RowError("missing_field", f"conversations: must be a list of turns, not {shown(turns)}")
     system = optional_text(row, "system")
@@ -43,9 +43,9 @@ def from_sharegpt(row: Row, tools: list[Tool]) -> Record:
 def _add(messages: list[Message], turn: Any, where: str) -> None:
     if not isinstance(turn, dict) or not isinstance(turn.get("from"), str) or not isinstance(turn.get("value"), str):
         raise RowError("invalid_message", f"{where}: a turn needs `from` and `value`, both strings, not {shown(turn)}")
-    role = _ROLES.get(turn["from"])
+    role = ROLES.get(turn["from"])
     if role is None:
-        raise RowError("unknown_role", f"{where}.from: {turn['from']!r} is not one of {', '.join(_ROLES)}")
+        raise RowError("unknown_role", f"{where}.from: {turn['from']!r} is not one of {', '.join(ROLES)}")
     if role != "function_call":
         messages.append({"role": role, "content": turn["value"]})
         return

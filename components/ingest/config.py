@@ -11,8 +11,11 @@ class IngestConfig(Settings):
     """Settings of the ingest step."""
 
     source: str = Field(min_length=1)
-    """The rows: a JSON lines file, a JSON array, or `s3://bucket/prefix` with such objects."""
-    dialect: Literal["auto", "openai", "xlam", "sharegpt", "tool_choice", "alpaca"] = "auto"
+    """The rows: a file (JSON lines, a JSON array, CSV, each also as `.gz` or `.zst`; Parquet), a folder of such files, or
+    `s3://bucket/prefix` with such objects."""
+    dialect: Literal["auto", "openai", "xlam", "sharegpt", "tool_choice", "alpaca", "hermes", "prompt_completion", "bfcl"] = (
+        "auto"
+    )
     """How the rows are laid out; `auto` looks at their fields."""
     tools: str = ""
     """Python or JSON file of tools, for the rows that bring none of their own."""

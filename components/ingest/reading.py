@@ -10,7 +10,7 @@ from calltune.dialects.reading import RowError, strict_json
 from calltune.errors import DataError
 from calltune.records import Record, Tool
 from components.ingest.config import IngestConfig
-from components.ingest.sources import RawRow
+from components.ingest.jsontext import RawRow
 
 LOOKED_AT = 100
 """Rows whose fields tell the dialect, from the first readable one on."""
@@ -21,6 +21,9 @@ Parsed = dict[str, Any] | RowError
 def parsed(rows: Iterable[RawRow]) -> Iterator[tuple[RawRow, Parsed]]:
     """Each row with its JSON object, or with the reason why it is none."""
     for raw in rows:
+        if raw.problem is not None:
+            yield raw, RowError(*raw.problem)
+            continue
         try:
             row = strict_json(raw.text)
         except ValueError as error:

@@ -16,8 +16,9 @@ from calltune.dialects.reading import RowError
 from calltune.errors import DataError
 from calltune.records import Record, Tool, calls_of, canonical, content_sha256
 from components.ingest.config import IngestConfig
+from components.ingest.jsontext import RawRow
 from components.ingest.reading import Parsed, dialect_of, first_rows, parsed, record_of
-from components.ingest.sources import RawRow, Source, find
+from components.ingest.sources import Source, find
 
 MESSAGE_LETTERS = 500
 ID_LETTERS = 200
@@ -45,7 +46,8 @@ def ingest(config: IngestConfig, out: Path) -> Ingested:
 
     Args:
         config: the step's settings.
-        out: gets `records.jsonl`, `quarantine.jsonl` and `profile.json`, also when the run fails for what is in them.
+        out: gets `records.jsonl`, `quarantine.jsonl`, `profile.json` and `sources.json` (what was read), also when the run
+            fails for what is in them.
 
     Raises:
         DataError: the source or the tools file cannot be read, no row or too few can be used, or the disk is full.
@@ -66,6 +68,7 @@ def ingest(config: IngestConfig, out: Path) -> Ingested:
             intake.take(raw, row, dialect)
     result = Ingested(intake.read, intake.kept, intake.rules.total(), intake.duplicates, intake.fingerprint(), dialect)
     try:
+        runtime.write_json(out / "sources.json", {"uri": config.source, "parts": source.recorded()})
         runtime.write_json(out / "profile.json", {**vars(result), "dialect_reason": why, **intake.profile()})
     except OSError as error:
         raise _no_room(out / "profile.json", error) from None

@@ -15,8 +15,8 @@ def fingerprint(source: str, tools: str, base: str = "", revision: str = "") -> 
     """SHA-256 over source, tools file and base model, so that nothing cached ever hides new data or new weights.
 
     Args:
-        source: a file, whose content counts, not its name; or ``s3://bucket/prefix``, of whose objects key, ETag and
-            size count, so that nothing is downloaded.
+        source: a file, whose content counts, not its name; a folder, of whose files both count; or
+            ``s3://bucket/prefix``, of whose objects key, ETag and size count, so that nothing is downloaded.
         tools: path of the tools file; empty where the rows bring their own.
         base: the base model. The files of a folder count, by their checksums, and the objects of ``s3://bucket/prefix``;
             any other model is what its name and revision say.
@@ -25,7 +25,7 @@ def fingerprint(source: str, tools: str, base: str = "", revision: str = "") -> 
     Raises:
         DataError: one of them does not exist or cannot be read.
     """
-    data = _objects(source) if source.startswith("s3://") else _file(source, "data")
+    data = _data(source)
     known: dict[str, Any] = {"source": data, "tools": _file(tools, "tools") if tools else ""}
     if base.startswith("s3://"):
         known["base"] = _objects(f"{base.rstrip('/')}/")
@@ -34,6 +34,15 @@ def fingerprint(source: str, tools: str, base: str = "", revision: str = "") -> 
     elif base:
         known["base"] = [base, revision]
     return sha256(known)
+
+
+def _data(source: str) -> Any:
+    if source.startswith("s3://"):
+        return _objects(source)
+    try:
+        return checksums(Path(source)) if Path(source).is_dir() else _file(source, "data")
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read: {error.strerror}") from None
 
 
 def _file(name: str, kind: str) -> str:

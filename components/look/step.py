@@ -81,8 +81,8 @@ def _require_tools_of_rules(config: LookConfig) -> None:
 
 
 def _may_bring(source: str, tool: str) -> bool:
-    """Whether rows may have such a tool of their own; of a source in S3 that is not known before ingest has read it."""
-    if source.startswith("s3://"):
+    """Whether rows may have such a tool of their own; where only ingest can read the source, that is not known."""
+    if "://" in source or source.lower().endswith((".gz", ".zst", ".parquet")):
         return True
     try:
         with Path(source).open("rb") as file:

@@ -42,6 +42,18 @@ ROWS = {
         ],
         "tools": json.dumps([FIND["function"]]),
     },
+    "hermes": {
+        "conversations": [
+            {"from": "system", "value": f"You are a function calling AI model. <tools>{json.dumps([FIND])}</tools>"},
+            {"from": "human", "value": "Who is Ana?"},
+            {"from": "gpt", "value": '<tool_call>\n{"name": "find", "arguments": {"name": "Ana"}}\n</tool_call>'},
+        ]
+    },
+    "prompt_completion": {
+        "prompt": "Who is Ana?",
+        "completion": '<tool_call>{"name": "find", "arguments": {"name": "Ana"}}</tool_call>',
+        "tools": [FIND],
+    },
     "tool_choice": {"user_content": "Who is Ana?", "tool_name": "find", "tool_arguments": '{"name": "Ana"}', "tools": [FIND]},
 }
 

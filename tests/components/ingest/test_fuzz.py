@@ -22,7 +22,8 @@ WORDS = st.sampled_from(
         """messages tools functions role content user assistant tool tool_calls function_call function name arguments parameters
         type object properties required items $ref # conversations from value human gpt observation query answers user_content
         tool_name tool_arguments instruction input output history system expected id f List[ default enum pattern ( [] {}
-        [{"name":"f"}] weight""",
+        [{"name":"f"}] weight <tool_call> </tool_call> <tool_call>{"name":"f"}</tool_call> <tools>[]</tools> {'name':
+        prompt completion question ground_truth dict""",
     )
 )
 SHAPED = st.recursive(
@@ -32,6 +33,7 @@ SHAPED = st.recursive(
 )
 FIELDS = ["messages", "tools", "functions", "conversations", "query", "answers", "user_content", "tool_name", "tool_arguments"]
 FIELDS += ["instruction", "input", "output", "history", "system", "expected", "id", "role"]
+FIELDS += ["prompt", "completion", "question", "function", "ground_truth"]
 ROW = st.dictionaries(st.sampled_from(FIELDS), SHAPED, max_size=6)
 TOOLS = [{"name": "find", "parameters": {"type": "object", "properties": {"name": {"type": "string"}}}}]
 LOOSE = [{"name": "find", "parameters": {"name": {"type": "str, optional", "default": "x"}}}]
@@ -48,6 +50,21 @@ SEED = {
         "tools": TOOLS,
     },
     "tool_choice": {"user_content": "Who?", "tool_name": "find", "tool_arguments": "{}", "tools": TOOLS},
+    "hermes": {
+        "conversations": [
+            {"from": "system", "value": f"Be kind. <tools>{json.dumps(LOOSE)}</tools>"},
+            {"from": "human", "value": "Who?"},
+            {"from": "gpt", "value": f"<tool_call>{json.dumps(CALL)}</tool_call>"},
+            {"from": "tool", "value": "<tool_response>x</tool_response>"},
+            {"from": "gpt", "value": "Ana."},
+        ]
+    },
+    "prompt_completion": {"prompt": "Who?", "completion": f"<tool_call>{CALL}</tool_call>", "tools": TOOLS},
+    "bfcl": {
+        "question": [[{"role": "user", "content": "Who?"}]],
+        "function": TOOLS,
+        "ground_truth": [{"find": {"name": ["", "Ana"]}}],
+    },
     "alpaca": {"instruction": "Hi", "input": "", "output": "Ho", "history": [["a", "b"]]},
 }
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))

@@ -64,6 +64,12 @@ def test_what_does_not_exist_is_named(data):
         fingerprint(f"{data}/rows.jsonl", f"{data}/nowhere.py")
 
 
-def test_a_folder_is_no_data_file(data):
-    with pytest.raises(DataError, match="is a folder; name the data file"):
-        fingerprint(str(data), "")
+def test_of_a_folder_names_and_contents_count(data):
+    seen = {fingerprint(str(data), "")}
+    (data / "rows.jsonl").write_text('{"query": "Ho"}\n')
+    seen.add(fingerprint(str(data), ""))
+    (data / "rows.jsonl").rename(data / "other.jsonl")
+    seen.add(fingerprint(str(data), ""))
+    assert len(seen) == 3
+    with pytest.raises(DataError, match="is a folder; name the tools file"):
+        fingerprint(f"{data}/other.jsonl", str(data))

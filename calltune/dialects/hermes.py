@@ -1,0 +1,157 @@
+"""Hermes conversations: calls as `<tool_call>` in the text of `conversations` or `messages`. One row:
+
+    {"conversations": [{"from": "system", "value": "You call functions. <tools>[{\\"name\\": ...}]</tools> ..."},
+                       {"from": "human", "value": "Who is Ana?"},
+                       {"from": "gpt", "value":
+                            "<tool_call>{\\"name\\": \\"find_employee\\", \\"arguments\\": {...}}</tool_call>"},
+                       {"from": "tool", "value": "<tool_response>\\n{\\"office\\": \\"B2\\"}\\n</tool_response>"},
+                       {"from": "gpt", "value": "Ana sits in B2."}]}
+
+The tools are in a `tools` field, or in the system message, between `<tools>` and `</tools>`. Read by `from_hermes`.
+"""
+
+import ast
+import json
+import re
+from typing import Any
+
+from calltune.dialects.reading import Row, RowError, json_field, record, shown, strict_json, tool_call, tools_field
+from calltune.dialects.sharegpt import ROLES
+from calltune.records import Message, Record, Tool
+
+CALL = "<tool_call>"
+_CALL_END = "</tool_call>"
+_TOOLS = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
+_RESPONSE = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
+# Where the format's own instructions begin: Nous' wording, Qwen's heading, or else the tools themselves.
+_INSTRUCTIONS = re.compile(r"You are a function calling AI model|#+ Tools\b|<tools>")
+_LITERAL_LETTERS = 100_000
+
+
+def from_hermes(row: Row, tools: list[Tool]) -> Record:
+    """Read one conversation.
+
+    Of a system message with tools in it the format's own instructions are left out, from their beginning to the last
+    `</tools>` or `</tool_call>`: each chat template writes its own.
+
+    Raises:
+        RowError: the row cannot be read.
+    """
+    field = "messages" if row.get("messages") is not None else "conversations"
+    turns = json_field(row, field)
+    if not isinstance(turns, list) or not turns:
+        raise RowError("missing_field", f"{field}: must be a list of turns, not {shown(turns)}")
+    messages: list[Message] = []
+    own: list[Any] = []
+    for number, turn in enumerate(turns):
+        where = f"{field}[{number}]"
+        role, text = _turn(turn, where)
+        if role == "system":
+            text, listed = _without_tools(text, where)
+            own += listed
+            messages += [{"role": "system", "content": text}] if text else []
+        elif role == "assistant":
+            messages.append(assistant(text, where))
+        elif role == "tool" or (role == "user" and text.lstrip().startswith("<tool_response>")):
+            messages += [{"role": "tool", "content": result} for result in _results(text)]
+        else:
+            messages.append({"role": role, "content": text})
+    brought = {"tools": own} if own and json_field(row, "tools") is None else row
+    return record(messages, tools_field(brought, "tools", tools, loose=True))
+
+
+def assistant(text: str, where: str) -> Message:
+    """An assistant's turn with the calls taken out of its text.
+
+    Raises:
+        RowError: a call is not JSON, or is cut off.
+    """
+    said, calls, position = [], [], 0
+    while (start := text.find(CALL, position)) >= 0:
+        said.append(text[position:start])
+        value, position = _call(text, start + len(CALL), f"{where}, call {len(calls) + 1}")
+        calls.append(tool_call(value, f"{where}, call {len(calls) + 1}"))
+    said.append(text[position:])
+    content = "\n".join(part.strip() for part in said if part.strip()) if calls else text
+    if _CALL_END in content:
+        raise RowError("invalid_call", f"{where}: {_CALL_END} without {CALL} before it")
+    return {
+        "role": "assistant",
+        **({"content": content} if content or not calls else {}),
+        **({"tool_calls": calls} if calls else {}),
+    }
+
+
+def _turn(turn: Any, where: str) -> tuple[str, str]:
+    if not isinstance(turn, dict):
+        raise RowError("invalid_message", f"{where}: a turn must be an object, not {shown(turn)}")
+    said = turn.get("from", turn.get("role"))
+    text = turn.get("value", turn.get("content"))
+    if not isinstance(said, str) or not isinstance(text, str):
+        raise RowError("invalid_message", f"{where}: a turn needs `from` and `value`, or `role` and `content`, all strings")
+    role = {**ROLES, "developer": "developer"}.get(said)
+    if role is None or role == "function_call":
+        raise RowError("unknown_role", f"{where}: {said!r} is not one of system, human, gpt, tool")
+    return role, text
+
+
+def _call(text: str, start: int, where: str) -> tuple[Any, int]:
+    """The value of a call that begins at `start`, and where its end mark ends; a Python dict is read, too."""
+    begin = len(text) - len(text[start:].lstrip())
+    try:
+        value, end = json.JSONDecoder(parse_constant=_refuse).raw_decode(text, begin)
+        after = re.compile(r"\s*" + _CALL_END).match(text, end)
+        if after:
+            return value, after.end()
+    except (ValueError, RecursionError):
+        pass
+    end = text.find(_CALL_END, begin)
+    if end < 0:
+        raise RowError("invalid_call", f"{where}: is cut off: there is no {_CALL_END}")
+    inside = text[begin:end].strip()
+    if len(inside) <= _LITERAL_LETTERS:
+        try:
+            return ast.literal_eval(inside), end + len(_CALL_END)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            pass
+    raise RowError("invalid_call", f"{where}: is neither JSON nor a Python dict")
+
+
+def _without_tools(text: str, where: str) -> tuple[str, list[Any]]:
+    """What a system message says beside the format's instructions, and the tools in it."""
+    found: list[Any] = []
+    end = 0
+    for block in _TOOLS.finditer(text):
+        inside = block.group(1).strip()
+        if not inside:
+            continue  # "within <tools> </tools> tags": only named
+        try:
+            found += _listed(inside)
+        except ValueError as error:
+            raise RowError("invalid_tool", f"{where}: the text between <tools> and </tools> is not JSON: {error}") from None
+        end = block.end()
+    if not end:
+        return text, []
+    last = text.rfind(_CALL_END)
+    end = max(end, last + len(_CALL_END) if last >= 0 else 0)
+    first = _INSTRUCTIONS.search(text)
+    before = text[: first.start()] if first else ""
+    return "\n\n".join(part.strip() for part in (before, text[end:]) if part.strip()), found
+
+
+def _listed(inside: str) -> list[Any]:
+    """A JSON list of tools, or one tool a line."""
+    try:
+        value = strict_json(inside)
+    except ValueError:
+        return [strict_json(line) for line in inside.splitlines() if line.strip()]
+    return value if isinstance(value, list) else [value]
+
+
+def _results(text: str) -> list[str]:
+    inside = [result.strip() for result in _RESPONSE.findall(text)]
+    return inside or [text]
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

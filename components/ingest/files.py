@@ -1,0 +1,154 @@
+"""The raw rows of one file, whatever its layout: JSON lines, a JSON array, CSV or Parquet, the texts also packed."""
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from calltune.errors import DataError
+from components.ingest import jsontext
+from components.ingest.jsontext import RawRow
+
+PACKED = {".gz": "gzip", ".zst": "zstd"}
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+BATCH_ROWS = 256
+"""Rows of a Parquet file that are in memory at once, beside its row group."""
+CELL_LETTERS = 1 << 26
+_BOM = codecs.BOM_UTF8
+
+
+def is_data(name: str) -> bool:
+    """Whether a file or object of this name is read where a folder or prefix is the source."""
+    return suffix_of(name).removesuffix(packing_of(name)) in SUFFIXES
+
+
+def suffix_of(name: str) -> str:
+    """What its name says of a file's layout: ``.jsonl``, ``.csv.gz``, ``.parquet``; in small letters."""
+    path, packing = Path(name.lower()), packing_of(name)
+    return Path(path.name.removesuffix(packing)).suffix + packing
+
+
+def packing_of(name: str) -> str:
+    """``.gz``, ``.zst`` or nothing; Parquet is packed in itself."""
+    suffix = Path(name.lower()).suffix
+    return suffix if suffix in PACKED else ""
+
+
+def rows(path: Path, uri: str) -> Iterator[RawRow]:
+    """Yield the rows of a file, its layout told by its name, JSON of both kinds by its first letter.
+
+    One row is in memory at a time, of a Parquet file a row group. `done` counts bytes of the file as it is on disk.
+
+    Raises:
+        DataError: it cannot be read, is cut off, is not UTF-8, or is not what its name says.
+    """
+    try:
+        with path.open("rb") as file:
+            if suffix_of(path.name) == ".parquet":
+                yield from _parquet(file, uri, path.stat().st_size)
+            elif packing_of(path.name):
+                for row in _text(_unpacked(file, packing_of(path.name)), uri, suffix_of(path.name).split(".")[1]):
+                    yield replace(row, done=file.tell())
+            else:
+                yield from _text(file, uri, suffix_of(path.name).removeprefix("."))
+    except OSError as error:
+        if error.strerror is not None:
+            raise DataError(f"{uri}: cannot be read: {error.strerror}") from None
+        # pyarrow's own words, such as `Truncated compressed stream`
+        cut = "Truncated" in str(error)
+        what = "ends too early: it was cut off; copy or write it again" if cut else f"is damaged or not packed so: {error}"
+        raise DataError(f"{uri}: the {PACKED.get(packing_of(path.name), 'Parquet')} file {what}") from None
+
+
+def _unpacked(file: BinaryIO, packing: str) -> BinaryIO:
+    import pyarrow
+
+    # Unlike gzip and zstandard, it reads both kinds, in several frames, and tells a stream that was cut off.
+    return io.BufferedReader(pyarrow.input_stream(file, compression=PACKED[packing]), jsontext.CHUNK_BYTES)  # type: ignore[type-var, return-value]
+
+
+def _text(file: BinaryIO, uri: str, layout: str) -> Iterator[RawRow]:
+    start: bytes = file.peek(len(_BOM) + 1024)  # type: ignore[attr-defined]
+    offset = len(file.read(len(_BOM))) if start.startswith(_BOM) else 0
+    if layout == "csv":
+        yield from _csv(_Lines(file, uri, offset), uri)
+    elif layout not in ("jsonl", "ndjson") and start.removeprefix(_BOM).lstrip().startswith(b"["):
+        yield from jsontext.array(file, uri, offset)
+    else:
+        yield from jsontext.lines(file, uri, offset)
+
+
+class _Lines:
+    """The lines of a text, decoded; `offset` says how many bytes of it have been read."""
+
+    def __init__(self, file: BinaryIO, uri: str, offset: int) -> None:
+        self.file, self.uri, self.offset = file, uri, offset
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in enumerate(self.file, 1):
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                byte = line[error.start]
+                raise jsontext.not_utf8(self.uri, self.offset + error.start, byte, f"line {number}, ") from None
+            self.offset += len(line)
+            yield text
+
+
+def _csv(file: _Lines, uri: str) -> Iterator[RawRow]:
+    """Yield the rows below the header as JSON objects of strings."""
+    csv.field_size_limit(CELL_LETTERS)
+    table = csv.reader(file, strict=True)
+    try:
+        header = next((cells for cells in table if cells), [])
+        if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+            raise DataError(f"{uri}: its header {header[0][:60]!r} has no comma: cells must be separated by commas")
+        if len(set(header)) < len(header):
+            raise DataError(f"{uri}: two columns have one name; the header is {', '.join(header)}")
+        for number, cells in enumerate((cells for cells in table if cells), 1):
+            fits = len(cells) == len(header)
+            text = json.dumps(dict(zip(header, cells, strict=True)) if fits else cells, ensure_ascii=False)
+            problem = None if fits else ("csv_cells", f"the row has {len(cells)} cells, the header {len(header)}")
+            yield RawRow(uri, number, text, file.offset, problem)
+    except csv.Error as error:
+        raise DataError(f"{uri}, line {table.line_num}: not CSV: {error}") from None
+
+
+def _parquet(file: BinaryIO, uri: str, size: int) -> Iterator[RawRow]:
+    """Yield the rows as JSON objects; nulls are left out, since Arrow gives each struct the keys of all rows."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        # Without pre_buffer a row group is read as it is needed, not all of its columns at once beforehand.
+        table = parquet.ParquetFile(file, pre_buffer=False)
+        number, total = 0, max(table.metadata.num_rows, 1)
+        for batch in table.iter_batches(batch_size=BATCH_ROWS):
+            for row in batch.to_pylist(maps_as_pydicts="strict"):
+                number += 1
+                text, problem = _json_text(_given(row))
+                yield RawRow(uri, number, text, size * number // total, problem)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{uri}: not a Parquet file that can be read: {' '.join(str(error).split())[:200]}") from None
+
+
+def _given(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _given(item) for key, item in value.items() if item is not None}
+    return [_given(item) for item in value] if isinstance(value, list) else value
+
+
+def _json_text(row: dict[str, Any]) -> tuple[str, tuple[str, str] | None]:
+    refused: list[str] = []
+
+    def as_text(value: Any) -> str:
+        refused.append(type(value).__name__)
+        return str(value)
+
+    # A date or a decimal has one spelling that everybody means; bytes have none.
+    text = json.dumps(row, ensure_ascii=False, default=as_text)
+    return text, ("not_json", "the row holds bytes, which no JSON has") if "bytes" in refused else None

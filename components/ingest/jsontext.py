@@ -1,0 +1,145 @@
+"""The values in a JSON text, one after the other: JSON lines or one JSON array, always UTF-8."""
+
+import codecs
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from calltune.errors import DataError
+
+CHUNK_BYTES = 1 << 20
+# How near to the end of what has been read a JSON error can still come from a value that goes on beyond it: `\u00e` or `-1.5e`.
+_TAIL = 16
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """One row as the source has it.
+
+    Attributes:
+        uri: the file or object.
+        row: its line in a JSON lines file, its place in any other; from 1.
+        text: its JSON, or what should be.
+        done: how much of the source has been read with it, in the source's unit.
+        problem: rule and message, where already its file makes the row unusable.
+    """
+
+    uri: str
+    row: int
+    text: str
+    done: int
+    problem: tuple[str, str] | None = None
+
+
+def lines(file: BinaryIO, uri: str, offset: int = 0) -> Iterator[RawRow]:
+    """Yield the lines that are not blank; `done` counts the bytes, from the `offset` where the file stands.
+
+    Raises:
+        DataError: a line is not UTF-8.
+    """
+    for number, line in enumerate(file, 1):
+        try:
+            text = line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise not_utf8(uri, offset + error.start, line[error.start], f"line {number}, ") from None
+        offset += len(line)
+        if text:
+            yield RawRow(uri, number, text, offset)
+
+
+def array(file: BinaryIO, uri: str, offset: int = 0) -> Iterator[RawRow]:
+    """Yield the elements of a JSON array without holding more of it than the one at hand.
+
+    A broken array, unlike a broken line, does not say where its next row begins: it is refused as a whole.
+
+    Raises:
+        DataError: it is broken, or not UTF-8.
+    """
+    text = _Window(file, uri, offset)
+    text.skip("[")
+    row, closed = 0, text.next() == "]"
+    while not closed:
+        element = text.value()
+        row += 1
+        yield RawRow(uri, row, element, text.offset)
+        if text.next() not in (",", "]"):
+            raise text.error("a comma or the end of the array should follow")
+        closed = text.next() == "]"
+        if not closed:
+            text.skip(",")
+    text.skip("]")
+    if text.next():
+        raise text.error("something follows the end of the array")
+
+
+class _Window:
+    """The part of a JSON text that is being read: grows until the next value fits, and forgets what is behind.
+
+    Attributes:
+        offset: bytes read from the file.
+    """
+
+    def __init__(self, file: BinaryIO, uri: str, offset: int) -> None:
+        self.file, self.uri, self.offset = file, uri, offset
+        self.utf8 = codecs.getincrementaldecoder("utf-8")()
+        self.json = json.JSONDecoder()
+        self.text, self.position, self.line, self.ended = "", 0, 1, False
+
+    def next(self) -> str:
+        """The next letter that is not a space, left in place; empty at the end of the file."""
+        while True:
+            while self.position < len(self.text) and self.text[self.position] in " \t\r\n":
+                self.position += 1
+            if self.position < len(self.text) or not self._grow():
+                return self.text[self.position : self.position + 1]
+
+    def skip(self, letter: str) -> None:
+        """Pass over a letter that is known to be next."""
+        self.next()
+        self.position += len(letter)
+
+    def value(self) -> str:
+        """The text of the next JSON value, passed over."""
+        self.next()
+        while True:
+            try:
+                _, end = self.json.raw_decode(self.text, self.position)
+            except json.JSONDecodeError as error:
+                cut_off = error.msg.startswith("Unterminated string") or error.pos + _TAIL >= len(self.text)
+                if not cut_off or not self._grow():
+                    raise self.error(f"not JSON: {error.msg}", error.pos) from None
+            except (RecursionError, ValueError) as error:
+                raise self.error(f"not JSON: {error}") from None
+            else:
+                # A number that ends where the text ends may go on; so may anything else that is no object.
+                if end < len(self.text) or not self._grow():
+                    start, self.position = self.position, end
+                    return self.text[start:end]
+
+    def error(self, message: str, position: int | None = None) -> DataError:
+        """What is wrong, with the line where it is."""
+        line = self.line + self.text.count("\n", 0, self.position if position is None else position)
+        return DataError(f"{self.uri}, line {line}: {message}; a JSON array is read whole or not at all (JSON lines are not)")
+
+    def _grow(self) -> bool:
+        """Read on, and forget what has been passed; false at the end of the file."""
+        if self.ended:
+            return False
+        self.line += self.text.count("\n", 0, self.position)
+        # Doubling keeps a value of any length linear in cost, although it is decoded anew each time.
+        chunk = self.file.read(max(CHUNK_BYTES, len(self.text) - self.position))
+        self.offset += len(chunk)
+        self.ended = not chunk
+        try:
+            more = self.utf8.decode(chunk, final=self.ended)
+        except UnicodeDecodeError as error:
+            at = self.offset - len(error.object) + error.start
+            raise not_utf8(self.uri, at, error.object[error.start]) from None
+        self.text, self.position = self.text[self.position :] + more, 0
+        return not self.ended
+
+
+def not_utf8(uri: str, offset: int, byte: int, line: str = "") -> DataError:
+    """The error for a byte that no UTF-8 text has there."""
+    return DataError(f"{uri}: {line}byte {offset}: not UTF-8 (0x{byte:02x}); JSON lines or a JSON array in UTF-8 would be right")

@@ -1,0 +1,153 @@
+"""Dialects whose calls stand in a text, or whose answers have several accepted values."""
+
+import json
+
+import pytest
+
+from calltune import validate
+from calltune.dialects import DIALECTS, detect
+from calltune.dialects.reading import RowError
+from calltune.records import calls_of
+
+FIND = {"name": "find", "parameters": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}}
+ANA = {"name": "find", "arguments": {"name": "Ana"}}
+NOUS = (
+    "You are a function calling AI model. You are provided with function signatures within <tools> </tools> XML tags.\n"
+    f"<tools>\n{json.dumps([FIND])}\n</tools>\nReturn calls as\n<tool_call>\n{{'name': <function-name>}}\n</tool_call>"
+)
+QWEN = f"Be kind.\n\n# Tools\n\nCall functions.\n<tools>\n{json.dumps(FIND)}\n</tools>\n\nSo:\n<tool_call>\n{{}}\n</tool_call>"
+
+
+def hermes(*turns, tools=(FIND,)):
+    row = {"messages": [{"role": role, "content": text} for role, text in turns], "tools": list(tools)}
+    return DIALECTS["hermes"](row, [])
+
+
+def call(value=ANA):
+    return f"<tool_call>\n{value if isinstance(value, str) else json.dumps(value)}\n</tool_call>"
+
+
+def test_hermes_reads_parallel_calls_their_results_and_the_text_beside_them():
+    read = hermes(
+        ("user", "Who is Ana?"),
+        ("assistant", f"Let me see. {call()}\n{call()}"),
+        ("tool", '<tool_response>\n{"office": 1}\n</tool_response>\n<tool_response>none</tool_response>'),
+        ("assistant", "She is in 1."),
+    )
+    assert [m["role"] for m in read["messages"]] == ["user", "assistant", "tool", "tool", "assistant"]
+    assert read["messages"][1]["content"] == "Let me see."
+    assert calls_of(read["messages"][1]) == [ANA, ANA]
+    assert [m["content"] for m in read["messages"][2:4]] == ['{"office": 1}', "none"]
+    assert validate.problem(read) is None
+
+
+@pytest.mark.parametrize(("system", "kept"), [(NOUS, []), (QWEN, ["Be kind."]), ("Be kind.", ["Be kind."])])
+def test_hermes_leaves_the_formats_own_instructions_out_of_the_system_message(system, kept):
+    row = {
+        "conversations": [{"from": "system", "value": system}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
+    }
+    read = DIALECTS["hermes"](row, [])
+    assert [m["content"] for m in read["messages"] if m["role"] == "system"] == kept
+    assert [tool["function"]["name"] for tool in read["tools"]] == (["find"] if "<tools>" in system else [])
+
+
+@pytest.mark.parametrize("value", ["</tool_call> in a text", 'quotes " and \\ and é'])
+def test_hermes_takes_a_value_for_what_it_is(value):
+    read = hermes(("user", "?"), ("assistant", call({"name": "find", "arguments": {"name": value}})))
+    assert calls_of(read["messages"][1])[0]["arguments"] == {"name": value}
+
+
+def test_hermes_reads_a_python_dict():
+    read = hermes(("user", "?"), ("assistant", call("{'arguments': {'name': 'Ana', 'old': None}, 'name': 'find'}")))
+    assert calls_of(read["messages"][1]) == [ANA]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<tool_call>{", r"messages\[1\], call 1: is cut off: there is no </tool_call>"),
+        (f"{call()}<tool_call>find(Ana)</tool_call>", r"messages\[1\], call 2: is neither JSON nor a Python dict"),
+        (f"{call()}</tool_call>", r"messages\[1\]: </tool_call> without <tool_call> before it"),
+        (call('{"name": "find", "arguments": "Ana"}'), r"messages\[1\], call 1.arguments: the string is not JSON"),
+        (call('{"name": "find", "arguments": {"name": NaN}}'), r"call 1: is neither JSON nor a Python dict"),
+    ],
+)
+def test_a_hermes_call_that_cannot_be_read_is_refused_with_its_place(text, message):
+    with pytest.raises(RowError, match=message) as refused:
+        hermes(("user", "?"), ("assistant", text))
+    assert refused.value.rule == "invalid_call"
+
+
+def test_auto_tells_hermes_by_the_text_also_where_most_rows_call_nothing():
+    plain = {"messages": [{"role": "user", "content": "What is <tool_call>?"}, {"role": "assistant", "content": "A mark."}]}
+    calling = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": call()}]}
+    assert detect([plain, plain, calling])[0] == "hermes"
+    assert detect([plain, plain])[0] == "openai"
+    as_fields = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [{"function": ANA}]}]}
+    assert detect([plain, as_fields, calling, as_fields])[0] == "openai"
+
+
+def test_prompt_and_completion_may_be_messages():
+    row = {
+        "prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Who is Ana?"}],
+        "completion": [{"role": "assistant", "tool_calls": [{"function": ANA}]}],
+        "tools": [FIND],
+    }
+    read = DIALECTS["prompt_completion"](row, [])
+    assert [m["role"] for m in read["messages"]] == ["system", "user", "assistant"]
+    assert calls_of(read["messages"][-1]) == [ANA]
+    assert detect([row])[0] == "prompt_completion"
+
+
+def bfcl(truth, question=None):
+    weather = {
+        "name": "geo.weather",
+        "parameters": {
+            "type": "dict",
+            "properties": {
+                "city": {"type": "String"},
+                "days": {"type": "float"},
+                "how": {"type": "dict", "properties": {"unit": {"type": "string"}, "wind": {"type": "Boolean"}}},
+            },
+            "required": ["city"],
+        },
+    }
+    row = {"question": question or [[{"role": "user", "content": "Weather?"}]], "function": [weather], "ground_truth": truth}
+    return DIALECTS["bfcl"](row, [])
+
+
+def test_bfcl_answers_with_the_first_accepted_values_and_expects_them_all():
+    truth = {"city": ["Oslo", "Oslo, Norway"], "days": [2, ""], "how": [{"unit": ["", "C"], "wind": [""]}]}
+    read = bfcl([{"geo.weather": truth}, {"geo.weather": {"city": ["Rome"]}}])
+    assert calls_of(read["messages"][-1]) == [
+        {"name": "geo.weather", "arguments": {"city": "Oslo", "how": {"unit": "C"}}},
+        {"name": "geo.weather", "arguments": {"city": "Rome"}},
+    ]
+    assert read["expected"][0] == {"name": "geo.weather", "arguments": truth}
+    assert read["tools"][0]["function"]["parameters"]["properties"]["how"]["properties"]["wind"] == {"type": "boolean"}
+    assert validate.problem(read) is None
+
+
+@pytest.mark.parametrize(
+    ("truth", "question", "rule", "message"),
+    [
+        (None, None, "missing_field", "ground_truth: must be a list of calls with accepted values, not nothing"),
+        (["geo.weather('Oslo')"], None, "not_representable", r"ground_truth\[0\]: is .*a text or code"),
+        ([{"geo.weather": {"city": []}}], None, "invalid_expected", r"ground_truth\[0\].geo.weather.city: must be a list of"),
+        ([{"geo.weather": {}}], [[], []], "not_representable", "question: has 2 turns"),
+    ],
+)
+def test_bfcl_rows_that_do_not_fit_the_record_say_why(truth, question, rule, message):
+    with pytest.raises(RowError, match=message) as refused:
+        bfcl(truth, question)
+    assert refused.value.rule == rule
+
+
+@pytest.mark.parametrize("dialect", ["openai", "sharegpt", "hermes"])
+def test_a_column_of_csv_may_hold_the_turns_as_json(dialect):
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    field = "messages"
+    if dialect == "sharegpt":
+        field, turns = "conversations", [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
+    read = DIALECTS[dialect]({field: json.dumps(turns), "tools": ""}, [])
+    assert [m["content"] for m in read["messages"]] == ["Hi", "Ho"]

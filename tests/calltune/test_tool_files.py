@@ -1,0 +1,178 @@
+"""Tools from files that are no Python: lists in several forms, OpenAPI documents, MCP dumps."""
+
+import json
+
+import pytest
+import yaml
+
+from calltune import guard, tools
+from calltune.errors import DataError
+
+FIND = {
+    "type": "function",
+    "function": {
+        "name": "find",
+        "description": "Find.",
+        "parameters": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+    },
+}
+PETS = {
+    "openapi": "3.0.3",
+    "info": {"title": "Pets", "version": "1"},
+    "paths": {
+        "/pets/{id}": {
+            "parameters": [
+                {
+                    "name": "id",
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "integer", "minimum": 0, "exclusiveMinimum": True},
+                    "description": "The pet's number.",
+                }
+            ],
+            "get": {
+                "operationId": "getPet",
+                "summary": "One pet.",
+                "parameters": [
+                    {"$ref": "#/components/parameters/Fields"},
+                    {"name": "Authorization", "in": "header", "schema": {"type": "string"}},
+                ],
+            },
+            "patch": {
+                "description": "Change a pet.",
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Dog"}}},
+                },
+            },
+        },
+        "/pets": {
+            "post": {
+                "operationId": "addPets",
+                "requestBody": {
+                    "content": {"application/json": {"schema": {"type": "array", "items": {"$ref": "#/components/schemas/Pet"}}}}
+                },
+            }
+        },
+    },
+    "components": {
+        "parameters": {"Fields": {"name": "fields", "in": "query", "schema": {"type": "array", "items": {"type": "string"}}}},
+        "schemas": {
+            "Pet": {
+                "type": "object",
+                "required": ["name", "created"],
+                "properties": {
+                    "name": {"type": "string", "nullable": True, "example": "Rex"},
+                    "example": {"type": "string"},
+                    "created": {"type": "string", "readOnly": True},
+                    "parent": {"$ref": "#/components/schemas/Pet"},
+                },
+            },
+            "Dog": {
+                "allOf": [{"$ref": "#/components/schemas/Pet"}, {"type": "object", "properties": {"barks": {"type": "boolean"}}}]
+            },
+        },
+    },
+}
+PET = {"name": {"type": "string"}, "example": {"type": "string"}, "parent": {"type": "object"}}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Write a value into a file, as its name says, and load the tools in it."""
+
+    def run(value, name="tools.json"):
+        (tmp_path / name).write_text(yaml.safe_dump(value) if name.endswith("yaml") else json.dumps(value))
+        return tools.load(tmp_path / name)
+
+    return run
+
+
+def parameters(tool):
+    return tool["function"]["parameters"]
+
+
+@pytest.mark.parametrize("name", ["api.json", "api.yaml"])
+def test_the_operations_of_an_openapi_document_are_tools(load, name):
+    get, patch, post = load(PETS, name)
+    assert [tool["function"]["name"] for tool in (get, patch, post)] == ["getPet", "patch_pets_id", "addPets"]
+    assert [tool["function"]["description"] for tool in (get, patch, post)] == ["One pet.", "Change a pet.", ""]
+    pet_id = {"type": "integer", "exclusiveMinimum": 0, "description": "The pet's number."}
+    assert parameters(get) == {
+        "type": "object",
+        "properties": {"id": pet_id, "fields": {"type": "array", "items": {"type": "string"}}},
+        "required": ["id"],
+    }
+    assert parameters(patch)["properties"] == {"id": pet_id, **PET, "barks": {"type": "boolean"}}
+    assert parameters(patch)["required"] == ["id", "name"]
+    assert parameters(post) == {
+        "type": "object",
+        "properties": {"body": {"type": "array", "items": {"type": "object", "required": ["name"], "properties": PET}}},
+    }
+
+
+def test_the_guard_can_use_a_tool_of_an_openapi_document(load):
+    listed = load(PETS)
+    good = {"name": "patch_pets_id", "arguments": {"id": 1, "name": "Rex", "parent": {"name": "Bo"}}}
+    assert guard.check(good, listed).accepted
+    assert "patch_pets_id.id: " in guard.check({**good, "arguments": {"id": 0, "name": "Rex"}}, listed).reason
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"openapi": "2.1"}, r"is OpenAPI \(Swagger\) 2.1; version 3 would be right"),
+        ({"paths": None}, "has no `paths`"),
+        ({"components": {}}, "the reference '#/components/parameters/Fields' leads nowhere"),
+        ({"paths": {"/a": {"$ref": "other.yaml#/a"}}}, "'other.yaml#/a' is in another document: bundle"),
+        ({"paths": {"/a": {"get": {"parameters": [{"in": "query"}]}}}}, "get /a: a parameter needs a name"),
+        ({"paths": {}}, "no tool in it"),
+    ],
+)
+def test_an_openapi_document_that_cannot_be_used_says_why(load, change, message):
+    with pytest.raises(DataError, match=message):
+        load({**PETS, **change})
+
+
+MCP = {
+    "name": "find",
+    "title": "Finder",
+    "description": "Find.",
+    "inputSchema": {"$schema": "https://json-schema.org/draft/2020-12/schema", **FIND["function"]["parameters"]},
+    "annotations": {"readOnlyHint": True},
+}
+
+
+@pytest.mark.parametrize("dump", [{"tools": [MCP]}, {"jsonrpc": "2.0", "id": 1, "result": {"tools": [MCP]}}, [MCP]])
+def test_what_an_mcp_server_lists_are_tools(load, dump):
+    assert load(dump) == [FIND]
+
+
+def test_one_page_of_an_mcp_servers_tools_is_not_taken_for_all(load):
+    with pytest.raises(DataError, match="`nextCursor` says that more follow"):
+        load({"result": {"tools": [MCP], "nextCursor": "2"}})
+
+
+def test_a_list_of_tools_may_have_loose_types(load):
+    flat = {"name": "find", "description": "Find.", "parameters": {"name": {"type": "str"}, "limit": {"type": "int, optional"}}}
+    (tool,) = load([flat])
+    assert parameters(tool) == {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "limit": {"type": "integer"}},
+        "required": ["name"],
+    }
+    nested = {"name": "find", "description": "Find.", "parameters": {"type": "dict", "properties": {"name": {"type": "str"}}}}
+    assert parameters(load([nested])[0])["properties"] == {"name": {"type": "string"}}
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, "tools", [1]])
+def test_a_file_that_holds_no_tools_says_what_would_be_right(load, value):
+    with pytest.raises(DataError, match="must be a JSON list of tools, an OpenAPI 3 document, or an MCP server's answer"):
+        load(value)
+
+
+def test_yaml_that_cannot_be_read_is_one_line(tmp_path):
+    (tmp_path / "api.yaml").write_text("a: [1,\nb: }")
+    with pytest.raises(DataError, match=r"api.yaml: not a YAML file: ") as refused:
+        tools.load(tmp_path / "api.yaml")
+    assert "\n" not in str(refused.value)

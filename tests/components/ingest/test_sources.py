@@ -1,0 +1,154 @@
+import csv
+import gzip
+import json
+import tracemalloc
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from calltune.errors import DataError
+from calltune.records import read_jsonl
+from components.ingest import sources
+from components.ingest.config import IngestConfig
+from components.ingest.step import ingest
+
+TOOLS = json.dumps([{"name": "find", "parameters": {"name": {"type": "str"}}}])
+ROWS = [
+    {
+        "query": f'Who is "Ana", no. {n}?\nä',
+        "tools": TOOLS,
+        "answers": json.dumps([{"name": "find", "arguments": {"name": "Ana"}}]),
+    }
+    for n in range(5)
+]
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def zstd(data):
+    return pyarrow.Codec("zstd").compress(data).to_pybytes()
+
+
+def write(path, rows=ROWS):
+    """Write rows as the name of the file says."""
+    path.parent.mkdir(exist_ok=True, parents=True)
+    inner = path.name.removesuffix(".gz").removesuffix(".zst")
+    if inner.endswith(".parquet"):
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        return path
+    if inner.endswith(".csv"):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+        data = path.read_bytes()
+    else:
+        data = json.dumps(rows, indent=1).encode() if inner.endswith(".json") else lines(rows)
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else zstd(data) if path.suffix == ".zst" else data)
+    return path
+
+
+def take(source, out, **config):
+    result = ingest(IngestConfig(source=str(source), **config), out)
+    assert result.read == result.kept + result.quarantined + result.duplicates
+    return result
+
+
+NAMES = ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.json.gz", "a.csv.gz", "a.jsonl.zst", "a.csv.zst"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_layout_gives_the_same_records(tmp_path, name):
+    plain = take(write(tmp_path / "plain.jsonl"), tmp_path / "plain")
+    result = take(write(tmp_path / name), tmp_path / "out")
+    assert (result.kept, result.dialect) == (5, "xlam")
+    assert result.fingerprint == plain.fingerprint
+    assert [(r["source"]["uri"], r["source"]["row"]) for r in read_jsonl(tmp_path / "out" / "records.jsonl")] == [
+        (str(tmp_path / name), n) for n in range(1, 6)
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_progress_ends_where_the_file_does(tmp_path, name):
+    path = write(tmp_path / name)
+    assert list(sources.find(str(path)).rows())[-1].done == path.stat().st_size
+
+
+def test_all_of_a_folder_is_read_in_order_and_what_is_not_is_said(tmp_path):
+    write(tmp_path / "in" / "b.csv", ROWS[:2])
+    write(tmp_path / "in" / "deep" / "a.jsonl.gz", ROWS[1:3])
+    write(tmp_path / "in" / ".hidden.jsonl")
+    (tmp_path / "in" / "readme.txt").write_text("no rows")
+    result = take(tmp_path / "in", tmp_path / "out")
+    assert (result.read, result.kept, result.duplicates) == (4, 3, 1)
+    recorded = json.loads((tmp_path / "out" / "sources.json").read_text())
+    assert [part["uri"] for part in recorded["parts"]] == [f"{tmp_path}/in/b.csv", f"{tmp_path}/in/deep/a.jsonl.gz"]
+    assert "1 of 3 files are not read" in (tmp_path / "events.jsonl").read_text()
+
+
+def test_a_folder_without_rows_says_what_would_be_read(tmp_path):
+    (tmp_path / "readme.txt").write_text("no rows")
+    with pytest.raises(DataError, match=r"no \.jsonl, \.ndjson, \.json, \.csv, \.parquet file in this folder"):
+        sources.find(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl.gz", gzip.compress(lines(ROWS))[:-6], "a.jsonl.gz: the gzip file ends too early: it was cut off"),
+        ("a.jsonl.zst", zstd(lines(ROWS))[:-6], "a.jsonl.zst: the zstd file ends too early: it was cut off"),
+        ("a.jsonl.gz", lines(ROWS), "a.jsonl.gz: the gzip file is damaged or not packed so: .*incorrect header"),
+        ("a.parquet", lines(ROWS), "a.parquet: not a Parquet file that can be read: "),
+        ("a.csv", b"query;answers\nx;y\n", "a.csv: its header 'query;answers' has no comma"),
+        ("a.csv", b"query,query\nx,y\n", "a.csv: two columns have one name"),
+        ("a.csv", b'query,answers\nx,"y\n', "a.csv, line 2: not CSV: unexpected end of data"),
+        ("a.csv", b"query,answers\nx,\xe9\n", "a.csv: line 2, byte 16: not UTF-8"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_one_clear_line(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=message) as refused:
+        take(tmp_path / name, tmp_path / "out")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_csv_row_with_a_cell_too_few_is_quarantined_alone(tmp_path):
+    path = write(tmp_path / "a.csv")
+    path.write_text(path.read_text() + "only one\n")
+    assert take(path, tmp_path / "out", max_quarantined=0.5).kept == 5
+    (refused,) = read_jsonl(tmp_path / "out" / "quarantine.jsonl")
+    assert (refused["row"], refused["rule"]) == (6, "csv_cells")
+    assert refused["message"] == "the row has 1 cells, the header 3"
+
+
+def test_parquet_with_real_lists_and_structs_reads_like_json_lines(tmp_path):
+    rows = [
+        {"messages": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "Yes."}], "tools": []},
+        {
+            "messages": [
+                {"role": "user", "content": "B?"},
+                {"role": "assistant", "tool_calls": [{"function": {"name": "find", "arguments": '{"name": "B"}'}}]},
+            ],
+            "tools": [{"name": "find", "parameters": {"type": "object", "properties": {"name": {"type": "string"}}}}],
+        },
+    ]
+    result = take(write(tmp_path / "a.parquet", rows), tmp_path / "out")
+    assert result.fingerprint == take(write(tmp_path / "a.jsonl", rows), tmp_path / "out").fingerprint
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.csv"])
+def test_memory_does_not_grow_with_the_rows(tmp_path, name):
+    def peak(count):
+        path = write(tmp_path / name, [{"query": f"{n} {'x' * 20_000}", "answers": "[]"} for n in range(count)])
+        tracemalloc.start()
+        read = sum(1 for _ in sources.find(str(path)).rows())
+        assert read == count
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    few, many = peak(200), peak(600)  # 8 MB more
+    assert many < few + 1_000_000
