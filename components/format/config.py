@@ -1,8 +1,9 @@
 """Settings of the format step."""
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from calltune.settings import Settings
 
@@ -31,10 +32,24 @@ class FormatConfig(Settings):
     """Settings of the format step."""
 
     template: str = "auto"
-    """Chat template: auto, or one of those in `calltune/templates/`."""
+    """Chat template: `auto` (the model's own if it can carry tool calls, else `hermes`), `hermes`, `functiongemma`, `llama3`,
+    `phi3`, `xlam`, `alpaca`, or the path of a Jinja file that ends in `.jinja`; its text becomes the setting."""
+    call_syntax: Literal["auto", "json", "python"] = "auto"
+    """How calls are written: `auto` as the template does; `python` instead of `json` for `llama3`, `phi3`, `xlam`, `alpaca`."""
     max_tokens: int = Field(2048, ge=16)
     """Longest row in tokens; a longer one is quarantined, never cut."""
     max_quarantined: float = Field(0.05, ge=0, le=1)
     """Share of the records that may be quarantined here (too long, or nothing that the template can express) before the run
     fails."""
     split: SplitConfig = SplitConfig()
+
+    @field_validator("template")
+    @classmethod
+    def _read_a_file(cls, value: str) -> str:
+        # The text and not the path is the setting: it is in the config's hash and the steps' cache keys, and goes to a cluster.
+        if not value.endswith(".jinja"):
+            return value
+        try:
+            return Path(value).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"cannot be read: {error}") from None

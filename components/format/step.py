@@ -16,7 +16,7 @@ from calltune.render import NotRepresentable, Rendered, Renderer
 from calltune.settings import ModelConfig
 from components.format.config import FormatConfig
 from components.format.split import TEST, TRAIN, VALIDATION, parts_of, stratum
-from components.format.template import choose
+from components.format.template import chosen
 
 SCHEMA = pa.schema(
     [
@@ -55,8 +55,9 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
     """
     out.mkdir(parents=True, exist_ok=True)
     records = list(read_jsonl(records_dir / "records.jsonl"))
-    tokenizer = models.tokenizer(models.fetch(model).path)
-    choice = choose(config.template, tokenizer)
+    folder = models.fetch(model).path
+    tokenizer = models.tokenizer(folder)
+    choice = chosen(config, tokenizer, folder)
     runtime.note(f"format.template: {choice.template.name} ({choice.reason})")
     renderer = Renderer(tokenizer, choice.template)
 
@@ -89,6 +90,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             **asdict(result),
             "template": choice.template.name,
             "template_reason": choice.reason,
+            "chat_template": choice.template.as_json(),
             "stop_ids": renderer.stop_ids,
             "max_tokens": config.max_tokens,
             "tokens": {
