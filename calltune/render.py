@@ -127,19 +127,29 @@ class Renderer:
 
 
 def token_ids(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], tools: Sequence[Tool], add_generation_prompt: bool = False
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Message],
+    tools: Sequence[Tool],
+    add_generation_prompt: bool = False,
+    template: str | None = None,
 ) -> list[int]:
-    """Token ids of a conversation through the tokenizer's own chat template."""
+    """Token ids of a conversation through the tokenizer's own chat template, or through another one's Jinja source."""
     text = tokenizer.apply_chat_template(
-        list(messages), tools=list(tools) or None, add_generation_prompt=add_generation_prompt, tokenize=False
+        list(messages),
+        tools=list(tools) or None,
+        chat_template=template,
+        add_generation_prompt=add_generation_prompt,
+        tokenize=False,
     )
     # The template prints its own BOS where the model wants one: adding another is a known silent bug.
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
+def prompt_ids(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], tools: Sequence[Tool], template: str | None = None
+) -> list[int]:
     """Token ids of a prompt, ending where the assistant begins to write."""
-    return token_ids(tokenizer, messages, tools, add_generation_prompt=True)
+    return token_ids(tokenizer, messages, tools, add_generation_prompt=True, template=template)
 
 
 def answer_text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], stop_ids: Sequence[int]) -> str:
