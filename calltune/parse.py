@@ -3,9 +3,11 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from calltune import functiongemma, python_calls
 from calltune.records import Call
 
 
@@ -35,21 +37,117 @@ _HERMES_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 def parse_hermes(text: str) -> Parsed:
     """Read `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, any number of times, with text around them."""
-    calls: list[Call] = []
-    for found in _HERMES_CALL.findall(text):
-        try:
-            call = json.loads(found, parse_constant=_refuse_constant, parse_float=_finite)
-            json.dumps(call, ensure_ascii=False).encode()  # an escape such as \ud800 alone makes a string that no file can hold
-        except (RecursionError, ValueError) as error:
-            return Parsed((), _HERMES_CALL.sub("", text).strip(), f"the call is not JSON: {error}")
-        reason = _shape(call)
-        if reason is not None:
-            return Parsed((), _HERMES_CALL.sub("", text).strip(), reason)
-        calls.append({"name": call["name"], "arguments": call["arguments"]})
-    content = _HERMES_CALL.sub("", text).strip()
-    if "<tool_call>" in content or "</tool_call>" in content:
-        return Parsed(tuple(calls), content, "a call is cut off: <tool_call> and </tool_call> do not pair")
+    return _tagged(text, _HERMES_CALL, ("<tool_call>", "</tool_call>"), lambda inside: [_json_call(inside)])
+
+
+_CALLS = re.compile(r"<calls>(.*?)</calls>", re.DOTALL)
+
+
+def parse_json(text: str) -> Parsed:
+    """Read `<calls>{"name": ..., "arguments": {...}}</calls>`, one call a line, with text around them."""
+    return _tagged(text, _CALLS, ("<calls>", "</calls>"), lambda inside: [_json_call(line) for line in _lines(inside)])
+
+
+def parse_python(text: str) -> Parsed:
+    """Read `<calls>name(argument=value)</calls>`, one call a line, with text around them."""
+    return _tagged(
+        text,
+        _CALLS,
+        ("<calls>", "</calls>"),
+        lambda inside: [call for line in _lines(inside) for call in python_calls.read_calls(line)],
+    )
+
+
+_GEMMA_CALL = re.compile(r"<start_function_call>(.*?)<end_function_call>", re.DOTALL)
+
+
+def parse_functiongemma(text: str) -> Parsed:
+    """Read `<start_function_call>call:name{argument:<escape>text<escape>}<end_function_call>`, with text around them."""
+    edges = ("<start_function_call>", "<end_function_call>")
+    return _tagged(text, _GEMMA_CALL, edges, lambda inside: [functiongemma.read_call(inside)])
+
+
+# Llama 3.2 also writes "type": "function" before the name.
+_LLAMA_CALL = re.compile(r'(?:^|\n)(?:<\|python_tag\|>)?[ \t]*(?=\{\s*"(?:type"\s*:\s*"function"\s*,\s*")?name"\s*:)')
+
+
+def parse_llama3(text: str) -> Parsed:
+    """Read `{"name": ..., "parameters": {...}}`, separated by `;`, at the end of the answer and at the beginning of a line."""
+    begin = _LLAMA_CALL.search(text)
+    if begin is None:
+        return Parsed((), text.strip())
+    content, at, calls = text[: begin.start()].strip(), begin.end(), []
+    try:
+        while at < len(text):
+            call, at = _decoded(text, at)
+            if isinstance(call, dict) and "parameters" in call:
+                call = {**call, "arguments": call["parameters"]}
+            calls.append(_call(call))
+    except ValueError as error:
+        return Parsed((), content, str(error))
     return Parsed(tuple(calls), content)
+
+
+_PYTHON_LIST = re.compile(r"(?:^|\n)[ \t]*(?=\[\s*[^\W\d][\w.]*\()")
+
+
+def parse_pythonic(text: str) -> Parsed:
+    """Read `[name(argument=value), ...]` at the end of the answer and at the beginning of a line."""
+    begin = _PYTHON_LIST.search(text)
+    if begin is None:
+        return Parsed((), text.strip())
+    content = text[: begin.start()].strip()
+    try:
+        return Parsed(tuple(python_calls.read_calls(text[begin.end() :])), content)
+    except ValueError as error:
+        return Parsed((), content, str(error))
+
+
+def _tagged(text: str, block: re.Pattern[str], edges: tuple[str, str], read: Callable[[str], list[Call]]) -> Parsed:
+    """The calls in blocks between two marks; one bad call makes the whole answer malformed."""
+    calls: list[Call] = []
+    content = block.sub("", text).strip()
+    try:
+        for inside in block.findall(text):
+            calls += read(inside)
+    except ValueError as error:
+        return Parsed((), content, str(error))
+    if any(edge in content for edge in edges):
+        return Parsed(tuple(calls), content, f"a call is cut off: {edges[0]} and {edges[1]} do not pair")
+    return Parsed(tuple(calls), content)
+
+
+def _lines(inside: str) -> list[str]:
+    lines = [line for line in inside.split("\n") if line.strip()]
+    if not lines:
+        raise ValueError("no call stands between <calls> and </calls>")
+    return lines
+
+
+def _json_call(text: str) -> Call:
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        json.dumps(value, ensure_ascii=False).encode()  # an escape such as \ud800 alone makes a string that no file can hold
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"the call is not JSON: {error}") from None
+    return _call(value)
+
+
+def _decoded(text: str, at: int) -> tuple[Any, int]:
+    """The JSON value that begins at `at`, and where the next one begins."""
+    try:
+        value, end = _JSON.raw_decode(text, at)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"the call is not JSON: {error}") from None
+    return value, len(text) - len(text[end:].lstrip().lstrip(";").lstrip())
+
+
+def _call(value: Any) -> Call:
+    reason = _shape(value)
+    if reason is not None:
+        raise ValueError(reason)
+    return {"name": value["name"], "arguments": value["arguments"]}
 
 
 def _shape(call: Any) -> str | None:
@@ -73,5 +171,14 @@ def _finite(text: str) -> float:
     return number
 
 
-PARSERS = {"hermes": parse_hermes}
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+
+PARSERS: dict[str, Callable[[str], Parsed]] = {
+    "hermes": parse_hermes,
+    "json": parse_json,
+    "python": parse_python,
+    "functiongemma": parse_functiongemma,
+    "llama3": parse_llama3,
+    "pythonic": parse_pythonic,
+}
 """From the template's call syntax to its parser."""

@@ -6,43 +6,17 @@ inside the tokenizer, and nothing else in Calltune builds a prompt.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from calltune.errors import ConfigError, DataError
 from calltune.parse import PARSERS
 from calltune.records import Message, Record, Tool, calls_of, canonical
+from calltune.template import TEMPLATES, Template, template_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-@dataclass(frozen=True)
-class Template:
-    """A chat template that renders tools.
-
-    Attributes:
-        name: how the config names it.
-        syntax: how it writes calls; a key of :data:`calltune.parse.PARSERS`.
-        stops: the tokens that end an assistant turn.
-        markers: the tokens that the model must know as single, special ones.
-    """
-
-    name: str
-    syntax: str
-    stops: tuple[str, ...]
-    markers: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """The Jinja source."""
-        return (files("calltune") / "templates" / f"{self.name}.jinja").read_text(encoding="utf-8")
-
-
-TEMPLATES = {
-    "hermes": Template("hermes", syntax="hermes", stops=("<|im_end|>",), markers=("<|im_start|>", "<|im_end|>")),
-}
+__all__ = ["TEMPLATES", "NotRepresentable", "Rendered", "Renderer", "Template", "template_of"]
 
 
 @dataclass(frozen=True)
@@ -88,11 +62,22 @@ class Renderer:
         """The record's training rows: one, or one per assistant turn where the template does not keep prefixes.
 
         Raises:
-            NotRepresentable: a turn's text does not survive the template, or the prompt is not a token prefix.
+            NotRepresentable: a turn's text does not survive the template, the template refuses the conversation, or the
+                prompt is not a token prefix.
         """
-        messages, tools = record["messages"], record["tools"]
+        from jinja2 import TemplateError
+
+        try:
+            return self._rows(record["messages"], record["tools"])
+        except (TemplateError, TypeError) as error:
+            raise NotRepresentable(f"the template {self.template.name!r} does not take this conversation: {error}") from None
+
+    def _rows(self, messages: list[Message], tools: list[Tool]) -> list[Rendered]:
         turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         whole = token_ids(self.tokenizer, messages, tools)
+        begin = self.tokenizer.bos_token_id
+        if begin is not None and whole[:2] == [begin, begin]:
+            raise NotRepresentable(f"the row begins with two {self.tokenizer.bos_token!r}: the model never saw that")
         prompts = [prompt_ids(self.tokenizer, messages[:turn], tools) for turn in turns]
         if all(whole[: len(prompt)] == prompt for prompt in prompts):
             answers = zip(turns, prompts, strict=True)
@@ -125,8 +110,12 @@ class Renderer:
         if end is None:
             raise NotRepresentable("the assistant's turn does not end in a stop token")
         parsed = PARSERS[self.template.syntax](answer_text(self.tokenizer, ids[start:end], self.stop_ids))
-        if parsed.malformed is not None or list(parsed.calls) != calls_of(turn):
+        # As JSON, because True == 1 == 1.0 in Python.
+        if parsed.malformed is not None or canonical(list(parsed.calls)) != canonical(calls_of(turn)):
             raise NotRepresentable(f"the template {self.template.name!r} cannot express this answer so that it reads back")
+        stop = self.template.call_stop if turn.get("tool_calls") else self.template.text_stop
+        if ids[end - 1] != self.tokenizer.convert_tokens_to_ids(stop):
+            raise NotRepresentable(f"the assistant's turn ends in {self.tokenizer.decode([ids[end - 1]])!r}, not in {stop!r}")
         return start, end
 
     @staticmethod
@@ -138,19 +127,29 @@ class Renderer:
 
 
 def token_ids(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], tools: Sequence[Tool], add_generation_prompt: bool = False
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Message],
+    tools: Sequence[Tool],
+    add_generation_prompt: bool = False,
+    template: str | None = None,
 ) -> list[int]:
-    """Token ids of a conversation through the tokenizer's own chat template."""
+    """Token ids of a conversation through the tokenizer's own chat template, or through another one's Jinja source."""
     text = tokenizer.apply_chat_template(
-        list(messages), tools=list(tools) or None, add_generation_prompt=add_generation_prompt, tokenize=False
+        list(messages),
+        tools=list(tools) or None,
+        chat_template=template,
+        add_generation_prompt=add_generation_prompt,
+        tokenize=False,
     )
     # The template prints its own BOS where the model wants one: adding another is a known silent bug.
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
+def prompt_ids(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], tools: Sequence[Tool], template: str | None = None
+) -> list[int]:
     """Token ids of a prompt, ending where the assistant begins to write."""
-    return token_ids(tokenizer, messages, tools, add_generation_prompt=True)
+    return token_ids(tokenizer, messages, tools, add_generation_prompt=True, template=template)
 
 
 def answer_text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], stop_ids: Sequence[int]) -> str:
@@ -169,15 +168,3 @@ def common_prefix(one: Sequence[int], two: Sequence[int]) -> int:
             break
         shared += 1
     return shared
-
-
-@cache
-def template_of(name: str) -> Template:
-    """The template that the config names.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    if name not in TEMPLATES:
-        raise ConfigError(f"format.template: {name!r} is not one of auto, {', '.join(TEMPLATES)}")
-    return TEMPLATES[name]

@@ -140,15 +140,17 @@ def _template(config: RunConfig, folder: Path | None) -> Iterator[str]:
 
     name = config.format.template
     if folder is None:
-        if name != "auto":
+        if "{%" in name or "{{" in name:  # a file's text; what it can do needs the tokenizer
+            name = "the file's"
+        elif name != "auto":
             template_of(name)
         yield f"template     {name}{', decided when the tokenizer is here' if name == 'auto' else ''}"
         return
     from calltune.models import tokenizer
-    from components.format.template import choose
+    from components.format.template import chosen
 
     loaded = tokenizer(folder)
-    choice = choose(name, loaded)
+    choice = chosen(config.format, loaded, folder)
     Renderer(loaded, choice.template)
     yield f"template     {choice.template.name} ({choice.reason})"
 

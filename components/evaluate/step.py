@@ -11,9 +11,10 @@ from calltune import exports, models, runtime, storage
 from calltune.errors import DataError
 from calltune.parse import PARSERS
 from calltune.records import Record, expected_calls, prompt_of, read_jsonl, sha256, user_text, write_jsonl
-from calltune.render import Renderer, answer_text, prompt_ids, template_of
+from calltune.render import Renderer, answer_text, prompt_ids
 from calltune.score import Answer, check_rules, summarise, verdict
 from calltune.settings import ModelConfig
+from calltune.template import template_in
 from components.evaluate import hf
 from components.evaluate.config import EvaluateConfig
 
@@ -41,7 +42,7 @@ def base(model: ModelConfig, dataset: Path) -> Served:
     """The unmodified base model, with the template that the candidate was trained with: the prompts are the same."""
     folder = models.fetch(model)
     tokenizer = models.tokenizer(folder.path)
-    template = template_of(runtime.read_json(dataset / "stats.json")["template"])
+    template = template_in(runtime.read_json(dataset / "stats.json"))
     renderer = Renderer(tokenizer, template)
     return Served(folder, tokenizer, template.syntax, renderer.stop_ids, {"which": "base"})
 

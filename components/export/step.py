@@ -7,8 +7,9 @@ import torch
 from transformers import PreTrainedModel
 
 from calltune import models, runtime, storage
-from calltune.render import Renderer, template_of
+from calltune.render import Renderer
 from calltune.settings import ModelConfig
+from calltune.template import template_in
 from components.export.config import ExportConfig
 from components.export.merge import merged
 from components.export.verify import verify
@@ -56,8 +57,7 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
         ExportError: the exported folder does not predict what the trained model does.
     """
     base = models.fetch(model).path
-    stats = runtime.read_json(dataset / "stats.json")
-    template = template_of(stats["template"])
+    template = template_in(runtime.read_json(dataset / "stats.json"))
     with workplace() as work:
         with runtime.phase("merge and write"):
             network = merged(base, adapter, config.merge_into)

@@ -1,8 +1,9 @@
 """Settings of the format step."""
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from calltune.settings import Settings
 
@@ -17,6 +18,12 @@ class SplitConfig(Settings):
     """Share of the questions held out for the verdict."""
     validation: float = Field(0.1, ge=0, lt=1)
     """Share of the questions held out to stop training early."""
+    by: Literal["question", "tool"] = "question"
+    """`question`: any question may be in any part. `tool`: the test's calls are of tools that training never calls or shows, so
+    that it measures tools never seen; `test` is then their share of the questions that call something."""
+    test_source: str = ""
+    """Where the test comes from, instead of a share: the rows whose source ends in this file name or matches this pattern, such
+    as `holdout.jsonl` or `s3://bucket/test/*`."""
     seed: int = 0
     """Another seed, another split."""
 
@@ -24,17 +31,54 @@ class SplitConfig(Settings):
     def _leaves_something_to_train_on(self) -> "SplitConfig":
         if self.test + self.validation >= 1:
             raise ValueError(f"test {self.test} and validation {self.validation} leave no row to train on")
+        if self.by == "tool" and self.test_source:
+            raise ValueError("by: tool and test_source both say what the test is: leave one of them out")
         return self
+
+
+class ContaminationConfig(Settings):
+    """What counts as the same question in training and in test or validation; such a training row is quarantined."""
+
+    similarity: float = Field(0.8, ge=0.5, le=1)
+    """Words that two users' texts share, divided by the words of both, from which on they nearly equal; 1: the same words."""
+    shared_words: int = Field(13, ge=5)
+    """Words in a row that are enough by themselves, unless more than 1 % of all rows (and more than ten) have them."""
+    max_share: float = Field(1, ge=0, le=1)
+    """Share of the training rows that may be taken out so before the run fails, with the pairs listed."""
 
 
 class FormatConfig(Settings):
     """Settings of the format step."""
 
     template: str = "auto"
-    """Chat template: auto, or one of those in `calltune/templates/`."""
+    """Chat template: `auto` (the model's own if it can carry tool calls, else `hermes`), `hermes`, `functiongemma`, `llama3`,
+    `phi3`, `xlam`, `alpaca`, or the path of a Jinja file that ends in `.jinja`; its text becomes the setting."""
+    call_syntax: Literal["auto", "json", "python"] = "auto"
+    """How calls are written: `auto` as the template does; `python` instead of `json` for `llama3`, `phi3`, `xlam`, `alpaca`."""
+    tool_detail: Literal["full", "short", "names", "none"] = "full"
+    """How much of each tool the prompt shows: `full`; `short`, one sentence and the parameters without their descriptions;
+    `names`; or `none`, for tools that the model learns by heart. It becomes part of the chat template."""
+    shuffle_tools: int = Field(0, ge=0)
+    """Training rows that share one order of the tools, another for the next ones, so that a tool's place is not what is learnt;
+    0: as given. The test keeps its order."""
     max_tokens: int = Field(2048, ge=16)
     """Longest row in tokens; a longer one is quarantined, never cut."""
+    too_long: Literal["quarantine", "drop_turns"] = "quarantine"
+    """What to do with a longer one: `quarantine` it, or leave its earliest user turns with all that belongs to them out until it
+    fits, in the test as well."""
     max_quarantined: float = Field(0.05, ge=0, le=1)
     """Share of the records that may be quarantined here (too long, or nothing that the template can express) before the run
     fails."""
     split: SplitConfig = SplitConfig()
+    contamination: ContaminationConfig = ContaminationConfig()
+
+    @field_validator("template")
+    @classmethod
+    def _read_a_file(cls, value: str) -> str:
+        # The text and not the path is the setting: it is in the config's hash and the steps' cache keys, and goes to a cluster.
+        if not value.endswith(".jinja"):
+            return value
+        try:
+            return Path(value).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"cannot be read: {error}") from None

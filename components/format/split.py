@@ -2,9 +2,11 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 
-from calltune.records import Record, expected_calls, sha256
+from calltune.errors import DataError
+from calltune.records import Record, calls_of, expected_calls, sha256
 from components.format.config import SplitConfig
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -25,9 +27,92 @@ def stratum(record: Record) -> str:
 
 
 def parts_of(records: Sequence[Record], config: SplitConfig) -> list[str]:
-    """The part of each record, in order: `train`, `validation` or `test`; rows of one question are in one part."""
-    modes = {"exact": exact, "growing": growing}
-    return modes[config.mode](records, config.test, config.validation, config.seed)
+    """The part of each record, in order: `train`, `validation` or `test`; rows of one question are in one part.
+
+    Raises:
+        DataError: no row is from the named test source, or no tool can be held out.
+    """
+    split = {"exact": exact, "growing": growing}[config.mode]
+    if config.test_source:
+        held = _from_source(records, config.test_source)
+        parts = _after(records, held, lambda rest: split(rest, 0, config.validation, config.seed))
+        # A row that asks what the test asks is no row to stop early by; what is for training is looked through once more.
+        asked = {question_key(record) for record, part in zip(records, parts, strict=True) if part == TEST}
+        return [
+            TRAIN if part == VALIDATION and question_key(record) in asked else part
+            for record, part in zip(records, parts, strict=True)
+        ]
+    if config.by == "tool":
+        unseen = unseen_tools(records, config)
+        asked = {question_key(record) for record in records if called_tools(record) & unseen}
+        silent = {question_key(record) for record in records} - {question_key(r) for r in records if called_tools(r)}
+
+        def rest_of(rest: Sequence[Record]) -> list[str]:
+            quiet = [question_key(record) in silent for record in rest]
+            calling = iter(split([r for r, no in zip(rest, quiet, strict=True) if not no], 0, config.validation, config.seed))
+            others = iter(
+                split([r for r, no in zip(rest, quiet, strict=True) if no], config.test, config.validation, config.seed)
+            )
+            return [next(others) if no else next(calling) for no in quiet]
+
+        return _after(records, [question_key(record) in asked for record in records], rest_of)
+    return split(records, config.test, config.validation, config.seed)
+
+
+def called_tools(record: Record) -> set[str]:
+    """The tools that a record calls in any turn, or may call in its expected answer."""
+    made = {call["name"] for message in record["messages"] for call in calls_of(message)}
+    return made | {call["name"] for call in expected_calls(record)}
+
+
+def unseen_tools(records: Sequence[Record], config: SplitConfig) -> set[str]:
+    """The tools that only the test may call, for `by: tool`.
+
+    Raises:
+        DataError: fewer than two tools are called, or `growing` holds none or all of them out.
+    """
+    callers: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        for name in called_tools(record):
+            callers[name].add(question_key(record))
+    if len(callers) < 2:
+        raise DataError(f"format.split.by: tool needs at least two tools that are called; the rows call {len(callers)}")
+    names = sorted(callers)
+    if config.mode == "growing":
+        held = {name for name in names if _place(config.seed, name) < config.test}
+        if not held or len(held) == len(names):
+            raise DataError(
+                f"format.split: mode growing holds {len(held)} of {len(names)} tools out at test {config.test:g}: "
+                "another seed, or mode exact, would be right"
+            )
+        return held
+    random.Random(f"{config.seed} tools").shuffle(names)
+    target = round(config.test * len(set().union(*callers.values())))
+    held, questions = set(), set[str]()
+    for name in names:
+        if len(questions | callers[name]) <= target:
+            held.add(name)
+            questions |= callers[name]
+    return held or {min(names, key=lambda name: (len(callers[name]), name))}
+
+
+def _from_source(records: Sequence[Record], wanted: str) -> list[bool]:
+    uris = [record["source"]["uri"] for record in records]
+    found = [uri == wanted or uri.endswith(f"/{wanted}") or fnmatchcase(uri, wanted) for uri in uris]
+    if not any(found):
+        there = ", ".join(sorted(set(uris))[:5]) or "none"
+        raise DataError(f"format.split.test_source: no row comes from {wanted!r}; the sources are {there}")
+    return found
+
+
+def _after(records: Sequence[Record], held: Sequence[bool], split: Callable[[Sequence[Record]], list[str]]) -> list[str]:
+    """`test` for what is held out, and what `split` says for the rest."""
+    rest = iter(split([record for record, out in zip(records, held, strict=True) if not out]))
+    return [TEST if out else next(rest) for out in held]
+
+
+def _place(seed: int, key: str) -> float:
+    return int(sha256([seed, key]), 16) / 16**64
 
 
 def growing(records: Sequence[Record], test: float, validation: float, seed: int) -> list[str]:
@@ -44,7 +129,7 @@ def growing(records: Sequence[Record], test: float, validation: float, seed: int
     """
 
     def part(record: Record) -> str:
-        place = int(sha256([seed, question_key(record)]), 16) / 16**64
+        place = _place(seed, question_key(record))
         return TEST if place < test else VALIDATION if place < test + validation else TRAIN
 
     return [part(record) for record in records]

@@ -11,12 +11,16 @@ import pyarrow.parquet as pq
 
 from calltune import models, runtime, validate
 from calltune.errors import DataError
-from calltune.records import Record, canonical, read_jsonl, sha256, user_text, write_jsonl
-from calltune.render import NotRepresentable, Rendered, Renderer
+from calltune.records import Record, prompt_of, read_jsonl, sha256, write_jsonl
+from calltune.render import Rendered, Renderer, prompt_ids
 from calltune.settings import ModelConfig
+from calltune.template import Template, with_tool_detail
 from components.format.config import FormatConfig
-from components.format.split import TEST, TRAIN, VALIDATION, parts_of, stratum
-from components.format.template import choose
+from components.format.contamination import Pair, contaminated
+from components.format.rows import Rows
+from components.format.shaping import with_shuffled_tools, without_tools
+from components.format.split import TEST, TRAIN, VALIDATION, parts_of, stratum, unseen_tools
+from components.format.template import chosen
 
 SCHEMA = pa.schema(
     [
@@ -27,6 +31,9 @@ SCHEMA = pa.schema(
     ]
 )
 PREVIEW_ROWS = 3
+SAVED_ROWS = 200
+LISTED = 20
+"""Pairs of contaminated rows that an error names; all of them are in the quarantine."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +62,35 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
     """
     out.mkdir(parents=True, exist_ok=True)
     records = list(read_jsonl(records_dir / "records.jsonl"))
-    tokenizer = models.tokenizer(models.fetch(model).path)
-    choice = choose(config.template, tokenizer)
+    folder = models.fetch(model).path
+    tokenizer = models.tokenizer(folder)
+    choice = chosen(config, tokenizer, folder)
     runtime.note(f"format.template: {choice.template.name} ({choice.reason})")
-    renderer = Renderer(tokenizer, choice.template)
+    template = with_tool_detail(choice.template, config.tool_detail)
+    renderer = Renderer(tokenizer, template)
 
-    rendered: dict[str, list[Rendered]] = {}
-    quarantine: list[dict[str, Any]] = []
+    rows = Rows(renderer, config)
     for record in runtime.tracked(records, "render", len(records)):
-        try:
-            rendered[record["id"]] = _checked(record, renderer, config.max_tokens)
-        except _Refused as refusal:
-            source = record["source"]
-            entry = {"source": source["uri"], "row": source["row"], "rule": refusal.rule, "message": str(refusal)}
-            quarantine.append({**entry, "raw": canonical(record)})
-    kept = [record for record in records if record["id"] in rendered]
-    write_jsonl(out / "quarantine.jsonl", quarantine)
-    _require_few_quarantined(records_dir / "records.jsonl", len(records), quarantine, config, out)
+        rows.take(record)
+    kept = [record for record in records if record["id"] in rows.rendered]
+    write_jsonl(out / "quarantine.jsonl", rows.quarantine)
+    _require_few_quarantined(records_dir / "records.jsonl", len(records), rows.quarantine, config, out)
+    # By the whole conversations: one that has lost its first turn still belongs to the question that it began with.
     parts = parts_of(kept, config.split)
-    split = {name: [r for r, part in zip(kept, parts, strict=True) if part == name] for name in (TRAIN, VALIDATION, TEST)}
-    _require_rows(split, quarantine)
+    repeated = contaminated(kept, parts, config.contamination)
+    for pair in repeated:
+        message = f"asks what row {kept[pair.held]['id']} of the {parts[pair.held]} part asks: {pair.why}"
+        rows.refuse(kept[pair.train], "contaminated", message)
+    split = {
+        name: [rows.shown[r["id"]] for r, part in zip(kept, parts, strict=True) if part == name and r["id"] in rows.rendered]
+        for name in (TRAIN, VALIDATION, TEST)
+    }
+    unseen = unseen_tools(kept, config.split) if config.split.by == "tool" else set()
+    _reshape(split, unseen, rows, config)
+    write_jsonl(out / "quarantine.jsonl", rows.quarantine)
+    _require_few_contaminated(kept, parts, repeated, config, out)
+    _require_rows(split, rows.quarantine)
+    rendered, quarantine = rows.rendered, rows.quarantine
 
     for name in (TRAIN, VALIDATION):
         pq.write_table(_table(split[name], rendered, renderer), out / f"{name}.parquet")
@@ -89,12 +105,18 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             **asdict(result),
             "template": choice.template.name,
             "template_reason": choice.reason,
+            "chat_template": template.as_json(),
             "stop_ids": renderer.stop_ids,
+            "stops": _stops(training, renderer),
             "max_tokens": config.max_tokens,
+            "shortened": sum(len(rows.shown[r["id"]]["messages"]) < len(r["messages"]) for r in kept),
+            "contaminated": len(repeated),
+            "unseen_tools": sorted(unseen),
             "tokens": {
                 "rows": [len(row.input_ids) for row in training],
                 "supervised": [sum(row.loss_mask) for row in training],
                 "prefix": max(renderer.prefix_length(record) for record in split[TRAIN]),
+                "saved_by_tool_detail": _saved(split[TRAIN], renderer, choice.template) if config.tool_detail != "full" else 0,
             },
             "strata": {name: dict(Counter(map(stratum, rows)).most_common()) for name, rows in split.items()},
         },
@@ -102,25 +124,59 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
     return result
 
 
-class _Refused(Exception):
-    def __init__(self, rule: str, message: str) -> None:
-        super().__init__(message)
-        self.rule = rule
+def _reshape(split: dict[str, list[Record]], unseen: set[str], rows: Rows, config: FormatConfig) -> None:
+    """Render training rows again where the split hides tools from them, or their tools are to be shuffled."""
+    before = {name: split[name] for name in (TRAIN, VALIDATION)}
+    if unseen:
+        for name in before:
+            split[name] = [without_tools(record, unseen) for record in split[name]]
+    if config.shuffle_tools:
+        split[TRAIN] = with_shuffled_tools(split[TRAIN], config.shuffle_tools, config.split.seed)
+    for name, records in before.items():
+        if split[name] is not records:
+            for record in runtime.tracked(split[name], f"render {name} again", len(records)):
+                rows.take(record)
+            split[name] = [rows.shown[record["id"]] for record in split[name] if record["id"] in rows.rendered]
 
 
-def _checked(record: Record, renderer: Renderer, max_tokens: int) -> list[Rendered]:
-    texts = [user_text(record), *(m[key] for m in record["messages"] for key in ("content", "reasoning_content") if m.get(key))]
-    for token in renderer.special_tokens:
-        if any(token in text for text in texts):
-            raise _Refused("special_token", f"the text contains {token!r}, which the model reads as a control token")
-    try:
-        rows = renderer.rows(record)
-    except NotRepresentable as error:
-        raise _Refused("not_representable", str(error)) from None
-    for row in rows:
-        if len(row.input_ids) > max_tokens:
-            raise _Refused("too_long", f"{len(row.input_ids)} tokens, format.max_tokens is {max_tokens}")
-    return rows
+def _stops(rows: Sequence[Rendered], renderer: Renderer) -> dict[str, int]:
+    """How many answers end in which token."""
+    ends = Counter(
+        ids
+        for row in rows
+        for ids, on, after in zip(row.input_ids, row.loss_mask, [*row.loss_mask[1:], False], strict=True)
+        if on and not after
+    )
+    return {renderer.tokenizer.decode([token]): count for token, count in ends.most_common()}
+
+
+def _saved(records: Sequence[Record], renderer: Renderer, whole: Template) -> float:
+    """How many prompt tokens a row saves on average by `tool_detail`; from the first rows."""
+    saved = [
+        len(prompt_ids(renderer.tokenizer, prompt_of(record), record["tools"], whole.text))
+        - len(prompt_ids(renderer.tokenizer, prompt_of(record), record["tools"]))
+        for record in records[:SAVED_ROWS]
+    ]
+    return round(sum(saved) / len(saved), 1)
+
+
+def _require_few_contaminated(
+    records: Sequence[Record], parts: Sequence[str], repeated: Sequence[Pair], config: FormatConfig, out: Path
+) -> None:
+    if not repeated:
+        return
+    training, most = parts.count(TRAIN), config.contamination.max_share
+    pairs = [f"{records[one.train]['id']} and {records[one.held]['id']} ({one.why})" for one in repeated]
+    said = (
+        f"{len(repeated)} of {training} training rows ({len(repeated) / training:.1%}) ask what the test or the validation asks"
+    )
+    if len(repeated) > most * training:
+        more = f" and {len(pairs) - LISTED} more" if len(pairs) > LISTED else ""
+        raise DataError(
+            f"format: {said}, format.contamination.max_share allows {most:.1%}: "
+            f"{'; '.join(pairs[:LISTED])}{more}; all in {out / 'quarantine.jsonl'}"
+        )
+    runtime.note(f"format: {said} and were quarantined; first, {pairs[0]}")
 
 
 def _require_few_quarantined(source: Path, read: int, quarantine: list[dict[str, Any]], config: FormatConfig, out: Path) -> None:

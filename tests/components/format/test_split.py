@@ -5,8 +5,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from calltune.errors import DataError
 from components.format.config import SplitConfig
-from components.format.split import TEST, TRAIN, VALIDATION, exact, growing, parts_of, question_key, stratum
+from components.format.split import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    called_tools,
+    exact,
+    growing,
+    parts_of,
+    question_key,
+    stratum,
+    unseen_tools,
+)
 
 
 def record(question, *tools):
@@ -150,3 +162,65 @@ def test_any_rows_are_split_by_question_with_exact_shares(rows, test, validation
 def test_shares_that_leave_nothing_to_train_on_are_refused(test, validation):
     with pytest.raises(ValidationError, match=f"test {test} and validation {validation} leave no row to train on"):
         SplitConfig(test=test, validation=validation)
+
+
+@pytest.mark.parametrize(("mode", "seed"), [("exact", 0), ("exact", 3), ("growing", 0), ("growing", 1)])
+def test_by_tool_no_tool_of_the_test_is_called_in_training_or_validation(mode, seed):
+    rows = [
+        *records(**{f"tool{number}": 10 + number for number in range(12)}, none=50),
+        record("both", "tool1", "tool2", "tool3"),
+    ]
+    config = SplitConfig(by="tool", mode=mode, test=0.3, validation=0.1, seed=seed)
+    parts, unseen = parts_of(rows, config), unseen_tools(rows, config)
+    called = {part: set() for part in (TRAIN, VALIDATION, TEST)}
+    for row, part in zip(rows, parts, strict=True):
+        called[part] |= called_tools(row)
+    assert unseen and not unseen & (called[TRAIN] | called[VALIDATION]) and unseen <= called[TEST]
+    quiet = [part for row, part in zip(rows, parts, strict=True) if stratum(row) == "no call"]
+    assert set(quiet) == {TRAIN, VALIDATION, TEST}
+    if mode == "exact":
+        calling = [part for row, part in zip(rows, parts, strict=True) if stratum(row) != "no call"]
+        assert 0.2 < calling.count(TEST) / len(calling) <= 0.31 and quiet.count(TEST) == 15
+    assert parts == parts_of(rows, config)
+
+
+def test_by_tool_a_question_goes_whole_and_a_growing_split_moves_no_row():
+    rows = [record(f"ask {number}", f"tool{number % 8}") for number in range(80)] + [record("ask 3", "tool4")]
+    config = SplitConfig(by="tool", mode="growing", test=0.4, validation=0.1, seed=1)
+    parts = parts_of(rows, config)
+    assert parts[3] == parts[-1]
+    more = [record(f"later {number}", f"tool{number % 8}") for number in range(30)]
+    assert parts_of([*rows, *more], config)[: len(rows)] == parts
+
+
+def test_an_earlier_call_makes_a_tool_seen_too():
+    row = conversation("Where is Ana?", "Thanks.")
+    row["messages"][-1] = {"role": "assistant", "content": "Bye."}
+    assert called_tools(row) == {"find"} and called_tools({**record("q", "a"), "expected": [{"name": "b"}]}) == {"a", "b"}
+
+
+def test_by_tool_needs_two_tools():
+    with pytest.raises(DataError, match="by: tool needs at least two tools that are called; the rows call 1"):
+        parts_of(records(search=9, none=3), SplitConfig(by="tool"))
+    with pytest.raises(DataError, match=r"growing holds 0 of 2 tools out at test 0\.01"):
+        parts_of(records(search=9, book=3), SplitConfig(by="tool", mode="growing", test=0.01))
+
+
+def from_source(rows, uri):
+    return [{**row, "source": {"uri": uri}} for row in rows]
+
+
+@pytest.mark.parametrize("wanted", ["holdout.jsonl", "s3://data/shop/holdout.jsonl", "s3://data/*/hold*"])
+def test_a_named_source_is_the_test_and_nothing_else_is(wanted):
+    rows = from_source(records(search=40), "s3://data/shop/rows.jsonl")
+    rows += from_source([record("search 3", "search"), *records(book=9)], "s3://data/shop/holdout.jsonl")
+    parts = parts_of(rows, SplitConfig(test_source=wanted, validation=0.25))
+    assert parts[40:] == [TEST] * 10 and TEST not in parts[:40]
+    assert parts[:40].count(VALIDATION) in (9, 10) and parts[3] == TRAIN
+
+
+def test_a_source_that_no_row_has_is_refused_with_those_there_are():
+    with pytest.raises(DataError, match=r"test_source: no row comes from 'test.jsonl'; the sources are rows.jsonl"):
+        parts_of(from_source(records(search=4), "rows.jsonl"), SplitConfig(test_source="test.jsonl"))
+    with pytest.raises(ValidationError, match="leave one of them out"):
+        SplitConfig(by="tool", test_source="test.jsonl")

@@ -3,9 +3,11 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from calltune import models
 from calltune.errors import DataError
 from calltune.records import content_sha256, read_jsonl, sha256, user_text, write_jsonl
 from components.format.config import FormatConfig, SplitConfig
+from components.format.split import parts_of
 from components.format.step import SCHEMA, format_rows
 
 SPLIT = SplitConfig(test=0.33, validation=0.2)
@@ -197,3 +199,99 @@ def test_no_records_at_all_is_a_data_error(tiny, tmp_path):
 def test_ingests_folder_missing_is_a_data_error(tiny, tmp_path):
     with pytest.raises(DataError, match=r"records.jsonl: no such file"):
         format_rows(tmp_path, tiny, FormatConfig(), tmp_path / "out")
+
+
+def parts_of_out(out):
+    held = {row["id"]: part for part in ("test", "validation") for row in read_jsonl(out / f"{part}.jsonl")}
+    return {**dict.fromkeys(pq.read_table(out / "train.parquet")["id"].to_pylist(), "train"), **held}
+
+
+def test_a_training_row_that_nearly_repeats_a_test_question_is_quarantined_and_the_test_stays(some, tiny, tmp_path):
+    growing = SplitConfig(mode="growing", test=0.33, validation=0.2)
+    asked = "could you please find out who at our london office looks after the printers now"
+    variants = [f"{asked} {word}" for word in ("then", "please", "today", "again", "friend", "sir", "madam", "thanks", "maybe")]
+    parts = dict(
+        zip(variants, parts_of([{"messages": [{"role": "user", "content": text}]} for text in variants], growing), strict=True)
+    )
+    taken, held = (next(text for text in variants if parts[text] == part) for part in ("train", "test"))
+    some[3]["messages"][0]["content"], some[8]["messages"][0]["content"] = taken, held
+    loose = {"similarity": 1, "shared_words": 40}
+    _, out = formatted(some, tiny, tmp_path / "apart", split=growing, contamination=loose)
+    apart = parts_of_out(out)
+    result, out = formatted(some, tiny, tmp_path / "after", split=growing)
+    assert parts_of_out(out) == {id_: part for id_, part in apart.items() if id_ != some[3]["id"]}
+    assert result.quarantined == 1 and result.train + result.validation + result.test == 29
+    row = quarantined(out)[some[3]["id"]]
+    assert (row["rule"], row["row"]) == ("contaminated", some[3]["source"]["row"])
+    assert row["message"] == f"asks what row {some[8]['id']} of the test part asks: 88% of the words of both"
+    assert json.loads((out / "stats.json").read_text())["contaminated"] == 1
+    pair = rf"{some[3]['id']} and {some[8]['id']} \(88% of the words of both\)"
+    with pytest.raises(
+        DataError,
+        match=rf"1 of \d+ training rows \(\d+\.\d%\) ask what the test .*max_share allows 1\.0%: {pair}; all in .*quarantine",
+    ):
+        formatted(some, tiny, tmp_path / "refused", split=growing, contamination={"max_share": 0.01})
+
+
+def shown_tools(row, tokenizer):
+    lines = tokenizer.decode(row["input_ids"]).split("<tools>\n")[1].split("\n</tools>")[0].splitlines()
+    return [json.loads(line)["name"] for line in lines]
+
+
+def test_by_tool_training_shows_no_tool_of_the_test(some, tiny, tmp_path, tokenizer):
+    _, out = formatted(some, tiny, tmp_path, split=SplitConfig(test=0.4, validation=0.2, by="tool"))
+    unseen = json.loads((out / "stats.json").read_text())["unseen_tools"]
+    everything = {tool["function"]["name"] for tool in some[0]["tools"]}
+    assert unseen
+    for part in ("train", "validation"):
+        for row in pq.read_table(out / f"{part}.parquet").to_pylist():
+            assert set(shown_tools(row, tokenizer)) == everything - set(unseen)
+    assert all(len(row["tools"]) == len(everything) for row in read_jsonl(out / "test.jsonl"))
+    assert all(len(row["tools"]) == len(everything) - len(unseen) for row in read_jsonl(out / "validation.jsonl"))
+
+
+def test_shuffled_tools_change_their_order_in_training_alone(some, tiny, tmp_path, tokenizer):
+    _, plain = formatted(some, tiny, tmp_path / "plain")
+    _, out = formatted(some, tiny, tmp_path / "shuffled", shuffle_tools=5)
+    given = [tool["function"]["name"] for tool in some[0]["tools"]]
+    rows = pq.read_table(out / "train.parquet").to_pylist()
+    orders = [tuple(shown_tools(row, tokenizer)) for row in rows]
+    assert len(set(orders)) == len({row["prefix_sha256"] for row in rows}) == -(-len(rows) // 5)
+    assert all(sorted(order) == sorted(given) for order in orders)
+    for name in ("validation.parquet", "test.jsonl"):
+        assert (plain / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_less_tool_detail_saves_tokens_and_is_part_of_the_template(some, tiny, tmp_path):
+    saved = {}
+    for detail in ("full", "short", "names", "none"):
+        _, out = formatted(some, tiny, tmp_path / detail, tool_detail=detail)
+        stats = json.loads((out / "stats.json").read_text())
+        saved[detail] = stats["tokens"]["saved_by_tool_detail"]
+        plain = models.tokenizer(models.fetch(tiny).path)
+        plain.chat_template = stats["chat_template"]["text"]
+        first = next(read_jsonl(out / "test.jsonl"))
+        prompt = plain.apply_chat_template(first["messages"][:1], tools=first["tools"], tokenize=False)
+        assert len(first["tools"]) == 5
+        assert (first["tools"][0]["function"]["name"] in prompt) == (detail != "none")
+        assert ("<tools>" in prompt) == (detail != "none") and ('"type"' in prompt) == (detail in ("full", "short"))
+        assert stats["stops"] == {"<|im_end|>": stats["train"]}
+    assert 0 == saved["full"] < saved["short"] < saved["names"] < saved["none"]
+
+
+def test_a_long_conversation_loses_its_earliest_turns_if_the_config_says_so(some, tiny, tmp_path, tokenizer):
+    answer = {"role": "assistant", "content": "It is here."}
+    early = [{"role": "user", "content": "Hello, " + "and so on " * 300}, answer, {"role": "user", "content": "Hm?"}, answer]
+    for number in (4, 5):
+        some[number]["messages"] = [*early, *some[number]["messages"]]
+    some[6]["messages"][0]["content"] += " and so on" * 600
+    result, out = formatted(some, tiny, tmp_path, too_long="drop_turns")
+    assert list(quarantined(out)) == [some[6]["id"]] and result.quarantined == 1
+    assert json.loads((out / "stats.json").read_text())["shortened"] == 2
+    parts = parts_of_out(out)
+    assert parts[some[4]["id"]] == parts[some[5]["id"]]
+    for row in [row for part in ("test", "validation") for row in read_jsonl(out / f"{part}.jsonl")]:
+        assert "and so on" not in user_text(row)
+    for row in pq.read_table(out / "train.parquet").to_pylist():
+        assert len(row["input_ids"]) <= 1024 and "and so on" not in tokenizer.decode(row["input_ids"])
+    assert formatted(some, tiny, tmp_path, max_quarantined=0.2)[0].quarantined == 3

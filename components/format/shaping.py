@@ -1,0 +1,45 @@
+"""Rows as they are shown: fewer early turns, fewer tools, another order of the tools. Nothing of the answers changes."""
+
+import random
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+
+from calltune.records import Record, canonical
+
+
+def without_first_turn(record: Record) -> Record | None:
+    """The record without its earliest user turn and what was answered to it; None where it has only one.
+
+    What stands before the first user turn, such as a system message, stays.
+    """
+    messages = record["messages"]
+    asked = [at for at, message in enumerate(messages) if message["role"] == "user"]
+    if len(asked) < 2:
+        return None
+    return {**record, "messages": [*messages[: asked[0]], *messages[asked[1] :]]}
+
+
+def without_tools(record: Record, hidden: Collection[str]) -> Record:
+    """The record without the tools of these names."""
+    return {**record, "tools": [tool for tool in record["tools"] if tool["function"]["name"] not in hidden]}
+
+
+def with_shuffled_tools(records: Sequence[Record], group: int, seed: int) -> list[Record]:
+    """The records, their tools in an order that `group` of them share.
+
+    Rows with the same tools are counted together: those that share an order share a prefix, which is computed once.
+
+    Args:
+        records: in any order, which the result keeps.
+        group: rows with one order of the tools.
+        seed: another seed, other orders.
+    """
+    seen: dict[str, int] = defaultdict(int)
+    shuffled = []
+    for record in records:
+        key = canonical(record["tools"])
+        tools = list(record["tools"])
+        random.Random(f"{seed} {seen[key] // group} {key}").shuffle(tools)
+        seen[key] += 1
+        shuffled.append({**record, "tools": tools})
+    return shuffled

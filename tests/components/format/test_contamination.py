@@ -1,0 +1,76 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.format.config import ContaminationConfig
+from components.format.contamination import contaminated, words
+from components.format.split import TEST, TRAIN, VALIDATION
+
+
+def record(*texts):
+    return {"messages": [{"role": "user", "content": text} for text in texts]}
+
+
+def found(train, held, **settings):
+    rows = [record(text) for text in [*train, *held]]
+    parts = [*[TRAIN] * len(train), *[TEST] * len(held)]
+    pairs = contaminated(rows, parts, ContaminationConfig(**settings))
+    return [(train[pair.train], held[pair.held - len(train)], pair.why) for pair in pairs]
+
+
+def test_case_spacing_and_punctuation_do_not_hide_a_question():
+    assert found(["Where is ROOM 12?", "Who is Bo?"], ["where is  room 12"]) == [
+        ("Where is ROOM 12?", "where is  room 12", "the same words")
+    ]
+
+
+def test_one_changed_word_of_nine_is_nearly_equal_and_the_nearest_is_named():
+    asked = "please book the large room for monday at nine"
+    near, nearer = asked.replace("nine", "ten"), asked + " please"
+    assert found([near], ["please call", asked]) == [(near, asked, "80% of the words of both")]
+    assert found([nearer], [near, asked])[0][1:] == (asked, "100% of the words of both")
+    assert found([near], [asked], similarity=0.81) == []
+
+
+def test_a_long_run_of_words_is_enough_in_another_text():
+    run = "the blinking red light on the second printer of the third floor kitchen corner"
+    train, held = f"Since Monday I see {run}, what now? It is in Leeds.", f"Anna asks: {run}. Who repairs printers in York?"
+    assert found([train], [held], similarity=0.9) == [(train, held, f"13 words in a row, {run[:-7]!r}")]
+    assert found([train], [held], similarity=0.9, shared_words=15) == []
+
+
+def test_a_phrase_that_many_rows_have_is_not_the_question():
+    phrase = "you are speaking with a customer of our shop and must always answer in french"
+    rows = [f"{phrase}: a{number} b{number} c{number} d{number} e{number} f{number} g{number} h{number}" for number in range(30)]
+    assert found(rows[:20], rows[20:]) == []
+    assert len(found(rows[:3], rows[20:23])) == 3
+
+
+def test_a_later_user_turn_counts_and_an_answer_does_not():
+    rows = [record("Hi", "Where is Ana?"), record("Hi where", "is ana"), record("Bye")]
+    rows[2]["messages"].append({"role": "assistant", "content": "Hi, where is Ana?"})
+    assert [(p.train, p.held) for p in contaminated(rows, [TRAIN, VALIDATION, TRAIN], ContaminationConfig())] == [(0, 1)]
+
+
+def test_texts_without_words_or_spaces_are_compared_too():
+    assert found(["???", ""], ["!!!"]) == []
+    assert words("你好 Ana, 京都へ3") == ["你", "好", "ana", "京", "都", "へ", "3"]
+    assert found(["明日の会議室を予約してください"], ["明日の会議室を予約して下さい"], similarity=0.75)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8).map(" ".join), max_size=12),
+    st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8).map(" ".join), max_size=12),
+    st.sampled_from([0.5, 0.6, 2 / 3, 0.75, 0.8, 1.0]),
+)
+def test_no_pair_is_missed_and_none_invented(train, held, least):
+    def likeness(one, two):
+        return len({*one.split()} & {*two.split()}) / len({*one.split(), *two.split()})
+
+    rows = [record(text) for text in [*train, *held]]
+    pairs = contaminated(rows, [TRAIN] * len(train) + [TEST] * len(held), ContaminationConfig(similarity=least))
+    expected = {i: max((likeness(text, h) for h in held), default=0) for i, text in enumerate(train)}
+    assert {pair.train for pair in pairs} == {i for i, best in expected.items() if best >= least - 1e-9}
+    for pair in pairs:
+        assert likeness(train[pair.train], held[pair.held - len(train)]) == pytest.approx(expected[pair.train])
