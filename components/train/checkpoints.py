@@ -24,6 +24,7 @@ MANIFEST = "manifest.json"
 FINISHED = "finished.json"
 BEST = "best.safetensors"
 """The one file of a checkpoint that is kept apart: it seldom changes, and is as large as the weights."""
+FETCHED = "fetched"
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 30.0
 """Between two tries to upload, the first and the longest."""
 
@@ -82,7 +83,7 @@ class Checkpoints:
         names = sorted({key.split("/")[2] for key in keys if key.split("/")[2].startswith("step-")}, reverse=True)
         found: Path | None = None
         for name in names:
-            target = self.folder / name
+            target = self.folder / FETCHED / name
             try:
                 manifest = self._manifest(name, keys)
                 if found is None:
@@ -101,6 +102,7 @@ class Checkpoints:
 
         A checkpoint that still waits for its upload gives way to this newer one.
         """
+        shutil.rmtree(self.folder / FETCHED, ignore_errors=True)  # a step has been done: all of it has been read
         name = f"step-{step:08}-{secrets.token_hex(3)}"  # never that of an earlier try, whose manifest may be there
         temporary = self.folder / f".{name}"
         temporary.mkdir(parents=True)

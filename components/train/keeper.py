@@ -88,21 +88,22 @@ class Keeper(TrainerCallback):
         except Exception as error:
             uploaded = self.checkpoints.flush(UPLOAD_TIMEOUT_S)
             self.checkpoints.close()
-            raise self._explained(error, uploaded) from error
+            self._explain(error, uploaded)
+            raise
         self.checkpoints.close()
         return outcome
 
-    def _explained(self, error: Exception, uploaded: bool) -> Exception:
+    def _explain(self, error: Exception, uploaded: bool) -> None:
+        """Raise what ended training again with where it can go on, if that is of use."""
         kept, state = self.checkpoints.uploaded, self.trainer.state
         where = f"the checkpoint of step {kept} is in {self.checkpoints.store.uri}/{self.checkpoints.place}"
-        if isinstance(error, FloatingPointError):
-            return FloatingPointError(f"{error}; {where}" if kept is not None else str(error))
+        if isinstance(error, FloatingPointError) and kept is not None:
+            raise FloatingPointError(f"{error}; {where}") from None
         if isinstance(error, Stopped):
             said = f"stopped by SIGTERM at step {state.global_step} of {state.max_steps}"
             missing = "" if uploaded else f"the last checkpoint could not be uploaded within {UPLOAD_TIMEOUT_S} s; "
             go_on = "nothing to go on from" if kept is None else f"{where}, and the same step started again goes on from there"
-            return Stopped(f"{said}: {missing}{go_on}")
-        return error
+            raise Stopped(f"{said}: {missing}{go_on}") from None
 
     def save(self, evaluation_due: bool = False) -> None:
         """Write a checkpoint of the trainer as it is now, between two optimiser steps.

@@ -86,9 +86,11 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
     require_within_window(network.config, longest)
     follow = Follow(out / "best.safetensors", config.patience)
     keeper = Keeper(_checkpoints(base, dataset, config, method, out, code), follow, config.checkpoint_minutes)
+    # The Trainer's own `max_steps` may also be more than the epochs' steps.
+    limited = config.model_copy(update={"max_steps": config.max_steps and config.steps(len(rows))})
     trainer = TreeTrainer(
         model=network,
-        args=_arguments(config, method, bool(len(validation)), out),
+        args=_arguments(limited, method, bool(len(validation)), out),
         data_collator=Collator(PACK_TOKENS),
         train_dataset=rows,
         eval_dataset=validation if len(validation) else None,

@@ -104,16 +104,18 @@ class TreeTrainer(SFTTrainer):
             Stopped: SIGTERM has come; a checkpoint is written, from which training goes on with this evaluation.
         """
         self.model.eval()
-        total, supervised = 0.0, 0
+        total, supervised, stopping = 0.0, 0, False
         # The loader draws a random number: what follows must not depend on whether an evaluation was done twice.
         with torch.random.fork_rng(devices=[]):
             for batch in self.get_eval_dataloader():
-                if self.keeper is not None and self.keeper.stopping:
-                    self.keeper.save(evaluation_due=True)
-                    raise Stopped
+                if stopping := self.keeper is not None and self.keeper.stopping:
+                    break
                 for p in self._prepare_inputs(batch)["packs"]:
                     total += self._summed_loss(self.model, p).item()
                     supervised += p["labels"].numel()
+        if stopping and self.keeper is not None:
+            self.keeper.save(evaluation_due=True)
+            raise Stopped
         metrics = {"eval_loss": total / supervised}
         if not math.isfinite(total):
             after = f"after step {self.state.global_step}"
