@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calltune import models, runtime
+from calltune.errors import UserError
 from calltune.storage import S3, Store
 
 ROOT = "checkpoints"
@@ -222,7 +223,10 @@ class Checkpoints:
             self._whole.append(manifest)
         self.uploaded = written.step
         runtime.note(f"train: the checkpoint of step {written.step} is in the store")
-        self._prune()
+        try:
+            self._prune()
+        except (UserError, OSError) as error:  # the checkpoint is there: no reason to upload it again
+            runtime.note(f"train: checkpoints that are out of date could not be removed: {error}")
 
     def _has(self, key: str) -> bool:
         """Whether an object is there that a whole checkpoint names: any other may be damaged."""
