@@ -79,6 +79,7 @@ class Keeper(TrainerCallback):
             UserError: the store cannot be reached at the beginning.
         """
         self.trainer, trainer.keeper = trainer, self
+        self.follow.best.unlink(missing_ok=True)  # an earlier process may have left one
         found = self.checkpoints.newest()
         self.checkpoints.remove_finished()
         self._begun = self._saved = time.monotonic()
@@ -137,7 +138,8 @@ class Keeper(TrainerCallback):
         trainer.tokens, trainer.supervised = progress["tokens"], progress["supervised"]
         self._seconds_before, self._evaluation_due = progress["seconds"], progress["evaluation_due"]
         if (best := progress["best"]) is not None:
-            shutil.copyfile(folder / BEST, follow.best)
+            if (folder / BEST).exists():  # not where the last epoch is to be kept
+                shutil.copyfile(folder / BEST, follow.best)
             follow.best_loss, follow.best_epoch, follow.worse = best["loss"], best["epoch"], best["worse"]
         runtime.note(f"train: goes on from the checkpoint of step {self.checkpoints.uploaded}")
 

@@ -51,7 +51,7 @@ class Trained:
 
 
 def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path, out: Path, code: str = "") -> Trained:
-    """Train, and keep the weights of the best epoch; go on from the run's store where an earlier try was cut off.
+    """Train, and keep the weights of the best epoch, or of the last; go on where an earlier try was cut off.
 
     Args:
         dataset: what format wrote; `train.parquet` and `validation.parquet`.
@@ -84,7 +84,7 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
     network = build(folder, method)
     longest = max(len(ids) for table in (rows, validation) for ids in table["input_ids"])
     require_within_window(network.config, longest)
-    follow = Follow(out / "best.safetensors", config.patience)
+    follow = Follow(out / "best.safetensors", config.patience, config.keep)
     keeper = Keeper(_checkpoints(base, dataset, config, method, out, code), follow, config.checkpoint_minutes)
     # The Trainer's own `max_steps` may also be more than the epochs' steps.
     limited = config.model_copy(update={"max_steps": config.max_steps and config.steps(len(rows))})

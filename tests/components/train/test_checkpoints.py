@@ -25,7 +25,7 @@ WALL = {"seconds", "tokens_per_s"}
 CASES = {
     "full": dict(method="full", learning_rate=2e-3, schedule="cosine", epochs=3),
     "lora": dict(method="lora", learning_rate=1e-2, schedule="constant", dropout=0.2, epochs=4, max_steps=8),
-    "qlora": dict(method="qlora", learning_rate=1e-2, dropout=0.2, epochs=3),
+    "qlora": dict(method="qlora", learning_rate=1e-2, dropout=0.2, epochs=3, keep="last"),
     "early stop": dict(method="lora", learning_rate=0.1, epochs=20, patience=1, optimiser="adamw_torch_fused"),
 }
 
