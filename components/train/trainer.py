@@ -70,7 +70,7 @@ class TreeTrainer(SFTTrainer):
 
     def _require_sound(self, loss: float, ids: Sequence[str]) -> None:
         first = next((entry["loss"] for entry in self.state.log_history if "loss" in entry), loss)
-        limit = EXPLODED * max(first, math.log(self.model.config.vocab_size))
+        limit = EXPLODED * max(first, math.log(self.model.config.get_text_config().vocab_size))
         if not loss <= limit:  # NaN is not
             named = ", ".join(ids[:ROWS_NAMED]) + (f" and {len(ids) - ROWS_NAMED} more" if len(ids) > ROWS_NAMED else "")
             high = f", more than {limit:.1f}" if math.isfinite(loss) else ""
