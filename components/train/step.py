@@ -26,7 +26,7 @@ from components.train.weights import restore_trainable
 
 PACK_TOKENS = 2048
 """Longest pack: 16 rows of ordinary length behind a tool list of 600 tokens."""
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Parameters of `mallopt`, as glibc's malloc.h numbers them."""
 
 
@@ -74,7 +74,7 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
     if not len(rows):
         raise DataError(f"{dataset / 'train.parquet'}: no rows to train on")
     _warn_of_few_steps(len(rows), config)
-    _keep_freed_memory()
+    keep_freed_memory()
 
     parameters = models.parameter_count(folder)
     method = decide(config, parameters)
@@ -195,15 +195,16 @@ def _warn_of_few_steps(rows: int, config: TrainConfig) -> None:
         runtime.note(f"train: {steps} optimiser steps are few: more train.epochs or fewer train.batch_rows would be better")
 
 
-def _keep_freed_memory() -> None:
-    """Have glibc reuse the large blocks that every step of training frees, instead of handing them back.
+def keep_freed_memory() -> None:
+    """Have glibc reuse the blocks that every step of training frees, instead of handing them back to the kernel.
 
-    The kernel gives them again page by page, zeroed: on two cores that is a sixth of a step's time (docs/tuning.md). Another
-    C library has no such setting, and on a GPU it changes nothing.
+    It gives them again page by page, zeroed, which can take a sixth of a step's time (docs/tuning.md). Blocks above 32 MiB
+    still go back: kept too, they leave holes, and memory grew to 7.6 GiB in 50 steps instead of 4. Another C library has no
+    such setting, and on a GPU it changes nothing.
     """
     adjust = getattr(ctypes.CDLL(None), "mallopt", None)
     if adjust is not None:
-        for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
+        for parameter, value in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
             adjust(parameter, value)
 
 
