@@ -11,3 +11,7 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """Input data that cannot be used."""
+
+
+class Stopped(UserError):
+    """A step was told to stop, and can go on where it was."""

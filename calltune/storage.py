@@ -1,16 +1,19 @@
 """Objects by key, in S3 (boto3) or in a folder: each is written whole or not at all.
 
-What goes to S3 carries a SHA-256 that the server checks; a folder is as good as its disk.
+What goes to S3 carries a checksum that the server checks: SHA-256, or for a file, which may go up in parts, a CRC-32 over
+the whole of it. A folder is as good as its disk.
 
 The run's own store comes from the environment: `CALLTUNE_STORAGE` is ``s3://bucket/prefix``, ``file:///folder`` or a
 folder's path, `AWS_ENDPOINT_URL_S3` the server, and `AWS_*` the credentials.
 """
 
+import base64
 import contextlib
 import json
 import os
 import shutil
 import uuid
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -71,6 +74,10 @@ class Store(ABC):
         and so are S3's folder markers, whose keys end in a slash.
         """
 
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+
     def put_json(self, key: str, value: Any, only_if_new: bool = False) -> None:
         """Write a value as JSON; NaN and infinities are refused."""
         self.put(key, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), only_if_new)
@@ -119,6 +126,10 @@ class Folder(Store):
         keys = (str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file() and not p.name.startswith("."))
         return sorted(key for key in keys if _is_within(key, prefix))
 
+    @override
+    def delete(self, key: str) -> None:
+        (self.root / key).unlink(missing_ok=True)
+
     def _prepared(self, key: str) -> Path:
         target = self.root / key
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +155,15 @@ def _is_within(key: str, prefix: str) -> bool:
 def _beside(target: Path) -> Path:
     # Not by process id: two containers that share a folder may have the same.
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+
+
+def _crc32(path: Path) -> str:
+    """CRC-32 of a file, as S3 writes it."""
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            found = zlib.crc32(block, found)
+    return base64.b64encode(found.to_bytes(4, "big")).decode()
 
 
 class Object(NamedTuple):
@@ -200,14 +220,20 @@ class S3(Store):
 
     @override
     def upload(self, path: Path, key: str) -> None:
+        # Not SHA-256: of an object in parts S3 then keeps a checksum of the parts' checksums, which says nothing of the whole.
         with self._explained(key):
-            self.client.upload_file(str(path), self.bucket, self._key(key), ExtraArgs={"ChecksumAlgorithm": "SHA256"})
+            self.client.upload_file(str(path), self.bucket, self._key(key), ExtraArgs={"ChecksumCRC32": _crc32(path)})
 
     @override
     def download(self, key: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._explained(key):
             self.client.download_file(self.bucket, self._key(key), str(path))
+
+    @override
+    def delete(self, key: str) -> None:
+        with self._explained(key):
+            self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
 
     @override
     def list(self, prefix: str) -> list[str]:
@@ -222,6 +248,13 @@ class S3(Store):
                 Object(item["Key"][start:], item["ETag"], item["Size"]) for page in pages for item in page.get("Contents", [])
             ]
         return sorted(item for item in found if _is_within(item.key, prefix) and not item.key.endswith("/"))
+
+    def end_uploads(self, prefix: str) -> None:
+        """Give up uploads in parts that were begun below a prefix and never ended; their parts would be kept, unseen."""
+        with self._explained(prefix):
+            begun = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=self._key(prefix)).get("Uploads", [])
+            for upload in begun:
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
     @contextlib.contextmanager
     def _explained(self, key: str) -> Iterator[None]:

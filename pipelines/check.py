@@ -169,7 +169,7 @@ def _training(config: RunConfig, folder: Path | None, rows: int) -> Iterator[str
         from components.train.method import decide
 
         yield f"training     {decide(train, parameter_count(folder)).reason}"
-    steps = math.ceil(rows / train.batch_rows) * train.epochs
+    steps = train.steps(rows)
     epochs = f"{_count(train.epochs, 'epoch')} of {_count(rows, 'row')}"
     yield f"             {_count(steps, 'optimiser step')}: {epochs}, {train.batch_rows} at a time"
     if steps < FEW_STEPS:

@@ -69,19 +69,20 @@ def format_(
 
 @app.command(rich_help_panel=PANEL)
 def train(config: Config, dataset: Dataset, out: OutFolder, set_: Overrides = [], workdir: Workdir = None) -> None:  # noqa: B006
-    """Train: `adapter/`, `metrics.json`, `loss.csv`.
+    """Train: `adapter/`, `metrics.json`, `loss.csv`. Interrupted, the same command goes on from its newest checkpoint.
 
     Example: calltune train -c pipelines/recipes/helpdesk.yaml --dataset out/dataset -o out/trained
     """
     from calltune import runtime
+    from pipelines.code import code_of
     from pipelines.config import load
     from pipelines.standalone import standalone
 
     settings = load(config, set_)
-    with standalone(settings, workdir):
+    with standalone(settings, workdir, store=True):
         from components.train.step import train
 
-        done = train(dataset, settings.model, settings.train, out / "adapter", out)
+        done = train(dataset, settings.model, settings.train, out / "adapter", out, code_of(("train",))["train"])
     runtime.write_json(out / INPUTS, {"dataset": str(dataset.resolve())})
     validated = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
     print(f"{done.steps} steps of {done.method} in {done.seconds:.0f} s, loss {done.train_loss:.4f}{validated}: {out}")

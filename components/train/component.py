@@ -24,5 +24,5 @@ def train(  # type: ignore[no-untyped-def]
 
     with runtime.step("train"):
         model = ModelConfig(**config.pop("model"))
-        result = train(Path(dataset.path), model, TrainConfig(**config), Path(adapter.path), Path(training.path))
+        result = train(Path(dataset.path), model, TrainConfig(**config), Path(adapter.path), Path(training.path), code)
         runtime.record(metrics, vars(result))

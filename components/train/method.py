@@ -100,7 +100,14 @@ def adapter_config(method: Method, config: TrainConfig) -> object | None:
         return None
     from peft import LoraConfig
 
-    return LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    alpha = 2 * config.rank if config.lora_alpha == "auto" else config.lora_alpha
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
 
 
 def _computes_in_bf16() -> bool:

@@ -2,7 +2,6 @@
 
 import csv
 import ctypes
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,17 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 from trl import SFTConfig
 
-from calltune import models, runtime
+from calltune import models, runtime, storage
 from calltune.attention import require_within_window
 from calltune.errors import DataError
+from calltune.records import sha256
 from calltune.settings import ModelConfig
+from components.train.checkpoints import Checkpoints
 from components.train.config import FEW_STEPS, TrainConfig
+from components.train.keeper import Keeper
 from components.train.method import Method, adapter_config, build, decide
-from components.train.trainer import Collator, Follow, TreeTrainer, restore_trainable
+from components.train.trainer import Collator, Follow, TreeTrainer
+from components.train.weights import restore_trainable
 
 PACK_TOKENS = 2048
 """Longest pack: 16 rows of ordinary length behind a tool list of 600 tokens."""
@@ -47,8 +50,8 @@ class Trained:
     tokens_per_s: float
 
 
-def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path, out: Path) -> Trained:
-    """Train, and keep the weights of the best epoch, or of the last.
+def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path, out: Path, code: str = "") -> Trained:
+    """Train, and keep the weights of the best epoch, or of the last; go on where an earlier try was cut off.
 
     Args:
         dataset: what format wrote; `train.parquet` and `validation.parquet`.
@@ -56,12 +59,16 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
         config: the step's settings.
         adapter: folder that gets the trained weights.
         out: folder that gets `metrics.json` and `loss.csv`.
+        code: what the step's code is: checkpoints of another code do not count.
 
     Raises:
         DataError: no rows to train on.
         ConfigError: the base model's attention is not one that training computes.
+        Stopped: by SIGTERM; the same call goes on where this one was.
+        FloatingPointError: loss or weights are NaN or infinite, or the loss has exploded.
     """
-    folder = models.fetch(model).path
+    base = models.fetch(model)
+    folder = base.path
     out.mkdir(parents=True, exist_ok=True)
     rows, validation = (Dataset(pq.read_table(dataset / f"{name}.parquet")) for name in ("train", "validation"))
     if not len(rows):
@@ -78,22 +85,24 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
     longest = max(len(ids) for table in (rows, validation) for ids in table["input_ids"])
     require_within_window(network.config, longest)
     follow = Follow(out / "best.safetensors", config.patience, config.keep)
+    keeper = Keeper(_checkpoints(base, dataset, config, method, out, code), follow, config.checkpoint_minutes)
+    # The Trainer's own `max_steps` may also be more than the epochs' steps.
+    limited = config.model_copy(update={"max_steps": config.max_steps and config.steps(len(rows))})
     trainer = TreeTrainer(
         model=network,
-        args=_arguments(config, method, bool(len(validation)), out),
+        args=_arguments(limited, method, bool(len(validation)), out),
         data_collator=Collator(PACK_TOKENS),
         train_dataset=rows,
         eval_dataset=validation if len(validation) else None,
         processing_class=models.tokenizer(folder),
         peft_config=adapter_config(method, config),
-        callbacks=[follow],
+        callbacks=[follow, keeper],
     )
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # PEFT starts an adapter in bf16 on a 4-bit base; its sums need fp32
             parameter.data = parameter.data.float()
-    started = time.monotonic()
-    outcome = trainer.train()
-    seconds = time.monotonic() - started
+    outcome = keeper.train(trainer)
+    seconds = keeper.seconds
     if follow.best.exists():
         restore_trainable(trainer.model, follow.best)
         follow.best.unlink()
@@ -101,6 +110,7 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
     save_adapter(trainer.model, method, adapter)
     history = trainer.state.log_history
     _write_losses(history, out / "loss.csv")
+    trained = [entry["loss"] for entry in history if "loss" in entry]
     result = Trained(
         method=method.name,
         reason=method.reason,
@@ -109,7 +119,7 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
         steps=outcome.global_step,
         epochs=round(trainer.state.epoch or 0, 2),
         best_epoch=follow.best_epoch or round(trainer.state.epoch or 0, 2),
-        train_loss=outcome.training_loss,
+        train_loss=sum(trained) / len(trained),
         validation_loss=follow.best_loss if len(validation) else None,
         seconds=round(seconds, 2),
         tokens=trainer.tokens,
@@ -118,7 +128,19 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
         tokens_per_s=round(trainer.tokens / seconds, 1),
     )
     runtime.write_json(out / "metrics.json", asdict(result))
+    keeper.checkpoints.finish()
     return result
+
+
+def _checkpoints(
+    base: models.ModelFolder, dataset: Path, config: TrainConfig, method: Method, out: Path, code: str
+) -> Checkpoints:
+    """The checkpoints of trainings that would come to the same weights as this one."""
+    data = [models.file_sha256(dataset / f"{name}.parquet") for name in ("train", "validation")]
+    # The decided method, too: on another device `auto` may mean another precision.
+    decided = [method.name, method.learning_rate, method.bf16]
+    key = sha256([base.digest, data, config.result_settings(), decided, code])
+    return Checkpoints(storage.of_run(), key[:32], out / ".checkpoints", config.checkpoints_kept)
 
 
 def save_adapter(network: PreTrainedModel, method: Method, folder: Path) -> None:
@@ -137,9 +159,11 @@ def _arguments(config: TrainConfig, method: Method, validated: bool, out: Path) 
         per_device_train_batch_size=config.batch_rows,
         per_device_eval_batch_size=config.batch_rows,
         learning_rate=method.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=0.05,
-        optim="paged_adamw_8bit" if method.name == "qlora" else "adamw_torch",
+        max_steps=config.max_steps or -1,
+        # The Trainer's `constant` has no warm-up.
+        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
+        warmup_steps=config.warmup,
+        optim=_optimiser(config, method),
         weight_decay=0.0,
         bf16=method.bf16,
         # Computing each layer twice costs a third more, but lets one pack hold the whole batch, which saves as much: its
@@ -159,8 +183,14 @@ def _arguments(config: TrainConfig, method: Method, validated: bool, out: Path) 
     )
 
 
+def _optimiser(config: TrainConfig, method: Method) -> str:
+    if config.optimiser != "auto":
+        return config.optimiser
+    return "paged_adamw_8bit" if method.name == "qlora" else "adamw_torch"
+
+
 def _warn_of_few_steps(rows: int, config: TrainConfig) -> None:
-    steps = -(-rows // config.batch_rows) * config.epochs
+    steps = config.steps(rows)
     if steps < FEW_STEPS:
         runtime.note(f"train: {steps} optimiser steps are few: more train.epochs or fewer train.batch_rows would be better")
 

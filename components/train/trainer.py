@@ -6,13 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
 from calltune import runtime
+from calltune.errors import Stopped
+from components.train.keeper import Keeper
 from components.train.packing import Row, pack
+from components.train.weights import save_trainable
+
+EXPLODED = 2.0
+"""A loss this many times that of guessing, or of the first batch if that is larger, will not come down again."""
+ROWS_NAMED = 8
+"""Of a batch that ends training; a larger one is cut there."""
 
 
 class Collator:
@@ -22,9 +29,10 @@ class Collator:
         self.max_tokens = max_tokens
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Pack rows of `input_ids` and `loss_mask`."""
+        """Pack rows of `id`, `input_ids` and `loss_mask`; the ids are there to name the rows of a batch that goes wrong."""
         packs = pack([Row(row["input_ids"], row["loss_mask"]) for row in rows], self.max_tokens)
-        return {"packs": [{field: getattr(p, field) for field in p.__dataclass_fields__} for p in packs]}
+        fields = [{field: getattr(p, field) for field in p.__dataclass_fields__} for p in packs]
+        return {"packs": fields, "ids": [row["id"] for row in rows]}
 
 
 class TreeTrainer(SFTTrainer):
@@ -33,17 +41,19 @@ class TreeTrainer(SFTTrainer):
     Attributes:
         tokens: computed so far in training, shared ones once.
         supervised: of these, predicted ones that counted in the loss.
+        keeper: of its checkpoints; None where none are kept.
     """
 
     tokens = 0
     supervised = 0
+    keeper: Keeper | None = None
     control: TrainerControl
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One optimiser batch: forward and backward pack by pack. Returns the mean loss, a scalar.
 
         Raises:
-            FloatingPointError: the loss is NaN or infinite: nothing after this step would be worth its hours.
+            FloatingPointError: the loss is NaN or infinite or has exploded: nothing after this step would be worth its hours.
         """
         model.train()
         packs = self._prepare_inputs(inputs)["packs"]
@@ -55,8 +65,35 @@ class TreeTrainer(SFTTrainer):
             loss = self._summed_loss(model, p) / supervised
             self.accelerator.backward(loss)
             total += loss.detach()
-        _require_finite(total.item(), f"the loss is {total.item()} at step {self.state.global_step + 1}")
+        self._require_sound(total.item(), inputs["ids"])
         return total
+
+    def _require_sound(self, loss: float, ids: Sequence[str]) -> None:
+        first = next((entry["loss"] for entry in self.state.log_history if "loss" in entry), loss)
+        limit = EXPLODED * max(first, math.log(self.model.config.get_text_config().vocab_size))
+        if not loss <= limit:  # NaN is not
+            named = ", ".join(ids[:ROWS_NAMED]) + (f" and {len(ids) - ROWS_NAMED} more" if len(ids) > ROWS_NAMED else "")
+            high = f", more than {limit:.1f}" if math.isfinite(loss) else ""
+            said = f"the loss is {loss:.6g}{high} at step {self.state.global_step + 1}"
+            raise FloatingPointError(f"{said}: lower train.learning_rate, or look at the rows of its batch: {named}")
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # A checkpoint may be of the end of training: the Trainer would do one step more before it looks.
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        assert self.keeper is not None  # nobody else sets should_save
+        self.keeper.save()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        assert self.keeper is not None
+        self.keeper.restore(Path(resume_from_checkpoint))
+
+    def save_trainer_state(self, folder: Path) -> None:
+        """Write what the Trainer restores by itself: optimiser, schedule, scaler and random states."""
+        for save in (self._save_optimizer_and_scheduler, self._save_scaler, self._save_rng_state):
+            save(str(folder))
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -64,15 +101,25 @@ class TreeTrainer(SFTTrainer):
 
         Raises:
             FloatingPointError: it is NaN or infinite: the last optimiser step has ruined the weights.
+            Stopped: SIGTERM has come; a checkpoint is written, from which training goes on with this evaluation.
         """
         self.model.eval()
-        total, supervised = 0.0, 0
-        for batch in self.get_eval_dataloader():
-            for p in self._prepare_inputs(batch)["packs"]:
-                total += self._summed_loss(self.model, p).item()
-                supervised += p["labels"].numel()
+        total, supervised, stopping = 0.0, 0, False
+        # The loader draws a random number: what follows must not depend on whether an evaluation was done twice.
+        with torch.random.fork_rng(devices=[]):
+            for batch in self.get_eval_dataloader():
+                if stopping := self.keeper is not None and self.keeper.stopping:
+                    break
+                for p in self._prepare_inputs(batch)["packs"]:
+                    total += self._summed_loss(self.model, p).item()
+                    supervised += p["labels"].numel()
+        if stopping and self.keeper is not None:
+            self.keeper.save(evaluation_due=True)
+            raise Stopped
         metrics = {"eval_loss": total / supervised}
-        _require_finite(metrics["eval_loss"], f"the validation loss is {total} after step {self.state.global_step}")
+        if not math.isfinite(total):
+            after = f"after step {self.state.global_step}"
+            raise FloatingPointError(f"the validation loss is {total} {after}: lower train.learning_rate")
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -90,11 +137,6 @@ class TreeTrainer(SFTTrainer):
         return cross_entropy(logits[0].float(), p["labels"], reduction="sum")
 
 
-def _require_finite(value: float, said: str) -> None:
-    if not math.isfinite(value):
-        raise FloatingPointError(f"{said}: lower train.learning_rate")
-
-
 class Follow(TrainerCallback):
     """Reports progress; keeps the best weights on disk and stops when validation no longer improves, or keeps the last.
 
@@ -108,9 +150,16 @@ class Follow(TrainerCallback):
         self.best_loss, self.best_epoch, self.worse = float("inf"), 0.0, 0
         self.progress: runtime.Progress | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Whether validation no longer improves."""
+        return self.worse >= self.patience
+
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Begin the progress bar."""
         self.progress = runtime.Progress("train", state.max_steps, "steps")
+        if state.global_step:
+            self.progress.update(state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         """Move the progress bar."""
@@ -127,20 +176,5 @@ class Follow(TrainerCallback):
                 save_trainable(given["model"], self.best)
         else:
             self.worse += 1
-            control.should_training_stop = self.worse >= self.patience
+            control.should_training_stop = self.ended
         runtime.note(f"epoch {state.epoch:.0f}: validation loss {loss:.4f}{' (best)' if better else ''}")
-
-
-def save_trainable(model: torch.nn.Module, path: Path) -> None:
-    """Write the trainable weights, by name, as safetensors."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: p.detach().contiguous().cpu() for name, p in model.named_parameters() if p.requires_grad}, path)
-
-
-def restore_trainable(model: torch.nn.Module, path: Path) -> None:
-    """Read back what :func:`save_trainable` wrote, into the same model."""
-    saved = load_file(path)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(saved[name])

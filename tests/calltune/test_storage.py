@@ -104,6 +104,33 @@ def test_a_large_file_goes_up_and_comes_down_whole(place, tmp_path):
     assert target.read_bytes() == source.read_bytes()
 
 
+def test_what_is_deleted_is_gone_and_nothing_else(place):
+    for key in ("a/b", "a/bc"):
+        place.put(key, b"x")
+    place.delete("a/b")
+    place.delete("a/b")
+    assert place.list("") == ["a/bc"]
+
+
+def test_a_file_in_parts_has_a_checksum_over_the_whole_that_the_server_checks(s3, tmp_path, monkeypatch):
+    (tmp_path / "f").write_bytes(bytes(range(256)) * (LARGE // 256))
+    s3.upload(tmp_path / "f", "whole")
+    head = s3.client.head_object(Bucket=s3.bucket, Key=f"{s3.prefix}/whole", ChecksumMode="ENABLED")
+    assert (head["ChecksumType"], head["ChecksumCRC32"]) == ("FULL_OBJECT", storage._crc32(tmp_path / "f"))
+    monkeypatch.setattr(storage, "_crc32", lambda path: "AAAAAA==")
+    with pytest.raises(UserError, match="BadDigest"):
+        s3.upload(tmp_path / "f", "changed-on-the-way")
+    assert s3.list("") == ["whole"]
+
+
+def test_uploads_that_were_never_ended_are_given_up(s3):
+    place = {"Bucket": s3.bucket, "Key": f"{s3.prefix}/half/f"}
+    begun = s3.client.create_multipart_upload(**place)
+    s3.client.upload_part(**place, UploadId=begun["UploadId"], PartNumber=1, Body=b"x" * 5 * 2**20)
+    s3.end_uploads("half/")
+    assert not s3.client.list_multipart_uploads(Bucket=s3.bucket, Prefix=s3.prefix).get("Uploads")
+
+
 def test_downloading_what_is_not_there_is_one_line_with_its_name(place, tmp_path):
     with pytest.raises(UserError, match=r"models/none.*: (no such file|404: Not Found)") as raised:
         place.download("models/none", tmp_path / "x")

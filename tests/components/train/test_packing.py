@@ -221,5 +221,5 @@ def test_a_row_longer_than_a_pack_is_a_pack_of_its_own_and_whole():
 
 def test_the_collator_keeps_every_row_of_the_batch():
     rows = random_tree(3)
-    batch = Collator(150)([{"input_ids": r.input_ids, "loss_mask": r.loss_mask} for r in rows])
+    batch = Collator(150)([{"id": "a", "input_ids": r.input_ids, "loss_mask": r.loss_mask} for r in rows])
     assert sum(p["labels"].numel() for p in batch["packs"]) == sum(sum(r.loss_mask[1:]) for r in rows)

@@ -285,3 +285,33 @@ def test_qlora_is_nf4_with_double_quantisation(tiny_model):
     assert adapter_config(method, config).lora_alpha == 2 * config.rank
     state = network.model.layers[0].self_attn.q_proj.weight.quant_state
     assert state.quant_type == "nf4" and state.nested
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "expected"),
+    [
+        ({}, "full", ("adamw_torch", "linear", 0.05, -1)),
+        ({}, "qlora", ("paged_adamw_8bit", "linear", 0.05, -1)),
+        (
+            {"optimiser": "adamw_8bit", "schedule": "constant", "warmup": 3, "max_steps": 7},
+            "qlora",
+            ("adamw_8bit", "constant_with_warmup", 3, 7),
+        ),
+        ({"schedule": "cosine"}, "lora", ("adamw_torch", "cosine", 0.05, -1)),
+    ],
+)
+def test_optimiser_schedule_and_steps_reach_the_trainer(tmp_path, settings, method, expected):
+    config = TrainConfig(method=method, **settings)
+    args = _arguments(config, decide(config, 3_000_000), False, tmp_path)
+    assert (str(args.optim.value), str(args.lr_scheduler_type.value), args.warmup_steps, args.max_steps) == expected
+
+
+def test_alpha_and_dropout_reach_the_adapter():
+    config = TrainConfig(method="lora", rank=8, lora_alpha=8, dropout=0.05)
+    adapter = adapter_config(decide(config, 3_000_000), config)
+    assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (8, 8, 0.05)
+
+
+@pytest.mark.parametrize(("settings", "steps"), [({}, 28), ({"max_steps": 5}, 5), ({"max_steps": 1000}, 28)])
+def test_the_fewer_steps_of_epochs_and_max_steps_are_done(settings, steps):
+    assert TrainConfig(epochs=4, batch_rows=16, **settings).steps(100) == steps

@@ -1,0 +1,169 @@
+"""When training writes a checkpoint, what is in it, and how training goes on from one.
+
+transformers' Trainer saves and restores optimiser, schedule, random states and its own state, and finds its place in the
+sampler's order; that is used as it is. The weights are kept here instead: the trainable ones alone, bit for bit, since PEFT
+gives an adapter back in another dtype. What the Trainer does not know of (best weights, early stopping, counts of tokens)
+is kept here too. Its own checkpoint at SIGTERM (`enable_jit_checkpoint`) stops before an epoch's evaluation and writes to
+the local disk only.
+"""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from calltune import runtime
+from calltune.errors import Stopped
+from components.train.checkpoints import BEST, Checkpoints
+from components.train.weights import restore_trainable, save_trainable
+
+if TYPE_CHECKING:
+    from components.train.trainer import Follow, TreeTrainer
+
+WEIGHTS = "weights.safetensors"
+PROGRESS = "progress.json"
+UPLOAD_TIMEOUT_S = 300
+"""How long a training that ends early waits for its last checkpoint to be in the store. A pod has 30 s by default."""
+
+
+class Keeper(TrainerCallback):
+    """Writes a checkpoint at the first optimiser step after every `minutes`, and at SIGTERM, which ends training.
+
+    Attributes:
+        stopping: SIGTERM has come.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, follow: "Follow", minutes: float) -> None:
+        self.checkpoints, self.follow, self.interval_s = checkpoints, follow, 60 * minutes
+        self.stopping = False
+        self.trainer: TreeTrainer
+        self._begun = self._saved = time.monotonic()
+        self._seconds_before = 0.0
+        self._evaluation_due = False
+
+    @property
+    def seconds(self) -> float:
+        """Of training so far, also in the processes before this one up to the checkpoint that this one began with."""
+        return self._seconds_before + time.monotonic() - self._begun
+
+    @contextmanager
+    def heeding_sigterm(self) -> Iterator[None]:
+        """While the block runs SIGTERM ends training at its next optimiser step, instead of the process at once."""
+        if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _stop(self, *_: object) -> None:
+        self.stopping = True
+
+    def train(self, trainer: "TreeTrainer") -> Any:
+        """Train, from the newest whole checkpoint where there is one; returns the Trainer's output.
+
+        Raises:
+            Stopped: by SIGTERM; the last checkpoint is in the store, or the error says that it is not.
+            FloatingPointError: see :class:`TreeTrainer`.
+            UserError: the store cannot be reached at the beginning.
+        """
+        self.trainer, trainer.keeper = trainer, self
+        self.follow.best.unlink(missing_ok=True)  # an earlier process may have left one
+        found = self.checkpoints.newest()
+        self.checkpoints.remove_finished()
+        self._begun = self._saved = time.monotonic()
+        try:
+            with self.heeding_sigterm():
+                outcome = trainer.train(resume_from_checkpoint=None if found is None else str(found))
+        except Exception as error:
+            uploaded = self.checkpoints.flush(UPLOAD_TIMEOUT_S)
+            self.checkpoints.close()
+            self._explain(error, uploaded)
+            raise
+        self.checkpoints.close()
+        return outcome
+
+    def _explain(self, error: Exception, uploaded: bool) -> None:
+        """Raise what ended training again with where it can go on, if that is of use."""
+        kept, state = self.checkpoints.uploaded, self.trainer.state
+        where = f"the checkpoint of step {kept} is in {self.checkpoints.store.uri}/{self.checkpoints.place}"
+        if isinstance(error, FloatingPointError) and kept is not None:
+            raise FloatingPointError(f"{error}; {where}") from None
+        if isinstance(error, Stopped):
+            said = f"stopped by SIGTERM at step {state.global_step} of {state.max_steps}"
+            missing = "" if uploaded else f"the last checkpoint could not be uploaded within {UPLOAD_TIMEOUT_S} s; "
+            go_on = "nothing to go on from" if kept is None else f"{where}, and the same step started again goes on from there"
+            raise Stopped(f"{said}: {missing}{go_on}") from None
+
+    def save(self, evaluation_due: bool = False) -> None:
+        """Write a checkpoint of the trainer as it is now, between two optimiser steps.
+
+        Args:
+            evaluation_due: the epoch has ended, and its evaluation was cut off: it comes first when training goes on.
+
+        Raises:
+            FloatingPointError: a weight is NaN or infinite: such a checkpoint must not take the place of a good one.
+        """
+        trainer, state = self.trainer, self.trainer.state
+        for name, parameter in trainer.model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise FloatingPointError(f"{name} is not finite after step {state.global_step}: lower train.learning_rate")
+        follow = self.follow
+        with self.checkpoints.writing(state.global_step) as folder:
+            save_trainable(trainer.model, folder / WEIGHTS)
+            trainer.save_trainer_state(folder)
+            state.save_to_json(str(folder / TRAINER_STATE_NAME))
+            if follow.best.exists():
+                os.link(follow.best, folder / BEST)  # which is replaced, never written to
+            progress = {"tokens": trainer.tokens, "supervised": trainer.supervised, "seconds": self.seconds}
+            best = {"loss": follow.best_loss, "epoch": follow.best_epoch, "worse": follow.worse} if follow.best_epoch else None
+            runtime.write_json(folder / PROGRESS, {**progress, "best": best, "evaluation_due": evaluation_due})
+        self._saved = time.monotonic()
+
+    def restore(self, folder: Path) -> None:
+        """Give the trainer's model its weights back, and what the Trainer knows nothing of."""
+        trainer, follow, progress = self.trainer, self.follow, runtime.read_json(folder / PROGRESS)
+        restore_trainable(trainer.model, folder / WEIGHTS)
+        trainer.tokens, trainer.supervised = progress["tokens"], progress["supervised"]
+        self._seconds_before, self._evaluation_due = progress["seconds"], progress["evaluation_due"]
+        if (best := progress["best"]) is not None:
+            if (folder / BEST).exists():  # not where the last epoch is to be kept
+                shutil.copyfile(folder / BEST, follow.best)
+            follow.best_loss, follow.best_epoch, follow.worse = best["loss"], best["epoch"], best["worse"]
+        runtime.note(f"train: goes on from the checkpoint of step {self.checkpoints.uploaded}")
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """After a restart: the evaluation that was cut off; and no step more where training had ended already."""
+        if self._evaluation_due:
+            self._evaluation_due = False
+            self.trainer.evaluate()
+        control.should_training_stop = control.should_training_stop or self.follow.ended or state.global_step >= state.max_steps
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save if it is time; at an epoch's last step after the evaluation, which belongs to the epoch."""
+        last = control.should_training_stop or state.epoch == int(state.epoch)
+        control.should_save = self._due and not last
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save if it is time."""
+        control.should_save = self._due
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop if SIGTERM has come."""
+        if self.stopping:
+            raise Stopped
+
+    @property
+    def _due(self) -> bool:
+        return self.stopping or time.monotonic() - self._saved >= self.interval_s
