@@ -1,6 +1,7 @@
 """Exported models: known by their digest, brought from the store to this machine once, and checked each time."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from calltune import runtime, storage
@@ -35,6 +36,39 @@ def fetch_address(uri: str) -> ModelFolder:
     if not re.fullmatch(r"[0-9a-f]{64}", told):
         raise DataError(f"{uri}: not the address of an exported model: it ends in /models/ and the model's digest, 64 hex digits")
     return _fetch(uri, told, {})
+
+
+def fetch_adapter(uri: str) -> Path:
+    """Bring an adapter that export stored to this machine, once, and check its files against the manifest beside them.
+
+    Args:
+        uri: ``…/adapters/<digest>``, as `adapter` in `model.json` has it; the digest is that of the merged model.
+
+    Raises:
+        DataError: it is not such an address, nothing is there, or what is there, or this machine's copy, was changed.
+    """
+    told = uri.rstrip("/").rsplit("/", 1)[-1]
+    if not re.fullmatch(r"[0-9a-f]{64}", told):
+        raise DataError(f"{uri}: not the address of an adapter: it ends in /adapters/ and its model's digest, 64 hex digits")
+    target = cache_dir() / "adapters" / told
+    if not (target / MANIFEST).exists():
+        store, prefix = storage.at(uri.rstrip("/"))
+        if f"{prefix}/{MANIFEST}" not in store.list(prefix):
+            raise DataError(f"{uri}: no whole adapter is there: it has no {MANIFEST}")
+        with making(target) as folder:
+            store.download(f"{prefix}/{MANIFEST}", folder / MANIFEST)
+            for name in runtime.read_json(folder / MANIFEST):
+                store.download(f"{prefix}/{name}", folder / name)
+            _require_whole(folder, uri)
+    _require_whole(target, str(target))
+    return target
+
+
+def _require_whole(folder: Path, place: str) -> None:
+    found, made = checksums(folder), runtime.read_json(folder / MANIFEST)
+    wrong = sorted(name for name in {*found, *made} if found.get(name) != made.get(name))
+    if wrong:
+        raise DataError(f"{place}: {', '.join(wrong)} changed since the export")
 
 
 def require_stored(model: dict[str, Any]) -> None:

@@ -1,12 +1,16 @@
 """One question to a model, greedy and guarded: what `calltune call` prints."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from calltune import exports, guard, models
+from calltune import exports, guard, models, runtime
 from calltune import tools as tool_files
 from calltune.errors import UserError
+from calltune.settings import ModelConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def folder_of(path: Path) -> Path | None:
@@ -33,14 +37,37 @@ def find(model: str) -> models.ModelFolder:
     return models.ModelFolder(folder)
 
 
-def ask(question: str, model: str, tools: Path, max_new_tokens: int) -> dict[str, Any]:
+def find_adapter(adapter: str) -> Path:
+    """The folder of an adapter that export made, brought to this machine if it is elsewhere.
+
+    Args:
+        adapter: its folder, or what `calltune export` wrote, as a path or ``file://…``; or where the store has it,
+            ``s3://…/adapters/<digest>``.
+
+    Raises:
+        UserError: it is not such an adapter, or not what was exported.
+    """
+    if adapter.startswith("s3://"):
+        return exports.fetch_adapter(adapter)
+    path = Path(unquote(urlsplit(adapter).path) if adapter.startswith("file://") else adapter)
+    for folder in (path, path / "lora"):
+        if (folder / models.SERVING).is_file() and (folder / "adapter_config.json").is_file():
+            return folder
+    raise UserError(
+        f"--adapter {adapter}: not an exported adapter: it has no {models.SERVING} or no adapter_config.json; "
+        "`calltune export` leaves one in DIR/lora where an adapter was trained"
+    )
+
+
+def ask(question: str, model: str, tools: Path, max_new_tokens: int, is_adapter: bool = False) -> dict[str, Any]:
     """Ask an exported model.
 
     Args:
         question: what the user says.
-        model: as :func:`find` reads it.
+        model: as :func:`find` reads it; with `is_adapter` as :func:`find_adapter` does.
         tools: Python or JSON file.
         max_new_tokens: longest answer, in tokens.
+        is_adapter: whether it is an adapter by itself: its base is fetched, and it is asked as it was trained, unmerged.
 
     Returns:
         ``{"calls": [...]}`` of the calls that pass the guard, `content` where the model also wrote text, and
@@ -49,7 +76,7 @@ def ask(question: str, model: str, tools: Path, max_new_tokens: int) -> dict[str
     Raises:
         UserError: there is no such model, or the tools cannot be read.
     """
-    folder = find(model)
+    folder = models.ModelFolder(find_adapter(model)) if is_adapter else find(model)
     schemas = tool_files.load(tools)
     from calltune.parse import PARSERS
     from calltune.render import answer_text, prompt_ids
@@ -57,7 +84,8 @@ def ask(question: str, model: str, tools: Path, max_new_tokens: int) -> dict[str
 
     served = step.of_folder(folder, {})
     prompt = prompt_ids(served.tokenizer, [{"role": "user", "content": question}], schemas)
-    (answer,) = hf.answers(hf.load(folder.path), [prompt], served.stop_ids, max_new_tokens)
+    network = _with_base(folder.path) if is_adapter else hf.load(folder.path)
+    (answer,) = hf.answers(network, [prompt], served.stop_ids, max_new_tokens)
     parsed = PARSERS[served.syntax](answer_text(served.tokenizer, answer.ids, served.stop_ids))
     guarded = guard.check_all(parsed.calls, schemas)
     result: dict[str, Any] = {"calls": [one.call for one in guarded if one.reason is None]}
@@ -69,3 +97,11 @@ def ask(question: str, model: str, tools: Path, max_new_tokens: int) -> dict[str
     if rejected:
         result["rejected"] = rejected
     return result
+
+
+def _with_base(adapter: Path) -> "PreTrainedModel":
+    from components.evaluate import hf
+
+    told = runtime.read_json(adapter / models.SERVING)
+    base = models.fetch(ModelConfig(base=told["base"], revision=told["revision"])).path
+    return hf.load(base, adapter, nf4=told["method"] == "qlora")

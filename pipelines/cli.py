@@ -95,13 +95,19 @@ def compile(config: Config, out: Annotated[Path, typer.Option("-o", help="The YA
 @app.command()
 def call(
     question: Annotated[str, typer.Argument(help="What to ask.")],
+    tools: Annotated[Path, typer.Option(help="Python or JSON file of tools.")],
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="What `calltune export` wrote, its folder `model`, or s3://…/models/<digest>; with -c models:/NAME@ALIAS."
         ),
-    ],
-    tools: Annotated[Path, typer.Option(help="Python or JSON file of tools.")],
+    ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --model: an adapter on its base: what `calltune export` wrote, or s3://…/adapters/<digest>."
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Whose store and registry the model is in.")] = None,
     workdir: Workdir = None,
@@ -112,19 +118,22 @@ def call(
     """
     from pipelines.ask import ask
 
+    named, is_adapter = model or adapter, model is None
+    if named is None or (model and adapter):
+        raise UserError("--model or --adapter: one of them is to be asked, and not both")
     if config is None:
-        if model.startswith("models:/"):
-            raise UserError(f"--model {model}: in which registry? Add -c FILE, the config of a run")
-        answer = ask(question, model, tools, max_new_tokens)
+        if named.startswith("models:/"):
+            raise UserError(f"--model {named}: in which registry? Add -c FILE, the config of a run")
+        answer = ask(question, named, tools, max_new_tokens, is_adapter)
     else:
         from pipelines.config import load
         from pipelines.registry import address
         from pipelines.standalone import standalone
 
         settings = load(config)
-        with standalone(settings, workdir, store=model.startswith(("models:/", "s3://"))) as place:
-            found = address(settings, place, model) if model.startswith("models:/") else model
-            answer = ask(question, found, tools, max_new_tokens)
+        with standalone(settings, workdir, store=named.startswith(("models:/", "s3://"))) as place:
+            found = address(settings, place, named) if named.startswith("models:/") else named
+            answer = ask(question, found, tools, max_new_tokens, is_adapter)
     print(json.dumps(answer, indent=1, ensure_ascii=False))
 
 

@@ -97,7 +97,8 @@ def export(
     set_: Overrides = [],  # noqa: B006
     workdir: Workdir = None,
 ) -> None:
-    """Merge, verify and store the model: `model/`, which plain transformers and vLLM load, and `model.json`.
+    """Merge, verify and store the model: `model/`, which plain transformers and vLLM load, `model.json`, and `lora/`, an
+    adapter by itself.
 
     Example: calltune export -c pipelines/recipes/helpdesk.yaml --adapter out/trained -o out/exported
     """
@@ -117,7 +118,11 @@ def export(
         shutil.rmtree(out / "model", ignore_errors=True)
         # A copy, because the cache's own folder must stay as its checksums say.
         shutil.copytree(models.cache_dir() / "models" / done.digest, out / "model")
-    print(f"model {done.digest[:12]}, {done.top1_agreement:.1%} of its predictions are the trained model's: {out / 'model'}")
+        shutil.rmtree(out / "lora", ignore_errors=True)
+        if done.adapter is not None:
+            shutil.copytree(models.cache_dir() / "adapters" / done.digest, out / "lora")
+    agreed = f"{done.top1_agreement:.1%} of its predictions are the trained model's, KL divergence {done.kl:.1e} nats"
+    print(f"model {done.digest[:12]}, {agreed}: {out / 'model'}")
 
 
 @app.command(rich_help_panel=PANEL)

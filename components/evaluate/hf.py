@@ -31,18 +31,33 @@ class Answer:
     stopped: bool
 
 
-def load(folder: Path) -> PreTrainedModel:
+def load(folder: Path, adapter: Path | None = None, nf4: bool = False) -> PreTrainedModel:
     """The folder's model, ready to answer: float32 on a CPU, the folder's own dtype on a GPU.
+
+    Args:
+        folder: of the model.
+        adapter: folder of an adapter to put on it, unmerged; None for none.
+        nf4: quantised as `qlora` trains on it.
 
     Raises:
         ConfigError: a model that attention to a shared prefix is not right for.
     """
     cuda = torch.cuda.is_available()
     with attention.suited(folder):
-        model = models.load(folder, dtype="auto" if cuda else torch.float32, attn_implementation=PREFIX_ATTENTION)
-    model = model.to("cuda" if cuda else "cpu").eval()  # type: ignore[arg-type]
-    attention.require_same(folder, model, _behind_a_prefix, exact=model.dtype == torch.float32)
-    return model
+        if nf4:
+            computed = torch.bfloat16 if cuda else torch.float32
+            model = models.load_nf4(folder, computed, attn_implementation=PREFIX_ATTENTION).eval()
+        else:
+            model = models.load(folder, dtype="auto" if cuda else torch.float32, attn_implementation=PREFIX_ATTENTION)
+            model = model.to("cuda" if cuda else "cpu").eval()  # type: ignore[arg-type]
+    attention.require_same(folder, model, _behind_a_prefix, exact=not cuda if nf4 else model.dtype == torch.float32)
+    if adapter is None:
+        return model
+    from peft import PeftModel
+
+    # The network itself, with the adapter's layers in it: PEFT's wrapper has another forward.
+    adapted: PreTrainedModel = PeftModel.from_pretrained(model, adapter).get_base_model().eval()
+    return adapted
 
 
 @torch.inference_mode()

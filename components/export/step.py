@@ -3,15 +3,16 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig
 
 from calltune import models, runtime, storage
 from calltune.render import Renderer
 from calltune.settings import ModelConfig
 from calltune.template import template_in
+from components.export import card, serving
+from components.export.adapter import write_adapter
 from components.export.config import ExportConfig
-from components.export.merge import merged
+from components.export.merge import skeleton, write_merged
 from components.export.verify import verify
 from components.export.workplace import workplace
 
@@ -57,30 +58,35 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
         ExportError: the exported folder does not predict what the trained model does.
     """
     base = models.fetch(model).path
-    template = template_in(runtime.read_json(dataset / "stats.json"))
+    stats = runtime.read_json(dataset / "stats.json")
+    template = template_in(stats)
+    is_adapter = (adapter / "adapter_config.json").exists()
     with workplace() as work:
         with runtime.phase("merge and write"):
-            network = merged(base, adapter, config.merge_into)
+            dtype = write_merged(base, adapter, config.merge_into, config.dtype, work)
             tokenizer = models.tokenizer(base)
-            renderer = Renderer(tokenizer, template)
-            _finish(network, renderer)
-            network.save_pretrained(work)
+            _finish(base if is_adapter else adapter, Renderer(tokenizer, template), dtype, work)
             tokenizer.save_pretrained(work)
             runtime.write_json(work / models.SERVING, {"template": template.name, "syntax": template.syntax})
-            del network
         agreement = verify(work, base, adapter, dataset, template, config.merge_into)
+        serve = serving.write_serving(template, dtype, work)
+        card.write_card(model, base, adapter, dataset, template, config, agreement, serve, work)
+        card.write_mlmodel(tokenizer, dtype, work)
         files = models.checksums(work)
         digest = models.digest(files)
         store = storage.of_run()
         for name in runtime.tracked(files, "upload model", len(files), "files"):
             store.upload(work / name, f"models/{digest}/{name}")
         runtime.write_json(work / models.MANIFEST, files)
+        alone = None
+        if is_adapter:
+            alone = f"{store.uri}/adapters/{digest}"
+            own = work.with_name("adapter")
+            # The manifest last: with it, the adapter is whole.
+            for name in (*write_adapter(adapter, model, work, own), models.MANIFEST):
+                store.upload(own / name, f"adapters/{digest}/{name}")
+            models.keep(own, models.cache_dir() / "adapters" / digest)
         models.keep(work, models.cache_dir() / "models" / digest)
-    alone = None
-    if (adapter / "adapter_config.json").exists():
-        alone = f"{store.uri}/adapters/{digest}"
-        for name in models.checksums(adapter):
-            store.upload(adapter / name, f"adapters/{digest}/{name}")
     result = Exported(
         uri=f"{store.uri}/models/{digest}",
         digest=digest,
@@ -88,7 +94,7 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
         adapter=alone,
         template=template.name,
         syntax=template.syntax,
-        dtype="bfloat16",
+        dtype=dtype,
         top1_agreement=agreement.top1,
         kl=agreement.kl,
     )
@@ -96,12 +102,17 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
     return result
 
 
-def _finish(network: PreTrainedModel, renderer: Renderer) -> None:
-    """Give the model the stop tokens of the template that it was trained with, and greedy decoding."""
-    network.to(torch.bfloat16)
-    generation = network.generation_config
+def _finish(source: Path, renderer: Renderer, dtype: str, out: Path) -> None:
+    """Write the model's config and generation config: the stop tokens of the template that it was trained with, and greedy."""
+    network = skeleton(source)
+    config, generation = network.config, network.generation_config
+    if (source / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(source)
     generation.eos_token_id = renderer.stop_ids
     generation.pad_token_id = renderer.tokenizer.pad_token_id
     generation.do_sample = False
     generation.temperature = generation.top_p = generation.top_k = None
-    network.config.eos_token_id = renderer.stop_ids[0]
+    config.eos_token_id = renderer.stop_ids[0]
+    config.architectures, config.dtype = [type(network).__name__], dtype
+    config.save_pretrained(out)
+    generation.save_pretrained(out)

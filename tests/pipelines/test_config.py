@@ -138,7 +138,7 @@ def test_every_step_of_the_dag_has_settings():
         ({"promote": {"alias": "Latest"}}, r"promote\.alias: must be letters.*, not 'Latest'$"),
         ({"promote": {"alias": "v2"}}, r"promote\.alias: must be letters.*, not 'v2'$"),
         ({"promote": {"alias": ""}}, r"promote\.alias: must be letters.*, not ''$"),
-        ({"export": {"formats": []}}, r"export\.formats: unknown key; known are merge_into$"),
+        ({"export": {"formats": []}}, r"export\.formats: unknown key; known are merge_into, dtype, base_license, data_license$"),
         ({"resources": {"train": {"gpus": 1}}}, r"resources\.train\.gpus: unknown key; did you mean gpu\?$"),
         ({"resources": {"trian": {"gpu": 1}}}, r"resources\.trian: unknown key; did you mean train\?$"),
         ({"resources": {"x": {"gpu": 1}}}, r"resources\.x: unknown key; known are ingest, format, train, export, evaluate,"),
