@@ -221,7 +221,7 @@ def _enough(ours: Evidence, config: GateConfig) -> list[Check]:
     if config.min_questions_per_tool:
         asked |= {f"questions: {tool}": (n, config.min_questions_per_tool) for tool, n in sorted(ours.questions.items())}
     if config.min_questions_per_metric:
-        conditions = {**config.thresholds, **config.maximum, **config.over_baseline, **config.against_champion}
+        conditions = {*config.thresholds, *config.maximum, *config.over_baseline, *config.against_champion}
         counted = {metric: ours.estimates[metric].n for metric in sorted(conditions)}
         asked |= {f"questions in {metric}": (n, config.min_questions_per_metric) for metric, n in counted.items()}
     return [
