@@ -1,6 +1,6 @@
 """A tool call against its tool's JSON Schema: accept it, coerce it without loss, or reject it with a reason.
 
-An application puts this between the model and its tools. Imports no torch.
+An application puts this between the model and its tools (docs/guard.md). Imports no torch.
 
     >>> check({"name": "book_room", "arguments": {"minutes": "half an hour"}}, tools).reason
     'book_room.minutes: must be of type integer, not the string "half an hour"'
@@ -10,7 +10,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
@@ -94,6 +94,43 @@ def check_all(calls: Iterable[Call], tools: Sequence[Tool], coerce: bool = False
     return [check(call, tools, coerce) for call in calls]
 
 
+def check_message(message: Mapping[str, Any], tools: Sequence[Tool], coerce: bool = False) -> list[Guarded]:
+    """:func:`check` each call of an assistant message as a server with OpenAI's chat API sends it, in order.
+
+        {"role": "assistant", "tool_calls": [{"id": "c1", "function": {"name": "book_room", "arguments": "{\\"minutes\\": 30}"}}]}
+
+    Whatever the message holds, nothing is raised for it. A message without calls gives an empty list.
+
+    Args:
+        message: as a dict: ``response.choices[0].message.model_dump()``. `arguments` is JSON text, as the API has it, or an
+            object.
+        tools: the tools that the model was given.
+        coerce: as :func:`check` has it.
+    """
+    found = message.get("tool_calls") if isinstance(message, Mapping) else None
+    return [_check_wrapped(one, tools, coerce) for one in (found if isinstance(found, list) else [])]
+
+
+def _check_wrapped(wrapped: Any, tools: Sequence[Tool], coerce: bool) -> Guarded:
+    call = wrapped.get("function") if isinstance(wrapped, dict) else None
+    if not isinstance(call, dict) or not isinstance(call.get("arguments"), str):
+        return check(call, tools, coerce)  # type: ignore[arg-type]  # what is no call is check's to reject
+    try:
+        arguments = json.loads(call["arguments"], object_pairs_hook=_once)
+    except (RecursionError, ValueError) as error:
+        return Guarded(call, f"{_shown(call.get('name'))}: the arguments are not JSON: {_clipped(str(error), 200)}")
+    guarded = check({**call, "arguments": arguments}, tools, coerce)
+    return guarded if guarded.accepted else Guarded(call, guarded.reason)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return found
+
+
 @lru_cache(maxsize=1024)
 def _validator(name: str, schema_json: str) -> Validator:
     schema = json.loads(schema_json)
@@ -138,17 +175,25 @@ def _coerced(value: Any, schema: Any) -> Any:
     if not isinstance(schema, dict):
         return value
     if isinstance(value, dict):
-        properties = schema.get("properties", {})
-        return {key: _coerced(item, properties.get(key)) for key, item in value.items()}
+        properties, others = schema.get("properties", {}), schema.get("additionalProperties")
+        return {key: _coerced(item, properties.get(key, others)) for key, item in value.items()}
     if isinstance(value, list):
         return [_coerced(item, schema.get("items")) for item in value]
-    declared = schema.get("type", [])
-    types = {declared} if isinstance(declared, str) else set(declared)
+    types = _types(schema)
     if isinstance(value, float) and "integer" in types and "number" not in types:
         return int(value) if value.is_integer() and abs(value) <= _EXACT_FLOAT else value
     if isinstance(value, str) and types and "string" not in types:
         return _from_text(value, types)
     return value
+
+
+def _types(schema: dict[str, Any]) -> set[str]:
+    """The types that a schema names, itself or in the choices of its `anyOf`: what `int | None` becomes in many libraries."""
+    choices = schema.get("anyOf")
+    if "type" not in schema and isinstance(choices, list) and all(isinstance(one, dict) and "type" in one for one in choices):
+        return set().union(*map(_types, choices))
+    declared = schema.get("type", [])
+    return {declared} if isinstance(declared, str) else set(declared)
 
 
 def _from_text(text: str, types: set[str]) -> Any:

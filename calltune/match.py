@@ -33,7 +33,7 @@ def _equal(value: Any, gold: Any, literal: bool) -> bool:
     if isinstance(value, int | float) and isinstance(gold, int | float):
         return value == gold
     if isinstance(value, str) and isinstance(gold, str):
-        return _standard(value) == _standard(gold)
+        return standardised(value) == standardised(gold)
     if isinstance(value, list) and isinstance(gold, list):
         return len(value) == len(gold) and all(_equal(*pair, literal) for pair in zip(value, gold, strict=True))
     if isinstance(value, dict) and isinstance(gold, dict):
@@ -76,5 +76,6 @@ def _words(value: Any) -> Counter[str]:
     return Counter(re.findall(r"\w+", str(value).casefold()))
 
 
-def _standard(text: str) -> str:
+def standardised(text: str) -> str:
+    """Text without what `ast` does not look at."""
     return _IGNORED.sub("", text).lower().replace("'", '"')

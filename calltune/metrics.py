@@ -1,5 +1,8 @@
 """The names of the metrics and verdicts, once. Imports nothing, so that a config can check names without waiting."""
 
+ALPHA = 0.05
+"""All intervals are 95 % intervals."""
+
 PROPORTIONS = (
     "tool_accuracy",
     "tool_accuracy_calls",

@@ -11,6 +11,7 @@ from pathlib import Path
 from calltune import tools
 from calltune.errors import ConfigError, DataError
 from calltune.models import BUNDLED, MANIFEST
+from calltune.power import smallest_difference
 from calltune.records import Tool
 from calltune.tools import names_of
 from components.gate.config import GateConfig
@@ -63,6 +64,7 @@ def check(config: RunConfig) -> Iterator[str]:
             raise DataError(f"{config.ingest.source}: {left}; more are needed")
         yield from _training(config, folder, training)
         yield from _resolution(test)
+        yield from _margins(config.gate, test)
         yield from _gate(config.gate, test)
     yield from _places(config)
 
@@ -185,6 +187,25 @@ def _resolution(test: int) -> Iterator[str]:
         f"test set     {_count(test, 'question')} can tell two models apart that differ by about {half:.3f}: half the width of "
         f"the paired 95 % interval, 1.96·√(d/n), if they disagree on d = {DISCORDANT:g} of them"
     )
+
+
+def _margins(gate: GateConfig, test: int) -> Iterator[str]:
+    smallest = smallest_difference(test, DISCORDANT)
+    if smallest is None:
+        yield "             too few to show any difference of two such models in 4 of 5 test sets"
+    else:
+        yield f"             the smallest difference that they show in 4 of 5 test sets is {smallest:.3f}"
+    asked = [(f"over_baseline.{name}", gain) for name, gain in gate.over_baseline.items()]
+    # `better` asks no margin of the test set: its interval begins above whatever margin only if the gain is larger by so much.
+    compared = [(name, against) for name, against in gate.against_champion.items() if against.test != "better"]
+    asked += [(f"against_champion.{name}", abs(against.margin)) for name, against in compared]
+    instead = "" if smallest is None else f", or ask for {math.ceil(100 * smallest) / 100:g}"
+    for name, margin in asked:
+        if margin and (smallest is None or margin < smallest):
+            yield (
+                f"warning: gate.{name} asks for a margin of {margin:g}, which about {_count(test, 'question')} cannot tell from "
+                f"chance: raise format.split.test or bring more rows{instead}"
+            )
 
 
 def _gate(gate: GateConfig, test: int) -> Iterator[str]:

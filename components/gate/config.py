@@ -20,8 +20,8 @@ class AgainstChampion(Settings):
     """
 
     test: Literal["better", "not_worse", "point"]
-    """`better`: the gain's paired 95 % interval lies above `margin`; `not_worse`: it lies above `-margin`; `point`: the
-    gain itself is at least `margin`, noise or not."""
+    """`better`: the gain's paired 95 % interval lies above `margin`, and McNemar's exact test agrees; `not_worse`: the
+    interval lies above `-margin`; `point`: the gain itself is at least `margin`, noise or not."""
     margin: float = Field(default=0.0, ge=-1.0, le=1.0)
     """In shares of the questions: 0.02 is two percentage points."""
 
@@ -41,6 +41,8 @@ class GateConfig(Settings):
     """Test questions that an evaluation must rest on."""
     min_questions_per_tool: int = Field(default=0, ge=0)
     """Test questions that must expect each tool that the test set expects at all; 0: not checked."""
+    min_questions_per_metric: int = Field(default=0, ge=0)
+    """Test questions that each metric with a condition must count, such as those that expect no call; 0: not checked."""
     thresholds: dict[str, Annotated[float, Field(gt=0.0, le=1.0)]] = Field(default_factory=dict)
     """Metric to the value that it must reach at least."""
     over_baseline: dict[str, Share] = Field(default_factory=dict)

@@ -3,18 +3,16 @@
 Whoever edits one number by hand must edit all of them, and the predictions with their checksum.
 """
 
-import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from calltune import stats
-from calltune.errors import DataError
-from calltune.metrics import METRICS, NO_CALL, PROPORTIONS, UNREADABLE, VERDICTS, label_of
-from calltune.records import canonical, read_jsonl
+from calltune.metrics import METRICS, NO_CALL, PROPORTIONS, VERDICTS
+from calltune.records import canonical
 
 Outcomes = dict[str, dict[str, int]]
 """Metric → question id → 0 or 1, for the questions that count in the metric."""
@@ -57,6 +55,23 @@ class Evidence:
     predictions: str
 
 
+def read(text: str) -> Any:
+    """JSON in which no key stands twice: of two values for one key a reader sees only the last."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except (RecursionError, ValueError) as error:
+        # A JSONDecodeError is a ValueError; read_json says the file's name.
+        raise json.JSONDecodeError(str(error), text, 0) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return found
+
+
 def examine(results: Any) -> Evidence:
     """Check the content of a `metrics.json` from end to end.
 
@@ -93,49 +108,6 @@ def examine(results: Any) -> Evidence:
     )
 
 
-def check_predictions(evidence: Evidence, path: Path) -> None:
-    """Check that the predictions are the ones that the results were made of.
-
-    Raises:
-        Unsound: the file is absent, has another SHA-256, or says something else than the results.
-    """
-    try:
-        with path.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise Unsound(f"the predictions cannot be read: {error.strerror}") from None
-    if found != evidence.predictions:
-        raise Unsound(f"the predictions have SHA-256 {found[:12]}…, recorded is {evidence.predictions[:12]}…")
-    try:
-        rows = list(read_jsonl(path))
-        if Counter(row["id"] for row in rows) != Counter(evidence.verdicts.keys()):
-            raise Unsound("the predictions are not of the questions that have a verdict, each once")
-        for row in rows:
-            _refuse_other_story(row, evidence)
-        if evidence.questions != Counter(tool for row in rows for tool in {call["name"] for call in row["expected"]}):
-            raise Unsound("the predictions expect other tools than the confusion matrix")
-        tokens = sum(row["prompt_tokens"] for row in rows) / len(rows)
-    except (DataError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Unsound(f"the predictions are not what evaluate writes: {type(error).__name__}: {error}") from None
-    if not _close(evidence.estimates["prompt_tokens_mean"].value, tokens):
-        raise Unsound(f"prompt_tokens_mean does not follow from the predictions, whose mean is {tokens:.1f}")
-
-
-def _refuse_other_story(row: dict[str, Any], evidence: Evidence) -> None:
-    id_ = row["id"]
-    if row["verdict"] != evidence.verdicts[id_]:
-        raise Unsound(f"question {id_!r} is {row['verdict']} in the predictions and {evidence.verdicts[id_]} in the results")
-    if int(row["stop"] == "length") != evidence.outcomes["max_length_stop_rate"][id_]:
-        raise Unsound(f"question {id_!r} does not end in the predictions as max_length_stop_rate says")
-    expected, called = (label_of([call["name"] for call in row[key]]) for key in ("expected", "calls"))
-    same_tools, recorded = int(expected == called), evidence.outcomes["tool_accuracy"][id_]
-    # An answer that nobody can read to its end is wrong, even if the calls before that are the expected ones.
-    if same_tools != recorded and not (row["verdict"] == UNREADABLE and recorded == 0):
-        raise Unsound(f"question {id_!r} calls other tools in the predictions than tool_accuracy says")
-    if (expected == NO_CALL) != (id_ in evidence.outcomes["abstention_accuracy"]):
-        raise Unsound(f"question {id_!r} expects another answer in the predictions than in the results")
-
-
 def _refuse_non_finite(results: Any) -> None:
     stack: list[tuple[str, Any]] = [("", results)]
     while stack:
@@ -152,7 +124,7 @@ def _refuse_non_finite(results: Any) -> None:
 
 def _text(results: dict[str, Any], key: str) -> str:
     value = results.get(key)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value.strip():
         raise Unsound(f"{key} is missing")
     return value
 
@@ -246,7 +218,7 @@ def _estimates(results: dict[str, Any], outcomes: Outcomes, n: int) -> dict[str,
                 raise Unsound(f"{metric} is {value} in the interval {low} to {high}, which cannot be")
             estimate = stats.Estimate(value, low, high, n)
         for key, expected in estimate.as_dict().items():
-            if key not in recorded or not _close(recorded[key], expected):
+            if key not in recorded or not close(recorded[key], expected):
                 raise Unsound(f"{metric}.{key} is {recorded.get(key)}, but {expected} follows from the outcomes")
         estimates[metric] = estimate
     return estimates
@@ -257,7 +229,8 @@ def _ordered(*values: Any) -> bool:
     return numbers and list(values) == sorted(values)
 
 
-def _close(recorded: Any, expected: float | None) -> bool:
+def close(recorded: Any, expected: float | None) -> bool:
+    """Whether a recorded number is the expected one, rounding apart; null is only null."""
     if recorded is None or expected is None:
         return recorded is expected
     if isinstance(recorded, bool) or not isinstance(recorded, int | float):

@@ -1,15 +1,15 @@
 """The gate: may the candidate be promoted? It fails closed: what cannot be judged is refused, and every reason is given."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from calltune import stats
-from calltune.metrics import LOWER_IS_BETTER
+from calltune.metrics import ALPHA, LOWER_IS_BETTER
 from calltune.runtime import note, read_json, write_json
 from components.gate.config import AgainstChampion, GateConfig
-from components.gate.evidence import Evidence, Unsound, check_predictions, examine
+from components.gate.evidence import Evidence, Unsound, examine, read
+from components.gate.predictions import check_predictions
 
 ROUNDING = 1e-9
 """0.9 - 0.8 is 0.09999999999999998, and still a gain of 0.1."""
@@ -90,9 +90,9 @@ def run(
     """
     # A pass from an earlier run must not survive a gate that cannot decide.
     out_path.unlink(missing_ok=True)
-    candidate = read_json(candidate_path, _load)
-    baseline = None if baseline_path is None else read_json(baseline_path, _load)
-    champion = None if champion_path is None else read_json(champion_path, _load)
+    candidate = read_json(candidate_path, read)
+    baseline = None if baseline_path is None else read_json(baseline_path, read)
+    champion = None if champion_path is None else read_json(champion_path, read)
     decision = gate(candidate, baseline, champion, config, predictions_path)
     for check in decision.checks:
         if not check.passed:
@@ -120,7 +120,7 @@ def gate(
     checks: list[Check] = []
     ours = _believed("candidate", candidate, checks)
     if ours is not None:
-        checks += [_predictions(ours, predictions), *_enough(ours, config)]
+        checks += [_predictions(ours, predictions, config), *_enough(ours, config)]
     base = None
     if baseline is not None:
         base = _comparable("base", baseline, ours, checks)
@@ -148,10 +148,14 @@ def _believed(which: str, results: Any, checks: list[Check]) -> Evidence | None:
     try:
         evidence = examine(results)
         said = results.get("which")
-        if which != "champion" and said != which:  # a champion's results may be from when it was a candidate
+        # A champion's results may be from when it was a candidate.
+        if said != which and (which, said) != ("champion", "candidate"):
             raise Unsound(f"they are the results of {said!r}, not of {which!r}")
     except Unsound as error:
         checks.append(Check(name, False, f"{error}."))
+        return None
+    except RecursionError:
+        checks.append(Check(name, False, "they are nested deeper than anything that evaluate writes."))
         return None
     checks.append(Check(name, True, f"all metrics follow from the outcomes of {evidence.n} questions."))
     return evidence
@@ -198,14 +202,17 @@ def _identity(champion: Any) -> dict[str, str | None]:
     }
 
 
-def _predictions(ours: Evidence, path: Path | None) -> Check:
+def _predictions(ours: Evidence, path: Path | None, config: GateConfig) -> Check:
     name = "candidate: predictions"
     if path is None:
         return Check(name, True, "none were given, so the results were checked against themselves only.")
     try:
-        check_predictions(ours, path)
+        different = check_predictions(ours, path)
     except Unsound as error:
         return Check(name, False, f"{error}.")
+    if different < min(ours.n, config.min_questions):
+        reason = f"only {different} of the {ours.n} questions are different ones, at least {config.min_questions} required."
+        return Check(name, False, reason)
     return Check(name, True, "their checksum is the recorded one, and they say what the results say.")
 
 
@@ -213,6 +220,10 @@ def _enough(ours: Evidence, config: GateConfig) -> list[Check]:
     asked = {"questions": (ours.n, config.min_questions)}
     if config.min_questions_per_tool:
         asked |= {f"questions: {tool}": (n, config.min_questions_per_tool) for tool, n in sorted(ours.questions.items())}
+    if config.min_questions_per_metric:
+        conditions = {*config.thresholds, *config.maximum, *config.over_baseline, *config.against_champion}
+        counted = {metric: ours.estimates[metric].n for metric in sorted(conditions)}
+        asked |= {f"questions in {metric}": (n, config.min_questions_per_metric) for metric, n in counted.items()}
     return [
         Check(name, n >= least, f"{n} test question{'s' * (n != 1)}, at least {least} required.", n, least)
         for name, (n, least) in asked.items()
@@ -268,6 +279,10 @@ def _against_champion(ours: Evidence | None, best: Evidence | None, metric: str,
     else:
         passed = gain.low > required + ROUNDING
         told = f"{told}, its interval begins at {gain.low:+.4g} and must begin above {required:+g}."
+        if asked.test == "better":
+            chance = stats.mcnemar(ours.outcomes[metric], best.outcomes[metric])
+            passed = passed and chance <= ALPHA
+            told += f" By chance alone so many of the differing answers would be right with p = {chance:.2g}."
     return Check(name, passed, told, gain.value, required, gain.low, gain.high)
 
 
@@ -280,20 +295,3 @@ def _gain(ours: Evidence, theirs: Evidence, metric: str) -> stats.Estimate:
 
 def _unjudged(name: str, why: str, required: float) -> Check:
     return Check(name, False, f"cannot be judged: {why}.", None, required)
-
-
-def _load(text: str) -> Any:
-    """JSON in which no key stands twice: of two values for one key a reader sees only the last."""
-    try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except (RecursionError, ValueError) as error:
-        # A JSONDecodeError is a ValueError; read_json says the file's name.
-        raise json.JSONDecodeError(str(error), text, 0) from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
-    return found

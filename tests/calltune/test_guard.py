@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calltune.errors import DataError
-from calltune.guard import check, check_all
+from calltune.guard import check, check_all, check_message
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",
@@ -211,6 +211,70 @@ def test_check_all_keeps_the_order() -> None:
     results = check_all([call(day="x"), call()], TOOLS)
     assert [one.accepted for one in results] == [True, False]
     assert check_all([call(day="x", minutes="7")], TOOLS, coerce=True)[0].call["arguments"]["minutes"] == 7
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "coerced"),
+    [
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "5", 5),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "5", "5"),
+        ({"anyOf": [{"type": "integer"}, {"enum": ["5"]}]}, "5", "5"),
+        ({"type": "object", "additionalProperties": {"type": "boolean"}}, {"a": "true"}, {"a": True}),
+        ({"type": "object", "additionalProperties": True}, {"a": "true"}, {"a": "true"}),
+    ],
+)
+def test_coercion_sees_choices_and_open_objects(schema: dict[str, Any], value: Any, coerced: Any) -> None:
+    tools = [tool("book_room", {"type": "object", "properties": {"x": schema}})]
+    guarded = check(call(x=value), tools, coerce=True)
+    assert guarded.reason is None
+    assert guarded.call["arguments"] == {"x": coerced}
+
+
+def message(arguments: Any, name: Any = "book_room") -> dict[str, Any]:
+    wrapped = {"id": "c1", "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [wrapped]}
+
+
+def test_a_servers_message_is_checked_with_its_arguments_as_text() -> None:
+    (one,) = check_message(message('{"day": "x", "minutes": 30}'), TOOLS)
+    assert one.accepted
+    assert one.call == call(day="x", minutes=30)
+    (one,) = check_message(message('{"day": "x", "minutes": "30"}'), TOOLS)
+    assert one.reason == 'book_room.minutes: must be of type integer, not the string "30"'
+    (one,) = check_message(message('{"day": "x", "minutes": "30"}'), TOOLS, coerce=True)
+    assert one.call == call(day="x", minutes=30)
+    assert check_message(message({"day": "x"}), TOOLS)[0].accepted, "some servers send an object"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ('{"day": ', '"book_room": the arguments are not JSON: Expecting value'),
+        ("", '"book_room": the arguments are not JSON: Expecting value'),
+        ('{"day": "x", "day": "y"}', "\"book_room\": the arguments are not JSON: 'day' stands there twice"),
+        ('{"day": "x", "price": NaN}', "book_room.price: nan is not a JSON number"),
+        ('{"day": "x", "price": 1e999}', "book_room.price: inf is not a JSON number"),
+        ("[1]", "book_room: arguments must be an object, not the array [1]"),
+        ("[" * 100_000, '"book_room": the arguments are not JSON: '),
+        ('{"day": ' + "9" * 5000 + "}", '"book_room": the arguments are not JSON: '),
+        (None, "book_room: arguments must be an object, not null"),
+    ],
+)
+def test_a_servers_arguments_that_cannot_be_read_are_rejected_with_a_reason(arguments: Any, reason: str) -> None:
+    (one,) = check_message(message(arguments), TOOLS)
+    assert str(one.reason).startswith(reason)
+    assert one.call["arguments"] == arguments
+
+
+@pytest.mark.parametrize("odd", [{}, {"tool_calls": None}, {"tool_calls": []}, {"tool_calls": "x"}, None, "x", []])
+def test_a_message_without_calls_has_none_to_check(odd: Any) -> None:
+    assert check_message(odd, TOOLS) == []
+
+
+@pytest.mark.parametrize("odd", [None, 5, {}, {"function": None}, {"function": {"arguments": "{}"}}])
+def test_what_is_no_call_in_a_message_is_rejected(odd: Any) -> None:
+    (one,) = check_message({"tool_calls": [odd]}, TOOLS)
+    assert one.reason == "a call must be an object with the name of a tool"
 
 
 def test_importing_the_guard_imports_no_torch() -> None:

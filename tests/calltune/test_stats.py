@@ -130,3 +130,24 @@ def test_a_difference_lies_in_its_interval_and_turns_with_the_sides(pairs: list[
     assert difference.low - 1e-12 <= difference.value <= difference.high + 1e-12
     assert turned.value == -difference.value
     assert difference.value == pytest.approx((sum(ours.values()) - sum(theirs.values())) / len(pairs))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "p"),
+    [
+        ("1111", "0000", 2 * 0.5**4),
+        ("111111", "000000", 2 * 0.5**6),
+        ("110", "001", 1.0),
+        ("1100", "1100", 1.0),
+        ("1111100000", "0000011110", 1.0),
+        ("11111111--00", "000000001110", 2 * (1 + 9) / 2**9),
+    ],
+)
+def test_mcnemar_is_the_chance_of_such_a_split_of_a_fair_coin(ours: str, theirs: str, p: float) -> None:
+    assert stats.mcnemar(outcomes(ours), outcomes(theirs)) == pytest.approx(p)
+    assert stats.mcnemar(outcomes(theirs), outcomes(ours)) == pytest.approx(p)
+
+
+def test_without_a_question_that_tells_them_apart_mcnemar_says_1() -> None:
+    assert stats.mcnemar({}, {}) == 1.0
+    assert stats.mcnemar({"a": 1}, {"b": 0}) == 1.0

@@ -69,6 +69,15 @@ def test_the_resolution_of_the_test_set_is_half_the_interval_of_a_paired_differe
     assert "1.96·√(d/n)" in line(checked(), "test set")
 
 
+def test_a_margin_that_the_test_set_cannot_show_is_a_warning(checked):
+    against = {"tool_accuracy": {"test": "not_worse", "margin": 0.02}, "call_accuracy": {"test": "better", "margin": 0.01}}
+    lines = checked(train={"epochs": 8}, gate={"over_baseline": {"tool_accuracy": 0.3}, "against_champion": against})
+    assert any("the smallest difference that they show in 4 of 5 test sets is 0.15" in text for text in lines)
+    (told,) = warnings(lines)
+    assert "gate.against_champion.tool_accuracy asks for a margin of 0.02, which about 66 questions cannot tell" in told
+    assert "or ask for 0.16" in told
+
+
 def test_few_steps_are_a_warning(checked):
     assert any("fewer than 40 optimiser steps" in text for text in warnings(checked(train={"epochs": 4})))
     assert warnings(checked(train={"epochs": 5})) == []

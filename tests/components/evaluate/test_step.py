@@ -12,7 +12,8 @@ from components.evaluate.step import evaluate, run
 from components.evaluate.step import exported as served_export
 from components.evaluate.step import test_fingerprint as fingerprint_of
 from components.gate.config import GateConfig
-from components.gate.evidence import check_predictions, examine
+from components.gate.evidence import examine
+from components.gate.predictions import check_predictions
 from components.gate.step import gate
 
 NEW_TOKENS = 24

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from calltune import stats
 from calltune.errors import UserError
 from calltune.parse import Parsed
+from calltune.records import expected_calls
 from calltune.score import Answer, Scored, summarise, verdict
 from components.gate.config import GateConfig
 from components.gate.step import Check, Decision, gate, run
@@ -63,8 +64,10 @@ def results(path: Path, which: str, wrong: dict[str, str], n: int = N) -> Result
         scored: Scored = verdict(question, parsed, {})
         stop = "length" if kind == "unreadable" else "stop"
         answers[question["id"]] = Answer(scored, stop, 500 + number)
-        expected = [one["function"] for one in question["messages"][-1]["tool_calls"]]
-        rows.append({"id": question["id"], "question": "?", "text": "…", "calls": list(parsed.calls), "expected": expected})
+        expected = expected_calls(question)
+        rows.append(
+            {"id": question["id"], "question": f"{number}?", "text": "…", "calls": list(parsed.calls), "expected": expected}
+        )
         rows[-1] |= {"verdict": scored.verdict, "reason": scored.reason, "stop": stop, "prompt_tokens": 500 + number}
         rows[-1] |= {"new_tokens": 9}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -410,6 +413,52 @@ def doubled_row(case: Case) -> None:
     write_predictions(case, [*rows[:-1], rows[-2]])
 
 
+def copied_questions(case: Case) -> None:
+    """Those without a call are different ones; those with a call, to two tools, all ask the same."""
+    assert case.predictions is not None
+    rows = [json.loads(line) for line in case.predictions.read_text().splitlines()]
+    write_predictions(case, [*rows[:20], *(row | {"question": rows[-1]["question"]} for row in rows[20:])])
+
+
+def the_base_as_the_champion(case: Case) -> None:
+    """The base model is easier to beat than the champion."""
+    case.champion = {**copy.deepcopy(case.baseline), "version": "4"}
+
+
+def other_arguments(**arguments: Any) -> Fool:
+    return edited_row(calls=[{"name": "search", "arguments": arguments}])
+
+
+def a_partial_answer_not_counted_as_an_attempt(case: Case) -> None:
+    """Of two expected calls one is made; that it was an attempt is left out, in results and predictions that agree."""
+    assert case.predictions is not None
+    rows = [json.loads(line) for line in case.predictions.read_text().splitlines()]
+    silent = next(row for row in rows if row["id"] == "q34")
+    silent["expected"], silent["calls"] = silent["expected"] * 2, [call("search")]
+    confusion = case.candidate["confusion"]
+    confusion["search"]["no call"] -= 1
+    confusion["search + search"] = {"search": 1}
+    write_predictions(case, rows)
+
+
+def settings_without_end(case: Case) -> None:
+    deep: Any = "x"
+    for _ in range(5_000):
+        deep = [deep]
+    case.candidate["settings"]["x"] = deep
+
+
+def luck(case: Case) -> None:
+    """Four questions more right than the champion's, none less: as likely as four heads in a row."""
+    case.candidate = case.make("candidate", {f"q{i}": "other tool" for i in range(24, 30)})
+    case.champion = case.make("champion", {f"q{i}": "other tool" for i in range(20, 30)})
+    case.config = {"against_champion": {"tool_accuracy": {"test": "better", "margin": 0.0}}}
+
+
+def a_condition_on_few_questions(case: Case) -> None:
+    case.config = {"thresholds": {"abstention_accuracy": 0.9}, "min_questions_per_metric": 21}
+
+
 def not_predictions(case: Case) -> None:
     write_predictions(case, ["q1", "q2"])
 
@@ -598,12 +647,31 @@ WAYS: dict[str, tuple[Fool, str]] = {
     "malformed predictions that call another tool": (edited_row(32, calls=[call("ticket")]), "'q32' calls other tools"),
     "predictions that call nothing": (edited_row(calls=[], expected=[]), "'q99' expects another answer"),
     "predictions that expect another tool": (
-        edited_row(calls=[call("ticket")], expected=[call("ticket")]),
+        edited_row(calls=[call("ticket")], expected=[{"name": "ticket", "arguments": {"query": ["x"], "limit": [3]}}]),
         "expect other tools than the confusion matrix",
     ),
     "predictions with other prompts": (edited_row(prompt_tokens=9), "prompt_tokens_mean does not follow from the predictions"),
     "predictions without prompt tokens": (edited_row(prompt_tokens=None), "are not what evaluate writes: TypeError"),
     "predictions with a row twice": (doubled_row, "not of the questions that have a verdict, each once"),
+    "questions that are copies of one": (copied_questions, "only 22 of the 100 questions are different ones, at least 50"),
+    "predictions with another number": (
+        other_arguments(query="x", limit=4),
+        "'q99' has other arguments in the predictions than ast",
+    ),
+    "predictions with another text": (
+        other_arguments(query="y", limit=3),
+        "has other arguments in the predictions than ast_call",
+    ),
+    "predictions that leave out an argument": (other_arguments(query="x"), "has other arguments in the predictions than"),
+    "a partial answer not counted as an attempt": (
+        a_partial_answer_not_counted_as_an_attempt,
+        "'q34' is counted in valid_call_rate other than its calls in the predictions say",
+    ),
+    "the base model's results as the champion's": (the_base_as_the_champion, "they are the results of 'base', not of 'champion'"),
+    "settings nested without end": (settings_without_end, "nested deeper than anything that evaluate writes"),
+    "a digest of blanks": (put("model_digest", value=" "), "model_digest is missing"),
+    "luck on four questions": (luck, "its interval begins at +0.01 and must begin above +0. By chance alone"),
+    "a condition that few questions count in": (a_condition_on_few_questions, "20 test questions, at least 21 required"),
     "predictions that are no predictions": (not_predictions, "the predictions are not what evaluate writes"),
     "no conditions": (no_conditions, "no condition applies"),
     "only a comparison with nobody": (only_a_comparison_with_nobody, "no condition applies"),
@@ -646,6 +714,37 @@ def test_cannot_be_fooled_by(case: Case, way: str) -> None:
     assert not decision.passed
     assert any(reason in check.reason for check in failing(decision)), [check.reason for check in failing(decision)]
     json.dumps(decision.as_dict(), allow_nan=False)
+
+
+def test_five_more_right_and_none_less_is_chance_six_is_not(case: Case) -> None:
+    # Two-sided exact McNemar: 2 * 0.5 ** 5 is 0.0625, 2 * 0.5 ** 6 is 0.031.
+    case.champion = case.make("champion", {f"q{i}": "other tool" for i in range(20, 30)})
+    case.config = {"against_champion": {"tool_accuracy": {"test": "better", "margin": 0.0}}}
+    for wins, passed in ((5, False), (6, True)):
+        case.candidate = case.make("candidate", {f"q{i}": "other tool" for i in range(20 + wins, 30)})
+        decision = case.decide()
+        assert decision.passed is passed
+        reason = named(decision, "against champion: tool_accuracy").reason
+        assert ("with p = 0.06" if wins == 5 else "with p = 0.03") in reason
+
+
+def test_a_loose_match_rule_allows_other_words_in_the_predictions(case: Case) -> None:
+    """Where `any` is the rule, call_accuracy may be 1 and ast_call_accuracy 0: nothing is wrong with that."""
+    outcomes, metrics = case.candidate["outcomes"]["ast_call_accuracy"], case.candidate["metrics"]
+    outcomes["q99"] = 0
+    metrics["ast_call_accuracy"] = stats.wilson(sum(outcomes.values()), N).as_dict()
+    edited_row(calls=[{"name": "search", "arguments": {"query": "y", "limit": 3}}])(case)
+    assert case.decide().passed, failing(case.decide())
+    edited_row(calls=[{"name": "search", "arguments": {"query": " ", "limit": 3}}])(case)
+    assert "than call_accuracy says" in only_failing(case.decide()).reason
+
+
+def test_each_metric_with_a_condition_has_its_own_count(case: Case) -> None:
+    case.config["min_questions_per_metric"] = 20
+    decision = case.decide()
+    assert decision.passed, failing(decision)
+    names = [check.name for check in decision.checks if check.name.startswith("questions in")]
+    assert names == [f"questions in {metric}" for metric in ("max_length_stop_rate", "tool_accuracy", "valid_call_rate")]
 
 
 def test_a_metric_that_no_question_counts_in_cannot_meet_a_condition(case: Case) -> None:

@@ -140,6 +140,31 @@ def test_a_retried_step_registers_no_second_version_and_says_the_same(act, passe
     assert len(ledger.entries(NAME, "champion")) == (2 if passed else 1)
 
 
+@pytest.mark.parametrize(
+    ("module", "function", "calls"),
+    [(registry, "register", 1), (ledger, "append", 1), (ledger, "heal", 1), (ledger, "heal", 2), (runtime, "write_json", 3)],
+)
+def test_a_promotion_that_ends_after_any_of_its_steps_is_finished_by_its_retry(act, monkeypatch, module, function, calls):
+    act("d0", run_id="run-0")
+    real, done = getattr(module, function), []
+
+    def ends_after(*args, **kwargs):
+        result = real(*args, **kwargs)
+        done.append(function)
+        if len(done) == calls:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, ends_after)
+        with pytest.raises(KeyboardInterrupt):
+            act("d1", compared="d0")
+    again = act("d1", compared="d0")
+    assert (again.version, again.previous, again.promoted, again.unchanged) == ("2", "1", True, False)
+    assert len(registry.versions(NAME)) == len(ledger.entries(NAME, "champion")) == 2
+    assert named() == {"champion": "2", "previous": "1"}
+
+
 def test_a_crash_between_ledger_and_alias_is_healed_by_the_next_run(act):
     act("d1")
     registry.register(NAME, "s3://x", "d2", registry.run_of(NAME), {})
