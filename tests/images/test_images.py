@@ -109,3 +109,15 @@ def test_a_dockerfile_keeps_to_the_rules(path):
     for label in ("title", "description", "licenses", "version", "revision"):
         assert f"org.opencontainers.image.{label}=" in final
     assert not re.search(r"(?i)(token|password|secret)=", text.replace("type=secret", ""))
+
+
+def test_in_a_container_the_doctor_looks_where_a_step_would(s3, tmp_path, monkeypatch):
+    from pipelines.doctor import findings
+
+    monkeypatch.setenv("CALLTUNE_IMAGE", "cpu")
+    monkeypatch.setenv("CALLTUNE_TRACKING", "embedded")
+    found = {finding.what: finding for finding in findings(None, tmp_path)}
+    assert found["store"].fine and found["store"].text == f"{s3.uri} answers"
+    assert "MLflow" not in found and found["libraries"].text.endswith("in the image cpu")
+    monkeypatch.delenv("CALLTUNE_IMAGE")
+    assert "embedded" in {finding.what: finding for finding in findings(None, tmp_path)}["store"].text
