@@ -1,6 +1,6 @@
 # `make help` lists the targets. Needs Python 3.11 with its venv module (Debian 12: python3-venv) and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs clean new-venv
+.PHONY: help setup demo test check format docs clean images test-containers new-venv
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 BIN := .venv/bin
@@ -13,7 +13,7 @@ RUN_STAMP := .venv/.setup-run
 TEST_STAMP := .venv/.setup-test
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(RUN_STAMP) ## make .venv with the pinned libraries and the bundled model (2.4 GB on disk, minutes, once)
 
@@ -35,6 +35,13 @@ format: $(TEST_STAMP) ## format the code, and fix what the linter can
 
 docs: $(RUN_STAMP) ## write the components' READMEs and docs/config.md from the code
 	$(BIN)/python docs/generate.py
+
+# IMAGES="cpu train vllm services"; OPTIONS="--base IMAGE --registry PREFIX --push".
+images: $(RUN_STAMP) ## build the container images, with a list of each one's parts (needs Docker)
+	$(BIN)/python images/build.py $(IMAGES) $(OPTIONS)
+
+test-containers: $(TEST_STAMP) ## the whole pipeline in those images, with S3 and MLflow in containers (needs Docker)
+	$(BIN)/python -m pytest -s tests/images/containers.py
 
 clean: ## remove .venv and the tools' caches; runs/ stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis calltune.egg-info

@@ -15,6 +15,8 @@ from pipelines.config import RunConfig
 PYTHON = (3, 11)
 SHOWN = ("torch", "transformers", "trl", "peft", "bitsandbytes", "kfp", "mlflow")
 TIMEOUT_S = 10
+IMAGE = "CALLTUNE_IMAGE"
+"""Set in our container images, each of which has only what its steps need."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ def findings(config: RunConfig | None, workdir: Path | None) -> Iterator[Finding
     """Look at one thing after the other.
 
     Args:
-        config: of a run, whose store and tracking are then tried; None looks at what a run without a config needs.
+        config: of a run, whose store and tracking are then tried; None looks at what a run without a config needs, and in
+            a container at those that `CALLTUNE_STORAGE` and `CALLTUNE_TRACKING` name, by which a step finds them.
         workdir: where the run would write; the current folder where there is neither it nor a config.
     """
     from pipelines.local import MIN_FREE_GIB
@@ -51,13 +54,20 @@ def findings(config: RunConfig | None, workdir: Path | None) -> Iterator[Finding
     place = _existing(workdir or Path("runs") / (config.name if config else ""))
     free = shutil.disk_usage(place).free / 2**30
     yield Finding("disk", free >= MIN_FREE_GIB, f"{free:.1f} GiB free in {place}, at least {MIN_FREE_GIB} are needed")
-    if config is None or config.storage.uri == "embedded":
-        yield _weed()
-    else:
-        yield _store(config)
-    if config is not None and config.tracking.uri != "embedded":
-        yield _tracking(config.tracking.uri)
+    store, endpoint, tracking = _places(config)
+    yield _weed() if store == "embedded" else _store(store, endpoint)
+    if tracking != "embedded":
+        yield _tracking(tracking)
     yield _cluster()
+
+
+def _places(config: RunConfig | None) -> tuple[str, str, str]:
+    """The store, its server ("": as `AWS_*` say), and the tracking; what is not set is embedded."""
+    if config is None and not os.environ.get(IMAGE):
+        return "embedded", "", "embedded"
+    if config is None:
+        return os.environ.get("CALLTUNE_STORAGE", "embedded"), "", os.environ.get("CALLTUNE_TRACKING", "embedded")
+    return config.storage.uri, config.storage.endpoint_url, config.tracking.uri
 
 
 def _libraries() -> Finding:
@@ -69,9 +79,11 @@ def _libraries() -> Finding:
                 version(name[0])
             except PackageNotFoundError:
                 missing.append(name[0])
-    if missing:
+    image = os.environ.get(IMAGE)
+    if missing and not image:
         return Finding("libraries", False, f"not installed: {', '.join(missing)}")
-    return Finding("libraries", True, ", ".join(f"{name} {version(name)}" for name in ("calltune", *SHOWN)))
+    there = ", ".join(f"{name} {version(name)}" for name in ("calltune", *SHOWN) if name not in missing)
+    return Finding("libraries", True, f"{there}{f', in the image {image}' if image else ''}")
 
 
 def _machine() -> Iterator[Finding]:
@@ -80,6 +92,9 @@ def _machine() -> Iterator[Finding]:
     try:
         import torch
     except Exception as error:  # a library that is there and cannot be loaded raises anything
+        if isinstance(error, ModuleNotFoundError) and os.environ.get(IMAGE):
+            yield Finding("CPU", True, f"{cores} cores, {memory_gib:.1f} GiB memory; this image has no torch")
+            return
         yield Finding("torch", False, f"cannot be imported: {type(error).__name__}: {error}")
         return
     capability = torch.backends.cpu.get_cpu_capability()
@@ -106,8 +121,7 @@ def _weed() -> Finding:
     return Finding("store", True, f"embedded: {said.splitlines()[0]}")
 
 
-def _store(config: RunConfig) -> Finding:
-    uri, endpoint = config.storage.uri, config.storage.endpoint_url
+def _store(uri: str, endpoint: str) -> Finding:
     if not uri.startswith("s3://"):
         place = _existing(Path(uri))
         return Finding(

@@ -1,0 +1,176 @@
+"""The chart under five value files: what Helm says of it, what Kubernetes takes, and what we ask of its pods."""
+
+import copy
+import re
+import subprocess
+import sys
+
+import helm_python as helm
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.charts.conftest import CHART, VALUES, rendered
+from tests.charts.policy import pod_specs, violations
+
+VERSIONS = ("1.29", "1.33", kubernetes_validate.latest_version())
+OF_OPERATORS = {"ExternalSecret", "ServiceMonitor"}
+"""Kinds that Kubernetes itself does not know, so that there is no schema to hold them against."""
+
+
+def of_kind(manifests, kind, component=None):
+    found = [document for document in manifests if document["kind"] == kind]
+    label = "app.kubernetes.io/component"
+    return [document for document in found if component in (None, document["metadata"]["labels"][label])]
+
+
+def variables(manifests, kind, component):
+    (spec,) = pod_specs(of_kind(manifests, kind, component)[0])
+    return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in spec["containers"][0]["env"]}
+
+
+def test_helm_lint_finds_nothing(values):
+    found = helm.lint(CHART, values, strict=True)
+    assert found["errors"] == []
+    assert [message["error"] for message in found["messages"]] == ["icon is recommended"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_takes_every_manifest_strictly(manifests, version):
+    for document in manifests:
+        if document["kind"] not in OF_OPERATORS:
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_strict_validation_refuses_a_misspelt_field(manifests):
+    broken = copy.deepcopy(of_kind(manifests, "Role")[0])
+    broken["rule"] = []
+    with pytest.raises(kubernetes_validate.ValidationError, match="rule"):
+        kubernetes_validate.validate(broken, VERSIONS[0], strict=True)
+
+
+def test_every_pod_keeps_to_the_policy(manifests):
+    assert [text for document in manifests for text in violations(document)] == []
+    assert sum(len(list(pod_specs(document))) for document in manifests) >= 3
+
+
+BREAKS = {
+    "may run as root": lambda pod, container: pod["securityContext"].update(runAsUser=0),
+    "may run as root: runAsNonRoot": lambda pod, container: pod["securityContext"].pop("runAsNonRoot"),
+    "no seccomp": lambda pod, container: pod["securityContext"].pop("seccompProfile"),
+    "may gain privileges": lambda pod, container: container["securityContext"].pop("allowPrivilegeEscalation"),
+    "keeps capabilities": lambda pod, container: container["securityContext"]["capabilities"].update(add=["NET_RAW"]),
+    "can write its image": lambda pod, container: container["securityContext"].update(readOnlyRootFilesystem=False),
+    "no limits of memory": lambda pod, container: container["resources"]["limits"].pop("memory"),
+    "token that it does not use": lambda pod, container: pod.pop("automountServiceAccountToken"),
+    "changes under its name": lambda pod, container: container.update(image="registry:5000/calltune-python-cpu"),
+    "changes under its name: x:latest": lambda pod, container: container.update(image="registry:5000/x:latest"),
+    "may fill the node": lambda pod, container: pod["volumes"].append({"name": "big", "emptyDir": {}}),
+    "does not allow": lambda pod, container: pod["volumes"].append({"name": "host", "hostPath": {"path": "/"}}),
+    "uses hostNetwork": lambda pod, container: pod.update(hostNetwork=True),
+}
+
+
+@pytest.mark.parametrize("text", BREAKS)
+def test_the_policy_sees(text):
+    job = copy.deepcopy(of_kind(rendered({}), "Job")[0])
+    (spec,) = pod_specs(job)
+    BREAKS[text](spec, spec["containers"][0])
+    assert any(text in found for found in violations(job))
+
+
+WRONG = {
+    "an unknown key": ({"mlfow": {}}, "mlfow"),
+    "the tag latest": ({"images": {"cpu": {"tag": "latest"}}}, "tag"),
+    "MLflow without users or mesh": ({"mlflow": {"auth": {"mode": "none"}}}, "mode"),
+    "users without a secret": ({"mlflow": {"auth": {"secretName": ""}}}, "secretName"),
+    "two writers of one SQLite file": ({"mlflow": {"replicas": 2}}, "replicas"),
+    "Postgres without its address": ({"mlflow": {"backend": "postgres"}}, "secretName"),
+    "a trial's store beside another": (
+        {"seaweedfs": {"enabled": True}, "store": {"endpointUrl": "http://s3:9000"}},
+        "endpointUrl",
+    ),
+    "a bucket that S3 refuses": ({"store": {"bucket": "Models_1"}}, "bucket"),
+    "a watch of nothing": ({"watch": {"enabled": True}}, "config"),
+    "six fields of cron": ({"watch": {"schedule": "0 0 3 * * 1"}}, "schedule"),
+    "external secrets from nowhere": ({"externalSecrets": {"enabled": True}}, "storeName"),
+    "limits left out": ({"jobs": {"resources": {"limits": None}}}, "limits"),
+    "every host": ({"mlflow": {"allowedHosts": ["*"]}}, "allowedHosts"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_schema_refuses(wrong):
+    values, where = WRONG[wrong]
+    with pytest.raises(helm.HelmError, match=where):
+        rendered(values)
+
+
+def test_passwords_come_from_secrets_only(manifests):
+    text = yaml.safe_dump_all(manifests)
+    assert not of_kind(manifests, "Secret")
+    assert not re.search(r"(?i)(password|secret_access_key|secret_key)\W+value:", text)
+    for name, value in variables(manifests, "Deployment", "mlflow").items():
+        if re.search("PASSWORD|KEY", name):
+            assert set(value) == {"secretKeyRef"}, name
+
+
+def test_mlflow_is_never_open():
+    open_to_all = {"podSelector": {}}
+    basic, mesh = (rendered(yaml.safe_load((VALUES[0].parent / f"{name}.yaml").read_text())) for name in ("default", "watch"))
+    assert variables(basic, "Deployment", "mlflow")["MLFLOW_AUTH_MODE"] == "basic"
+    assert "MLFLOW_AUTH_ADMIN_PASSWORD" in variables(basic, "Deployment", "mlflow")
+    (policy,) = [document for document in of_kind(mesh, "NetworkPolicy") if document["metadata"]["name"].endswith("to-mlflow")]
+    (rule,) = policy["spec"]["ingress"]
+    assert open_to_all not in rule["from"]
+    assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "istio-system"}}} in rule["from"]
+
+
+def test_images_come_from_the_mirror_and_a_digest_wins():
+    airgapped, production = (
+        rendered(yaml.safe_load((VALUES[0].parent / f"{name}.yaml").read_text())) for name in ("airgapped", "production")
+    )
+    images = {c["image"] for document in airgapped for spec in pod_specs(document) for c in spec["containers"]}
+    assert all(image.startswith("registry.internal:5000/mirror/calltune-python-") for image in images)
+    (spec,) = pod_specs(of_kind(production, "Job")[0])
+    assert "@sha256:" in spec["containers"][0]["image"] and ":0.1.0" not in spec["containers"][0]["image"]
+
+
+def test_the_chart_names_the_images_that_the_pipeline_names():
+    from components import images
+
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert f"{values['images']['cpu']['repository']}:{values['images']['cpu']['tag']}" == images.CPU
+
+
+def test_a_store_on_another_port_is_let_out():
+    manifests = rendered({"store": {"endpointUrl": "http://minio.storage:9000"}})
+    (policy,) = [document for document in of_kind(manifests, "NetworkPolicy") if document["metadata"]["name"].endswith("-out")]
+    assert {"port": 9000, "protocol": "TCP"} in policy["spec"]["egress"][0]["ports"]
+
+
+def test_the_runner_may_only_what_its_settings_need():
+    least, training = (of_kind(rendered({"runner": {"trainJobs": on}}), "Role", "runner")[0] for on in (False, True))
+    for role in (least, training):
+        assert not any("*" in rule["verbs"] + rule["resources"] + rule["apiGroups"] for rule in role["rules"])
+        assert all(rule.get("resourceNames") for rule in role["rules"] if "secrets" in rule["resources"])
+    assert not any("trainjobs" in rule["resources"] for rule in least["rules"])
+    assert any("trainjobs" in rule["resources"] for rule in training["rules"])
+
+
+def init_bucket(environment, bucket):
+    script = [sys.executable, str(CHART / "files" / "init_bucket.py"), bucket]
+    return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_the_init_job_makes_the_bucket_once(server):
+    first, second = (init_bucket({**server, "PATH": ""}, "made-by-the-job") for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 0), first.stdout + first.stderr
+    assert "bucket made-by-the-job: made" in first.stdout
+    assert "is there" in second.stdout and "conditional writes work" in second.stdout
+
+
+def test_the_init_job_says_which_values_are_wrong(server):
+    refused = init_bucket({**server, "PATH": "", "AWS_SECRET_ACCESS_KEY": "wrong"}, "made-by-the-job")
+    assert refused.returncode == 1
+    assert "store.secretName" in refused.stdout and refused.stderr == ""

@@ -1,0 +1,123 @@
+"""The images as their files describe them: what is in each, who it runs as, and that every version is pinned.
+
+They are built and run by `make test-containers` (containers.py beside this), which needs a Docker engine and half an hour.
+"""
+
+import ast
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from pipelines.code import reachable
+
+IMAGES = Path(__file__).parents[2] / "images"
+DOCKERFILES = sorted(IMAGES.glob("*/Dockerfile"), key=str)
+STEPS_OF = {"cpu": ("look", "ingest", "format", "gate", "promote", "report", "notify"), "train": ("train", "export", "evaluate")}
+OTHER_FLOOR = {"torch", "bitsandbytes", "peft", "gguf"}
+"""Imported by functions of calltune/models.py and its neighbours that load or quantise a model, which no step of cpu calls."""
+
+
+def named(path):
+    """The distributions that a requirements file names, those of the files that it includes among them."""
+    for line in path.read_text().splitlines():
+        if line.startswith("-r "):
+            yield from named(path.parent / line[3:])
+        elif line and not line.startswith("#"):
+            yield Requirement(line)
+
+
+def installed_by(path):
+    """Names of the distributions that pip would install, by what is installed here."""
+    waiting, found = [(canonicalize_name(r.name), extra) for r in named(path) for extra in ("", *r.extras)], set()
+    while waiting:
+        wanted = waiting.pop()
+        if wanted in found:
+            continue
+        found.add(wanted)
+        try:
+            texts = requires(wanted[0]) or []
+        except PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, texts):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": wanted[1]}):
+                waiting += [(canonicalize_name(requirement.name), extra) for extra in ("", *requirement.extras)]
+    return {name for name, _ in found}
+
+
+def pins(*paths):
+    lines = [line for path in paths for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def imported(step):
+    """The top-level names that a step's reachable code imports, Python's own and ours left out."""
+    names = set()
+    for file in (path for path in reachable(step) if path.suffix == ".py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"calltune", "components"}
+
+
+@pytest.mark.parametrize(("image", "step"), [(image, step) for image, steps in STEPS_OF.items() for step in steps])
+def test_an_image_has_what_its_steps_import(image, step):
+    there, distributions = installed_by(IMAGES / image / "requirements.txt"), packages_distributions()
+    wanted = imported(step) - (OTHER_FLOOR if image == "cpu" else set())
+    absent = {name for name in wanted if not there & {canonicalize_name(d) for d in distributions[name]}}
+    assert absent == set()
+
+
+def test_the_cpu_image_has_no_torch():
+    assert not installed_by(IMAGES / "cpu" / "requirements.txt") & {"torch", "bitsandbytes", "peft", "trl", "mlflow"}
+
+
+@pytest.mark.parametrize("image", ["cpu", "train", "services"])
+def test_every_version_in_an_image_is_pinned(image):
+    extra = IMAGES / image / "constraints.txt"
+    pinned = pins(IMAGES.parent / "constraints.txt", *([extra] if extra.exists() else []))
+    assert {canonicalize_name(r.name) for r in named(IMAGES / image / "requirements.txt")} - set(pinned) == set()
+
+
+def test_what_builds_the_images_has_the_versions_of_the_rest():
+    built, rest = pins(IMAGES / "build-constraints.txt"), pins(IMAGES.parent / "constraints.txt")
+    assert {name: version for name, version in built.items() if rest.get(name, version) != version} == {}
+
+
+def test_there_is_a_dockerfile_for_each_set():
+    assert [path.parent.name for path in DOCKERFILES] == ["cpu", "services", "train", "vllm"]
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_a_dockerfile_keeps_to_the_rules(path):
+    text = path.read_text()
+    build, final = text.split("\nFROM ${BASE_IMAGE}\n")
+    assert re.search(r"^ARG BASE_IMAGE=(\S+):(?!latest)\S+$", build, re.MULTILINE)
+    assert "FROM ${BASE_IMAGE} AS build" in build
+    # Pinned, and nothing of the builder's, pip among it, in what runs.
+    installs = re.findall(r"pip.* install .*", build)
+    assert len(installs) >= 2 and all("-c " in line or "--no-deps" in line for line in installs)
+    assert "venv --without-pip /opt/calltune" in build
+    assert re.findall(r"^(RUN|COPY) .*", final, re.MULTILINE) == ["RUN", "COPY"] and "pip" not in final
+    assert final.rstrip().endswith("USER 10001:10001")
+    for label in ("title", "description", "licenses", "version", "revision"):
+        assert f"org.opencontainers.image.{label}=" in final
+    assert not re.search(r"(?i)(token|password|secret)=", text.replace("type=secret", ""))
+
+
+def test_in_a_container_the_doctor_looks_where_a_step_would(s3, tmp_path, monkeypatch):
+    from pipelines.doctor import findings
+
+    monkeypatch.setenv("CALLTUNE_IMAGE", "cpu")
+    monkeypatch.setenv("CALLTUNE_TRACKING", "embedded")
+    found = {finding.what: finding for finding in findings(None, tmp_path)}
+    assert found["store"].fine and found["store"].text == f"{s3.uri} answers"
+    assert "MLflow" not in found and found["libraries"].text.endswith("in the image cpu")
+    monkeypatch.delenv("CALLTUNE_IMAGE")
+    assert "embedded" in {finding.what: finding for finding in findings(None, tmp_path)}["store"].text
