@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 
+from calltune import storage
 from calltune.errors import DataError
 from calltune.records import Tool
 
@@ -21,15 +22,19 @@ def load(path: str | Path) -> list[Tool]:
 
     Args:
         path: a Python file, whose public functions with type hints and Google-style docstrings become tools; or a JSON
-            file, a list of tools in the OpenAI form or bare ``{"name", "description", "parameters"}``.
+            file, a list of tools in the OpenAI form or bare ``{"name", "description", "parameters"}``. At ``s3://…`` only
+            JSON: what a store holds is never run.
 
     Raises:
         DataError: no such file, no tool in it, or a tool whose schema is not valid.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such tools file")
-    tools = _from_python(path) if path.suffix == ".py" else _from_json(path)
+    if str(path).startswith("s3://"):
+        tools = _from_store(str(path))
+    else:
+        path = Path(path)
+        if not path.is_file():
+            raise DataError(f"{path}: no such tools file")
+        tools = _from_python(path) if path.suffix == ".py" else _from_json(path.read_bytes(), str(path))
     if not tools:
         raise DataError(f"{path}: no tool in it; a Python file needs public, documented functions")
     names = [tool["function"]["name"] for tool in tools]
@@ -111,9 +116,17 @@ def _place_and_text(file: str | None, error: BaseException) -> tuple[int | None,
     return lines[-1] if lines else None, str(error)
 
 
-def _from_json(path: Path) -> list[Tool]:
+def _from_store(uri: str) -> list[Tool]:
+    store, key = storage.at(uri)
+    data = store.get(key)
+    if data is None:
+        raise DataError(f"{uri}: no such tools file")
+    return _from_json(data, uri)
+
+
+def _from_json(data: bytes, path: str) -> list[Tool]:
     try:
-        tools = json.loads(path.read_text(encoding="utf-8"))
+        tools = json.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path}: not a JSON file: {error}") from None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from calltune.errors import UserError
-from pipelines import cli_registry, cli_steps
+from pipelines import cli_cluster, cli_registry, cli_steps
 from pipelines.options import Config, Overrides, Workdir
 
 app = typer.Typer(
@@ -137,6 +137,7 @@ def call(
 
 
 app.add_typer(cli_steps.app)
+app.add_typer(cli_cluster.app)
 app.add_typer(cli_registry.app)
 
 

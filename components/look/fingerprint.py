@@ -17,7 +17,7 @@ def fingerprint(source: str, tools: str, base: str = "", revision: str = "") -> 
     Args:
         source: a file, whose content counts, not its name; or ``s3://bucket/prefix``, of whose objects key, ETag and
             size count, so that nothing is downloaded.
-        tools: path of the tools file; empty where the rows bring their own.
+        tools: path of the tools file, or its address in S3; empty where the rows bring their own.
         base: the base model. The files of a folder count, by their checksums, and the objects of ``s3://bucket/prefix``;
             any other model is what its name and revision say.
         revision: of a base model from the Hub.
@@ -26,7 +26,7 @@ def fingerprint(source: str, tools: str, base: str = "", revision: str = "") -> 
         DataError: one of them does not exist or cannot be read.
     """
     data = _objects(source) if source.startswith("s3://") else _file(source, "data")
-    known: dict[str, Any] = {"source": data, "tools": _file(tools, "tools") if tools else ""}
+    known: dict[str, Any] = {"source": data, "tools": _tools(tools)}
     if base.startswith("s3://"):
         known["base"] = _objects(f"{base.rstrip('/')}/")
     elif base and Path(base).is_dir():
@@ -34,6 +34,12 @@ def fingerprint(source: str, tools: str, base: str = "", revision: str = "") -> 
     elif base:
         known["base"] = [base, revision]
     return sha256(known)
+
+
+def _tools(name: str) -> Any:
+    if name.startswith("s3://"):
+        return _objects(name)
+    return _file(name, "tools") if name else ""
 
 
 def _file(name: str, kind: str) -> str:
