@@ -182,11 +182,12 @@ def _health(place: Place) -> dict[str, Any]:
             f"{place.host}: Kubeflow Pipelines does not answer ({type(error).__name__}): is it there? Perhaps {FORWARD}"
         ) from None
     # A gateway sends whoever it does not know to its login page.
-    if answer.status_code == 401 or answer.is_redirect or "text/html" in answer.headers.get("Content-Type", ""):
+    if answer.status_code == 401 or 300 <= answer.status_code < 400 or "text/html" in answer.headers.get("Content-Type", ""):
         raise _denied(place, 401)
     if answer.status_code == 403:
         raise _denied(place, 403)
     try:
+        answer.raise_for_status()
         return dict(answer.json())
-    except ValueError:
+    except (ValueError, requests.RequestException):
         raise UserError(f"{place.host}: is not the API of Kubeflow Pipelines 2 (HTTP {answer.status_code}): {FORWARD}") from None
