@@ -24,7 +24,10 @@ class TrainConfig(Settings):
     batch_rows: int = Field(16, ge=1)
     """Rows between two optimiser steps."""
     patience: int = Field(2, ge=1)
-    """Epochs without a better validation loss after which training stops."""
+    """Epochs without a better validation loss after which training stops; only where the best epoch is kept."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's weights: `best` by validation loss, or `last`. A loss counts every word of a free-text argument, and can
+    rise while the choice of tool, a few tokens of it, still gets better."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the arithmetic; weights and optimiser state stay in fp32. `auto`: bf16 where the device computes in it."""
     seed: int = Field(0, ge=0, lt=2**32)

@@ -48,7 +48,7 @@ class Trained:
 
 
 def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path, out: Path) -> Trained:
-    """Train, and keep the weights of the best epoch.
+    """Train, and keep the weights of the best epoch, or of the last.
 
     Args:
         dataset: what format wrote; `train.parquet` and `validation.parquet`.
@@ -77,7 +77,7 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
     network = build(folder, method)
     longest = max(len(ids) for table in (rows, validation) for ids in table["input_ids"])
     require_within_window(network.config, longest)
-    follow = Follow(out / "best.safetensors", config.patience)
+    follow = Follow(out / "best.safetensors", config.patience, config.keep)
     trainer = TreeTrainer(
         model=network,
         args=_arguments(config, method, bool(len(validation)), out),

@@ -96,10 +96,15 @@ def _require_finite(value: float, said: str) -> None:
 
 
 class Follow(TrainerCallback):
-    """Reports progress, keeps the best weights on disk, and stops when validation no longer improves."""
+    """Reports progress; keeps the best weights on disk and stops when validation no longer improves, or keeps the last.
 
-    def __init__(self, best: Path, patience: int) -> None:
-        self.best, self.patience = best, patience
+    Attributes:
+        best_loss: validation loss of the epoch whose weights are kept.
+        best_epoch: that epoch; 0 where nothing was validated.
+    """
+
+    def __init__(self, best: Path, patience: int, keep: str) -> None:
+        self.best, self.patience, self.keep = best, patience, keep
         self.best_loss, self.best_epoch, self.worse = float("inf"), 0.0, 0
         self.progress: runtime.Progress | None = None
 
@@ -115,13 +120,15 @@ class Follow(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Keep the weights if they are the best so far; stop after `patience` epochs that were not better."""
         loss = given["metrics"]["eval_loss"]
-        if loss < self.best_loss:
+        better = loss < self.best_loss
+        if better or self.keep == "last":
             self.best_loss, self.best_epoch, self.worse = loss, round(state.epoch or 0, 2), 0
-            save_trainable(given["model"], self.best)
+            if self.keep == "best":
+                save_trainable(given["model"], self.best)
         else:
             self.worse += 1
             control.should_training_stop = self.worse >= self.patience
-        runtime.note(f"epoch {state.epoch:.0f}: validation loss {loss:.4f}{' (best)' if self.worse == 0 else ''}")
+        runtime.note(f"epoch {state.epoch:.0f}: validation loss {loss:.4f}{' (best)' if better else ''}")
 
 
 def save_trainable(model: torch.nn.Module, path: Path) -> None:

@@ -10,14 +10,14 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from calltune import models
 from calltune.errors import DataError
 from components.train.config import TrainConfig
 from components.train.method import adapter_config, build, decide
 from components.train.step import _arguments, train
-from components.train.trainer import Collator, TreeTrainer
+from components.train.trainer import Collator, Follow, TreeTrainer
 
 METHODS = ("full", "lora", "qlora")
 RANK = 16
@@ -218,6 +218,17 @@ def test_the_weights_of_the_best_epoch_are_kept(stopped, tiny_model, dataset):
     loss = plain_loss(network, pq.read_table(dataset / "validation.parquet"))
     assert loss == pytest.approx(min(seen), abs=1e-4)
     assert abs(loss - seen[-1]) > 1e-3
+
+
+def test_the_last_epochs_weights_are_kept_if_asked_for_and_validation_ends_nothing(tmp_path):
+    follow = Follow(tmp_path / "best.safetensors", patience=1, keep="last")
+    for epoch, loss in ((1, 0.5), (2, 0.7), (3, 0.9)):
+        control = TrainerControl()
+        given = {"metrics": {"eval_loss": loss}, "model": torch.nn.Linear(2, 2)}
+        follow.on_evaluate(TrainingArguments(str(tmp_path)), TrainerState(epoch=epoch), control, **given)
+        assert not control.should_training_stop
+    assert (follow.best_epoch, follow.best_loss) == (3, 0.9)
+    assert not follow.best.exists(), "nothing that would be put back in place of the last weights"
 
 
 def test_a_loss_that_is_no_number_ends_training_with_what_to_do(train_tiny):
