@@ -53,9 +53,8 @@ def placed(task: dsl.PipelineTask, step: str, config: RunConfig, cached: bool, o
         task.set_accelerator_type(asked.gpu_type).set_accelerator_limit(asked.gpu)
     if asked.node_selector:
         kubernetes.add_node_selector_json(task, asked.node_selector)
-    for toleration in asked.tolerations:
-        # Without the empty ones: to Kubernetes an empty effect is every effect, and a missing one is the same.
-        kubernetes.add_toleration_json(task, {key: value for key, value in toleration.model_dump().items() if value})
+    for one in asked.tolerations:
+        kubernetes.add_toleration(task, one.key or None, one.operator, one.value or None, one.effect or None)
     if step in RETRIED:
         task.set_retry(num_retries=RETRIES, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
     kubernetes.set_timeout(task, asked.timeout_s)
