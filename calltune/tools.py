@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 
+from calltune import storage
 from calltune.errors import DataError
 from calltune.records import Tool
 
@@ -23,15 +24,19 @@ def load(path: str | Path) -> list[Tool]:
         path: a Python file, whose public functions with type hints and Google-style docstrings become tools; or a JSON or
             YAML file: a list of tools in the OpenAI form, bare ``{"name", "description", "parameters"}`` or with xLAM's
             loose types; an OpenAPI 3 document, whose operations become tools; or what an MCP server answered to
-            `tools/list`.
+            `tools/list`. At ``s3://…`` no Python: what a store holds is never run.
 
     Raises:
         DataError: no such file, no tool in it, or a tool whose schema is not valid.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such tools file")
-    tools = _from_python(path) if path.suffix == ".py" else _from_file(path)
+    address = str(path)
+    if address.startswith("s3://"):
+        tools = _from_document(_stored(address), address)
+    else:
+        path = Path(path)
+        if not path.is_file():
+            raise DataError(f"{path}: no such tools file")
+        tools = _from_python(path) if path.suffix == ".py" else _from_document(path.read_bytes(), address)
     if not tools:
         raise DataError(f"{path}: no tool in it; a Python file needs public, documented functions")
     names = [tool["function"]["name"] for tool in tools]
@@ -113,15 +118,23 @@ def _place_and_text(file: str | None, error: BaseException) -> tuple[int | None,
     return lines[-1] if lines else None, str(error)
 
 
-def _from_file(path: Path) -> list[Tool]:
-    document = _document(path)
+def _stored(uri: str) -> bytes:
+    store, key = storage.at(uri)
+    data = store.get(key)
+    if data is None:
+        raise DataError(f"{uri}: no such tools file")
+    return data
+
+
+def _from_document(data: bytes, path: str) -> list[Tool]:
+    document = _document(data, path)
     if isinstance(document, dict):
         from calltune import openapi
 
         # JSON-RPC wraps the answer of an MCP server.
         result = document.get("result", document)
         if openapi.is_document(document):
-            return [normalise(tool, str(path)) for tool in openapi.tools(document, str(path))]
+            return [normalise(tool, path) for tool in openapi.tools(document, path)]
         if isinstance(result, dict) and isinstance(result.get("tools"), list):
             if result.get("nextCursor"):
                 raise DataError(f"{path}: is one page of `tools/list`, and `nextCursor` says that more follow: dump them all")
@@ -131,17 +144,17 @@ def _from_file(path: Path) -> list[Tool]:
     return [_listed(tool, f"{path}, tool {number}") for number, tool in enumerate(document, 1)]
 
 
-def _document(path: Path) -> Any:
-    if path.suffix.lower() in (".yaml", ".yml"):
+def _document(data: bytes, path: str) -> Any:
+    if path.lower().endswith((".yaml", ".yml")):
         import yaml
 
         try:
             # Through JSON, since YAML also has dates, and keys that are numbers.
-            return json.loads(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), default=str))
+            return json.loads(json.dumps(yaml.safe_load(data.decode("utf-8")), default=str))
         except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
             raise DataError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file: {error}") from None
 

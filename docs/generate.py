@@ -199,6 +199,8 @@ def _kind(annotation: Any) -> str:
         return f"a mapping to {_kind(inside[1])}"
     if origin is list:
         return f"a list of {_kind(inside[0])}"
+    if inspect.isclass(annotation) and issubclass(annotation, Settings):
+        return f"mappings of {', '.join(f'`{name}`' for name in annotation.model_fields)}"
     return WORDS[annotation]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from calltune.errors import UserError
-from pipelines import cli_registry, cli_steps
+from pipelines import cli_cluster, cli_registry, cli_steps
 from pipelines.options import Config, Overrides, Workdir
 
 app = typer.Typer(
@@ -75,20 +75,28 @@ def check(config: Config, set_: Overrides = []) -> None:  # noqa: B006
 
 
 @app.command()
-def compile(config: Config, out: Annotated[Path, typer.Option("-o", help="The YAML package to write.")]) -> None:
+def compile(
+    config: Config,
+    out: Annotated[Path, typer.Option("-o", help="The YAML package to write.")],
+    set_: Overrides = [],  # noqa: B006
+) -> None:
     """Write the pipeline as a package for Kubeflow Pipelines.
 
     Example: calltune compile -c pipelines/recipes/helpdesk.yaml -o finetune.yaml
     """
-    from kfp.compiler import Compiler
-
-    from components import images
     from pipelines.config import load
-    from pipelines.finetune import STEPS, build
+    from pipelines.package import package
 
-    settings = load(config)
-    image = {step: images.TRAIN if step in ("train", "export", "evaluate") else images.CPU for step in STEPS}
-    Compiler().compile(build(settings, image), str(out))
+    settings = load(config, set_)
+    made = package(settings)
+    try:
+        out.write_text(made.text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    if settings.storage.uri == "embedded":
+        print(
+            "calltune: storage.uri is embedded, which no pod can reach: set s3://bucket/prefix before this runs", file=sys.stderr
+        )
     print(out)
 
 
@@ -138,6 +146,7 @@ def call(
 
 
 app.add_typer(cli_steps.app)
+app.add_typer(cli_cluster.app)
 app.add_typer(cli_registry.app)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from calltune.errors import ConfigError
 from calltune.records import sha256
@@ -19,6 +19,7 @@ from components.ingest.config import IngestConfig
 from components.promote.config import PromoteSection
 from components.train.config import TrainConfig
 from pipelines import plain_yaml
+from pipelines.cluster import ClusterConfig, Resources
 from pipelines.explain import explained
 
 MAX_INTEGER = 2**53
@@ -57,21 +58,6 @@ class TrackingConfig(Settings):
     """`embedded`: SQLite in the workdir; or an MLflow server's address."""
 
 
-class Resources(Settings):
-    """What a step asks of Kubernetes; without effect on a laptop."""
-
-    gpu: int = Field(0, ge=0)
-    """GPUs."""
-    cpu: float = Field(1, gt=0)
-    """CPU cores."""
-    memory_gib: float = Field(4, gt=0)
-    """Memory in GiB."""
-    node_selector: dict[str, str] = {}
-    """Labels that the node must have."""
-    tolerations: list[dict[str, str]] = []
-    """Taints that the pod tolerates."""
-
-
 class RunConfig(Settings):
     """The whole config of a run. One section for each step; unknown keys are refused."""
 
@@ -91,6 +77,7 @@ class RunConfig(Settings):
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
     resources: dict[Literal["ingest", "format", "train", "export", "evaluate", "gate", "promote", "report"], Resources] = {}
+    cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
     def _the_gate_has_enough_questions(self) -> "RunConfig":
@@ -105,7 +92,7 @@ class RunConfig(Settings):
         Of a local path only the last name counts, so that one config has one hash wherever its files lie; what is in them
         is in the data's fingerprint.
         """
-        settings = self.model_dump(mode="json", exclude={"storage", "tracking", "resources"})
+        settings = self.model_dump(mode="json", exclude={"storage", "tracking", "resources", "cluster"})
         for section, key in _paths(self):
             settings[section][key] = Path(settings[section][key]).name
         return sha256(settings)
@@ -115,7 +102,11 @@ class RunConfig(Settings):
         model = self.model.model_dump(mode="json")
         if step == "look":
             look = {"name": self.name, "source": self.ingest.source, "tools": self.ingest.tools, "alias": self.promote.alias}
-            return {**look, "when": self.retrain.when, "run": self.model_dump(mode="json", exclude_none=True)}
+            return {
+                **look,
+                "when": self.retrain.when,
+                "run": self.model_dump(mode="json", exclude_none=True, exclude={"cluster"}),
+            }
         if step == "notify":
             return {"name": self.name}
         if step == "report":

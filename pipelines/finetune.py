@@ -15,25 +15,24 @@ from components.notify.component import notify
 from components.promote.component import promote
 from components.report.component import report
 from components.train.component import train
-from pipelines.config import Resources, RunConfig
+from pipelines.config import RunConfig
 from pipelines.placement import placed
 
 STEPS = ("look", "ingest", "format", "train", "export", "evaluate", "gate", "promote", "report", "notify")
 
 
-def build(config: RunConfig, code: Mapping[str, str], retries: int = 1) -> Any:
+def build(config: RunConfig, code: Mapping[str, str], on_cluster: bool = True) -> Any:
     """The pipeline. The steps' settings are its parameters, with the config's values as defaults.
 
     Args:
         config: of the run.
         code: for each step what its cache key says of its code: locally a hash of its sources, in a cluster the image.
-        retries: how often a failed step is started again; none on a laptop, where it would fail the same way.
+        on_cluster: false for a run on this machine, where Kubernetes adds nothing to the tasks.
     """
     steps = {step: config.for_step(step) for step in STEPS}
 
-    def place(task: dsl.PipelineTask, step: str, cached: bool = True, retried: bool = True) -> dsl.PipelineTask:
-        resources = config.resources.get(step, Resources())  # type: ignore[call-overload]
-        return placed(task, resources, cached, retries if retried else 0)
+    def place(task: dsl.PipelineTask, step: str, cached: bool = True) -> dsl.PipelineTask:
+        return placed(task, step, config, cached, on_cluster)
 
     @dsl.pipeline(name="calltune-finetune", description=f"Fine-tune and promote {config.name}")
     def finetune(
@@ -48,10 +47,10 @@ def build(config: RunConfig, code: Mapping[str, str], retries: int = 1) -> Any:
         report_config: dict = steps["report"],  # type: ignore[type-arg]
         notify_config: dict = steps["notify"],  # type: ignore[type-arg]
     ) -> None:
-        told = place(notify(config=notify_config, code=code["notify"]), "notify", cached=False, retried=False)
+        told = place(notify(config=notify_config, code=code["notify"]), "notify", cached=False)
         with dsl.ExitHandler(told):
             seen = place(look(config=look_config, code=code["look"]), "look", cached=False)
-            go = place(due(reason=seen.outputs["reason"]), "look", cached=False, retried=False)
+            go = place(due(reason=seen.outputs["reason"]), "due", cached=False)
             with dsl.If(go.output == True, name="due"):  # noqa: E712
                 print_ = seen.outputs["fingerprint"]
                 data = place(ingest(config=ingest_config, fingerprint=print_, code=code["ingest"]), "ingest")
@@ -86,6 +85,6 @@ def build(config: RunConfig, code: Mapping[str, str], retries: int = 1) -> Any:
                     code=code["report"],
                     **results,
                 )
-                place(told_all, "report", cached=False, retried=False)
+                place(told_all, "report", cached=False)
 
     return finetune

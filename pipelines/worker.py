@@ -27,9 +27,7 @@ def main(job: Path, root: Path) -> int:
     # PATH has this interpreter first, so that the plain name is right.
     sys.executable = "python3"
     warnings.filterwarnings("ignore", category=RuntimeWarning)
-    # What a step asks of Kubernetes means nothing here.
-    warnings.filterwarnings("ignore", message=".* have no effect in the current local runner")
-    pipeline = build(config, code_of(STEPS), retries=0)
+    pipeline = build(config, code_of(STEPS), on_cluster=False)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), enable_caching=True)
     try:
         pipeline()

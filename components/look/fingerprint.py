@@ -17,7 +17,7 @@ def fingerprint(source: str, tools: str, base: str = "", revision: str = "") -> 
     Args:
         source: a file, whose content counts, not its name; a folder, of whose files both count; or
             ``s3://bucket/prefix``, of whose objects key, ETag and size count, so that nothing is downloaded.
-        tools: path of the tools file; empty where the rows bring their own.
+        tools: path of the tools file, or its address in S3; empty where the rows bring their own.
         base: the base model. The files of a folder count, by their checksums, and the objects of ``s3://bucket/prefix``;
             any other model is what its name and revision say.
         revision: of a base model from the Hub.
@@ -25,8 +25,7 @@ def fingerprint(source: str, tools: str, base: str = "", revision: str = "") -> 
     Raises:
         DataError: one of them does not exist or cannot be read.
     """
-    data = _data(source)
-    known: dict[str, Any] = {"source": data, "tools": _file(tools, "tools") if tools else ""}
+    known: dict[str, Any] = {"source": _data(source), "tools": _tools(tools)}
     if base.startswith("s3://"):
         known["base"] = _objects(f"{base.rstrip('/')}/")
     elif base and Path(base).is_dir():
@@ -43,6 +42,12 @@ def _data(source: str) -> Any:
         return checksums(Path(source)) if Path(source).is_dir() else _file(source, "data")
     except OSError as error:
         raise DataError(f"{source}: cannot be read: {error.strerror}") from None
+
+
+def _tools(name: str) -> Any:
+    if name.startswith("s3://"):
+        return _objects(name)
+    return _file(name, "tools") if name else ""
 
 
 def _file(name: str, kind: str) -> str:

@@ -19,6 +19,8 @@ CALLTUNE = [str(Path(sys.executable).parent / "calltune")]
 RECIPE = str(REPO / "pipelines" / "recipes" / "helpdesk.yaml")
 COMMANDS = [
     *(["run"], ["check"], ["compile"], ["call"], ["doctor"], ["ui"], ["models"], ["models", "list"], ["models", "history"]),
+    *(["submit"], *(["runs", command] for command in ("list", "show", "logs", "stop"))),
+    *(["schedule", command] for command in ("create", "list", "pause", "resume", "delete", "run-now")),
     *([step] for step in ("ingest", "format", "train", "export", "evaluate", "gate", "promote")),
 ]
 HEAVY = ("torch", "transformers", "mlflow", "kfp", "boto3", "datasets", "pandas", "numpy", "pydantic", "yaml")

@@ -1,0 +1,101 @@
+"""What a run reads from this machine, brought into the store under its content's hash, and the config that names it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from calltune import models, storage, tools
+from calltune.errors import ConfigError, DataError
+from calltune.settings import Settings
+from components.ingest.sources import SUFFIXES
+from pipelines.config import RunConfig
+from pipelines.local import in_environment
+
+
+def require_cluster_places(config: RunConfig) -> None:
+    """Refuse a store or tracking that no pod can reach.
+
+    Raises:
+        ConfigError: one of the two is on this machine.
+    """
+    if not config.storage.uri.startswith("s3://"):
+        raise ConfigError(f"storage.uri: {config.storage.uri} is on this machine, where no pod finds it: set s3://bucket/prefix")
+    if not config.tracking.uri.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"tracking.uri: {config.tracking.uri} is on this machine: set an MLflow server such as http://mlflow:5000"
+        )
+
+
+@contextmanager
+def store_of(config: RunConfig) -> Iterator[storage.Store]:
+    """The store of a config, as this machine reaches it: `AWS_ENDPOINT_URL_S3` comes before the address that pods use."""
+    variables = {"CALLTUNE_STORAGE": config.storage.uri}
+    if config.storage.endpoint_url and not os.environ.get("AWS_ENDPOINT_URL_S3"):
+        variables["AWS_ENDPOINT_URL_S3"] = config.storage.endpoint_url
+    with in_environment(variables):
+        yield storage.open_store(config.storage.uri)
+
+
+class Inputs:
+    """Brings inputs into a store, each once.
+
+    Attributes:
+        store: of the run; None only says where they would be.
+        uploaded: keys of the files that were not there yet.
+    """
+
+    def __init__(self, uri: str, store: storage.Store | None) -> None:
+        self.uri, self.store = uri.rstrip("/"), store
+        self.uploaded: list[str] = []
+
+    def bring(self, config: RunConfig) -> RunConfig:
+        """Upload source, tools and base model where they are local, and name their copies.
+
+        Raises:
+            DataError: a file is not there.
+        """
+        sections: dict[str, Settings] = {"ingest": config.ingest, "model": config.model}
+        if "://" not in config.ingest.source:
+            sections["ingest"] = sections["ingest"].model_copy(update={"source": self._source(Path(config.ingest.source))})
+        if config.ingest.tools and not config.ingest.tools.startswith("s3://"):
+            sections["ingest"] = sections["ingest"].model_copy(update={"tools": self._tools(config.ingest.tools)})
+        if Path(config.model.base).is_dir() or config.model.base in models.BUNDLED:
+            sections["model"] = config.model.model_copy(update={"base": self._model(config)})
+        return config.model_copy(update=sections)
+
+    def _source(self, file: Path) -> str:
+        if not file.is_file():
+            raise DataError(f"ingest.source: {file}: no such file")
+        # In S3 only these names are read; `.json` is read as a file of any other name is.
+        name = file.name if file.suffix in SUFFIXES else f"{file.name}.json"
+        return self._file(file, f"inputs/{models.file_sha256(file)}/{name}")
+
+    def _tools(self, path: str) -> str:
+        """Python becomes JSON Schema here: a pod never runs a file out of the store."""
+        data = (json.dumps(tools.load(path), indent=1, ensure_ascii=False) + "\n").encode()
+        key = f"inputs/{hashlib.sha256(data).hexdigest()}/tools.json"
+        if self.store is not None and self.store.get(key) is None:
+            self.store.put(key, data)
+            self.uploaded.append(key)
+        return f"{self.uri}/{key}"
+
+    def _model(self, config: RunConfig) -> str:
+        """A folder as it is; of a bundled model, which the images do not have, what it unpacks to."""
+        if self.store is None and config.model.base in models.BUNDLED:
+            return f"{self.uri}/inputs/{config.model.base.replace(':', '-')}"  # not unpacked only to name it
+        folder = models.fetch(config.model)
+        key = f"inputs/{folder.digest}"
+        there = set(self.store.list(key)) if self.store is not None else set()
+        for name in models.checksums(folder.path) if self.store is not None else {}:
+            self._file(folder.path / name, f"{key}/{name}", there)
+        return f"{self.uri}/{key}"
+
+    def _file(self, file: Path, key: str, there: set[str] | None = None) -> str:
+        """An object is written whole, so that one that is there is right."""
+        if self.store is not None and key not in (set(self.store.list(key)) if there is None else there):
+            self.store.upload(file, key)
+            self.uploaded.append(key)
+        return f"{self.uri}/{key}"

@@ -1,0 +1,108 @@
+"""The Kubernetes API, as the preflight and the logs need it: what is in the namespace, which GPUs, what a pod printed."""
+
+from collections.abc import Callable
+from typing import Any
+
+from calltune.errors import UserError
+
+TIMEOUT_S = 15
+
+
+class Unknown(Exception):
+    """What was asked for cannot be seen from here: no credentials for it, or no answer."""
+
+
+class Kube:
+    """A namespace of a cluster, with the credentials of the kubeconfig or, in a pod, of its service account."""
+
+    def __init__(self, namespace: str) -> None:
+        from kubernetes import client, config
+
+        try:
+            try:
+                config.load_incluster_config()
+            except config.ConfigException:
+                config.load_kube_config()
+        except config.ConfigException:
+            raise Unknown("no kubeconfig: kubectl has no cluster") from None
+        self.namespace, self.core = namespace, client.CoreV1Api()
+
+    def _ask(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """The answer; None where there is no such object.
+
+        Raises:
+            Unknown: it may not be seen, or nobody answers.
+        """
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            return function(*arguments, _request_timeout=TIMEOUT_S, **options)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise Unknown(f"Kubernetes says {error.status} {error.reason}") from None
+        except HTTPError as error:
+            raise Unknown(f"Kubernetes does not answer: {type(error).__name__}") from None
+
+    def has_namespace(self) -> bool:
+        """Whether the namespace is there."""
+        return self._ask(self.core.read_namespace, self.namespace) is not None
+
+    def secret_keys(self, name: str) -> set[str] | None:
+        """The keys of a secret; None where there is no such secret. Its values are not kept."""
+        secret = self._ask(self.core.read_namespaced_secret, name, self.namespace)
+        return None if secret is None else set(secret.data or {})
+
+    def has_service_account(self, name: str) -> bool:
+        """Whether the namespace has it."""
+        return self._ask(self.core.read_namespaced_service_account, name, self.namespace) is not None
+
+    def gpus(self) -> dict[str, int]:
+        """Resources that nodes count besides the usual ones → the most that one node has."""
+        found: dict[str, int] = {}
+        for node in self._ask(self.core.list_node).items:
+            for name, amount in (node.status.allocatable or {}).items():
+                if "/" in name and str(amount).isdigit():
+                    found[name] = max(found.get(name, 0), int(amount))
+        return found
+
+    def retries_lost_nodes(self) -> bool:
+        """Whether Argo's controller, in KFP's own namespace, starts a step again whose node is gone."""
+        settings = self._ask(self.core.read_namespaced_config_map, "workflow-controller-configmap", "kubeflow")
+        text = " ".join((settings.data or {}).values()) if settings else ""
+        return "retryPolicy: Always" in text or '"retryPolicy":"Always"' in text.replace(" ", "")
+
+    def logs(self, run_id: str, step: str) -> list[tuple[str, str]]:
+        """Task and text of the pods of a run, the oldest first.
+
+        Args:
+            run_id: of KFP.
+            step: only this task's pods; empty for all.
+
+        Raises:
+            UserError: no pod of the run is left.
+        """
+        pods = self._ask(self.core.list_namespaced_pod, self.namespace, label_selector=f"pipeline/runid={run_id}").items
+        texts = []
+        for pod in sorted(pods, key=lambda pod: pod.metadata.creation_timestamp):
+            task = _task(pod)
+            if task.endswith("-driver") or step not in ("", task):
+                continue
+            try:
+                text = self._ask(self.core.read_namespaced_pod_log, pod.metadata.name, self.namespace, container="main")
+            except Unknown as error:
+                text = f"({error})\n"
+            texts.append((task, text or ""))
+        if not texts:
+            raise UserError(
+                f"no pod of run {run_id} {f'for the task {step!r} ' if step else ''}is left in namespace {self.namespace}: "
+                "Kubernetes removes ended ones; KFP's UI has the archived logs"
+            )
+        return texts
+
+
+def _task(pod: Any) -> str:
+    """The task that a pod is for: Argo names a node `workflow.root.….train.executor`, and the pod by a number."""
+    name = (pod.metadata.annotations or {}).get("workflows.argoproj.io/node-name", pod.metadata.name)
+    return str(name.removesuffix(".executor").split(".")[-1])

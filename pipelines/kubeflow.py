@@ -1,0 +1,193 @@
+"""Kubeflow Pipelines' API through its own client, with errors that say what to do."""
+
+import contextlib
+import io
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calltune.errors import UserError
+from pipelines.cluster import ClusterConfig
+from pipelines.package import Package
+
+TIMEOUT_S = 15
+PAGE = 50
+INSIDE = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
+"""Where a pod finds the API of an installation with the usual names."""
+FORWARD = "kubectl port-forward -n kubeflow svc/ml-pipeline 8888:8888, then --host http://localhost:8888"
+LOG_IN = "CALLTUNE_KFP_TOKEN, --token-file FILE or, behind Dex, CALLTUNE_KFP_COOKIE (authservice_session=…) say who you are"
+TOKEN_FILE = "/var/run/secrets/kubeflow/pipelines/token"
+"""Where KFP's manifests project a pod's token."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where Kubeflow Pipelines is, and as whom to talk to it.
+
+    Attributes:
+        host: address of the API, without a slash at the end.
+        namespace: in which the steps run.
+        token_file: read anew for each request, as a projected token wants it; None without one.
+    """
+
+    host: str
+    namespace: str
+    token_file: Path | None = None
+
+
+def place_of(cluster: ClusterConfig, host: str | None, namespace: str | None, token_file: Path | None) -> Place:
+    """Command line before config before environment.
+
+    Raises:
+        UserError: nothing says where the API is, or there is no such token file.
+    """
+    inside = "KUBERNETES_SERVICE_HOST" in os.environ
+    address = host or cluster.host or os.environ.get("KF_PIPELINES_ENDPOINT") or (INSIDE if inside else "")
+    if not address:
+        raise UserError(f"where is Kubeflow Pipelines? Set cluster.host or --host; without an address of its own: {FORWARD}")
+    if not address.startswith(("http://", "https://")):
+        raise UserError(f"--host {address}: must begin with http:// or https://")
+    if token_file is not None and not token_file.is_file():
+        raise UserError(f"--token-file {token_file}: no such file; a pod's token is projected to {TOKEN_FILE}")
+    if token_file is None and inside and Path(TOKEN_FILE).is_file():
+        token_file = Path(TOKEN_FILE)
+    return Place(address.rstrip("/"), namespace or cluster.namespace, token_file)
+
+
+class Kubeflow:
+    """The API. Every method raises a UserError that says what to do where the server refuses.
+
+    Attributes:
+        place: where it is.
+        namespace: for the API: that of the steps where the installation has many users, else None.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        # Asked by hand first: the client's own look at the API takes 25 s to find out that nobody is there.
+        self.namespace = place.namespace if _health(place).get("multi_user") else None
+        import kfp
+        from kfp.client import ServiceAccountTokenVolumeCredentials
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.client = kfp.Client(
+                host=place.host,
+                # Given, it keeps the client from looking for one by itself, and from writing one into the home folder.
+                namespace=self.namespace or "kubeflow",
+                existing_token=os.environ.get("CALLTUNE_KFP_TOKEN") if place.token_file is None else None,
+                credentials=ServiceAccountTokenVolumeCredentials(str(place.token_file)) if place.token_file else None,
+                cookies=os.environ.get("CALLTUNE_KFP_COOKIE"),
+            )
+
+    def link(self, what: str, id_: str) -> str:
+        """Address of a run (`runs`) or a schedule (`recurringrun`) in the UI."""
+        return f"{self.place.host}/#/{what}/details/{id_}"
+
+    def call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """One call of the client, which prints links of its own: not here."""
+        import kfp_server_api
+        import urllib3
+
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return function(*arguments, **options)
+        except kfp_server_api.ApiException as error:
+            raise self._explained(error.status, error.body) from None
+        except urllib3.exceptions.HTTPError as error:
+            raise UserError(f"{self.place.host}: Kubeflow Pipelines has stopped answering: {error}") from None
+
+    def all(self, listing: Callable[..., Any], field: str, **options: Any) -> Iterator[Any]:
+        """Every object of a listing, page by page."""
+        token = ""
+        while True:
+            page = self.call(listing, page_token=token, page_size=PAGE, **options)
+            yield from getattr(page, field) or []
+            token = page.next_page_token
+            if not token:
+                return
+
+    def experiment(self, name: str) -> str:
+        """Id of an experiment, made if need be."""
+        return str(self.call(self.client.create_experiment, name, namespace=self.namespace).experiment_id)
+
+    def version(self, package: Package) -> tuple[str, str, bool]:
+        """Upload a package as a pipeline version; returns the ids of pipeline and version, and whether it is new."""
+        import tempfile
+
+        pipelines = self.all(self.client.list_pipelines, "pipelines", namespace=self.namespace, filter=_named(package.name))
+        pipeline = next((found.pipeline_id for found in pipelines), None)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "package.yaml"
+            file.write_text(package.text, encoding="utf-8")
+            if pipeline is None:
+                made = self.call(self.client.upload_pipeline, str(file), pipeline_name=package.name, namespace=self.namespace)
+                pipeline = made.pipeline_id
+            versions = self.all(self.client.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline)
+            same = next((found for found in versions if found.display_name == package.version), None)
+            if same is not None:
+                return pipeline, same.pipeline_version_id, False
+            uploaded = self.call(
+                self.client.upload_pipeline_version, str(file), pipeline_version_name=package.version, pipeline_id=pipeline
+            )
+            return pipeline, uploaded.pipeline_version_id, True
+
+    def run(self, id_: str) -> Any:
+        """A run by its id."""
+        return self.call(self.client.get_run, id_)
+
+    def _explained(self, status: int, body: str | bytes | None) -> UserError:
+        text = body.decode(errors="replace") if isinstance(body, bytes) else body or ""
+        with contextlib.suppress(ValueError, AttributeError):
+            text = json.loads(text).get("message") or json.loads(text).get("error") or text
+        text = " ".join(text.split())[:300]
+        if status in (401, 403):
+            return _denied(self.place, status, text)
+        if status == 404:
+            return UserError(f"{self.place.host}: not found: {text}; `calltune runs list` and `schedule list` name what there is")
+        return UserError(f"{self.place.host}: Kubeflow Pipelines refuses (HTTP {status}): {text}")
+
+
+def _named(name: str) -> str:
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+
+
+def _denied(place: Place, status: int, text: str = "") -> UserError:
+    if status == 403:
+        return UserError(
+            f"{place.host}: you may not do this in namespace {place.namespace} ({text or 'forbidden'}): "
+            "ask for the role kubeflow-edit there"
+        )
+    return UserError(f"{place.host}: does not know you, or your token or cookie has expired: {LOG_IN}")
+
+
+def _health(place: Place) -> dict[str, Any]:
+    import requests
+
+    headers, token = {}, os.environ.get("CALLTUNE_KFP_TOKEN")
+    if place.token_file is not None:
+        token = place.token_file.read_text(encoding="utf-8").strip()
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    if os.environ.get("CALLTUNE_KFP_COOKIE"):
+        headers["Cookie"] = os.environ["CALLTUNE_KFP_COOKIE"]
+    try:
+        answer = requests.get(f"{place.host}/apis/v2beta1/healthz", headers=headers, timeout=TIMEOUT_S, allow_redirects=False)
+    except requests.RequestException as error:
+        raise UserError(
+            f"{place.host}: Kubeflow Pipelines does not answer ({type(error).__name__}): is it there? Perhaps {FORWARD}"
+        ) from None
+    # A gateway sends whoever it does not know to its login page.
+    if answer.status_code == 401 or 300 <= answer.status_code < 400 or "text/html" in answer.headers.get("Content-Type", ""):
+        raise _denied(place, 401)
+    if answer.status_code == 403:
+        raise _denied(place, 403)
+    try:
+        answer.raise_for_status()
+        return dict(answer.json())
+    except (ValueError, requests.RequestException):
+        raise UserError(f"{place.host}: is not the API of Kubeflow Pipelines 2 (HTTP {answer.status_code}): {FORWARD}") from None

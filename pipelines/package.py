@@ -1,0 +1,89 @@
+"""The pipeline as a package for Kubeflow Pipelines: YAML, the same bytes for the same config, and no credential in it."""
+
+import hashlib
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from calltune.errors import ConfigError
+from components import images
+from pipelines.config import RunConfig
+from pipelines.placement import WITH_MODELS
+
+MAX_BYTES = 200_000
+"""KFP keeps a package in its database and in each workflow, and etcd refuses an object above 1.5 MB."""
+SECRET_VARIABLES = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+    *(
+        "MLFLOW_TRACKING_USERNAME",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "CALLTUNE_KFP_TOKEN",
+        "CALLTUNE_KFP_COOKIE",
+    ),
+)
+"""Variables whose values must not be in a package, whatever path they would come by."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A compiled pipeline.
+
+    Attributes:
+        name: of the pipeline in KFP: one for each registered model.
+        text: its two YAML documents, the pipeline and its Kubernetes part.
+    """
+
+    name: str
+    text: str
+
+    @property
+    def version(self) -> str:
+        """Name of the pipeline version: the same for the same bytes."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+
+def package(config: RunConfig) -> Package:
+    """Compile the pipeline of a config.
+
+    Raises:
+        ConfigError: a credential would get into it, or it is too large for KFP.
+    """
+    from kfp.compiler import Compiler
+
+    from pipelines.finetune import STEPS, build
+
+    # Before the seconds of compiling; and after it, for what came by another way.
+    _refuse_credentials(config.model_dump_json())
+    image = {step: images.TRAIN if step in WITH_MODELS[1:] else images.CPU for step in STEPS}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "package.yaml"
+        Compiler().compile(build(config, image), str(file))
+        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    # Written again, because the compiler's comments have the settings in an order that changes from process to process.
+    body = yaml.safe_dump_all(documents, sort_keys=True, width=130, allow_unicode=True)
+    text = f"# The pipeline that fine-tunes and promotes {config.name}; written by `calltune compile`.\n{body}"
+    _refuse_credentials(text)
+    if len(text.encode()) > MAX_BYTES:
+        raise ConfigError(
+            f"the package has {len(text.encode()):,} bytes, and at most {MAX_BYTES:,} are safe in KFP: shorten the config"
+        )
+    return Package(f"calltune-{config.name}", text)
+
+
+def _refuse_credentials(text: str) -> None:
+    """Whoever may see a run in KFP's UI may read its package."""
+    address = re.search(r"[a-z][a-z0-9+.-]*://[^/\s'\"@]+@[^/\s'\"]*", text)
+    if address:
+        shown = re.sub(r"://.*@", "://…@", address[0])
+        raise ConfigError(
+            f"{shown}: an address with credentials would be readable in KFP: name a secret with them in cluster.secrets instead"
+        )
+    for name in SECRET_VARIABLES:
+        value = os.environ.get(name, "")
+        if len(value) >= 8 and value in text:
+            raise ConfigError(f"the config holds the value of {name}, readable in KFP: name a secret in cluster.secrets instead")

@@ -1,0 +1,113 @@
+"""What must be there before a run is submitted, each with the command that would fix it: so that nothing fails after an hour."""
+
+import os
+from collections.abc import Iterator
+
+from calltune.errors import UserError
+from pipelines.config import RunConfig
+from pipelines.kube import Kube, Unknown
+
+CONNECT_S = 10
+
+
+def look(config: RunConfig, namespace: str) -> Iterator[str]:
+    """Look at the store, then at the namespace; yields what was found, and what could not be looked at.
+
+    Raises:
+        UserError: something is missing.
+    """
+    yield _store(config)
+    try:
+        kube = Kube(namespace)
+        if not kube.has_namespace():
+            raise UserError(
+                f"namespace {namespace}: there is none: kubectl create namespace {namespace}, or set cluster.namespace"
+            )
+        yield from _secrets(config, kube)
+        yield from _accounts(config, kube)
+        yield from _gpus(config, kube)
+        if not kube.retries_lost_nodes():
+            yield (
+                "note: a step whose node is lost is not started again, since Argo's controller has no "
+                "templateDefaults.retryStrategy.retryPolicy: Always (docs/cluster-runs.md); --wait --resubmit N submits anew"
+            )
+    except Unknown as error:
+        yield f"note: secrets, accounts and GPUs were not looked at: {error}"
+
+
+def _store(config: RunConfig) -> str:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, prefix = config.storage.uri.removeprefix("s3://").partition("/")
+    options = Config(retries={"max_attempts": 1}, connect_timeout=CONNECT_S, read_timeout=CONNECT_S)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3")
+    at = f" at {endpoint}" if endpoint else ""
+    try:
+        # A session of its own: boto3's shared one keeps the credentials that it has once read.
+        client = boto3.session.Session().client("s3", config=options)
+        client.put_object(Bucket=bucket, Key=f"{prefix}/inputs/preflight".lstrip("/"), Body=b"")
+    except ClientError as error:
+        code = error.response["Error"].get("Code")
+        fix = (
+            f"aws s3 mb s3://{bucket}"
+            if code == "NoSuchBucket"
+            else f"ask for s3:PutObject on {config.storage.uri}/*, or check AWS_*"
+        )
+        raise UserError(f"{config.storage.uri}{at}: cannot be written ({code}): {fix}") from None
+    except (BotoCoreError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{config.storage.uri}{at}: cannot be written ({reason}): AWS_* hold the credentials; where only pods reach the "
+            "store, kubectl port-forward it, and set AWS_ENDPOINT_URL_S3 to that address"
+        ) from None
+    return f"store        {config.storage.uri}{at} can be written"
+
+
+def _secrets(config: RunConfig, kube: Kube) -> Iterator[str]:
+    for name, keys in config.cluster.secrets.items():
+        found = kube.secret_keys(name)
+        if found is None:
+            wanted = " ".join(f"--from-literal={key}=…" for key in keys)
+            raise UserError(
+                f"secret {name}: not in {kube.namespace}: kubectl create secret generic {name} -n {kube.namespace} {wanted}"
+            )
+        missing = sorted(set(keys) - found)
+        if missing:
+            raise UserError(
+                f"secret {name}: has no key {missing[0]!r}, only {', '.join(sorted(found)) or 'none'}: correct cluster.secrets, "
+                f"or kubectl edit secret {name} -n {kube.namespace}"
+            )
+        yield f"secret       {name} has {', '.join(sorted(keys))}"
+    for name in config.cluster.image_pull_secrets:
+        if kube.secret_keys(name) is None:
+            raise UserError(
+                f"image pull secret {name}: not in {kube.namespace}: kubectl create secret docker-registry {name} "
+                f"-n {kube.namespace} --docker-server=… --docker-username=… --docker-password=…"
+            )
+
+
+def _accounts(config: RunConfig, kube: Kube) -> Iterator[str]:
+    name = config.cluster.service_account
+    if name and not kube.has_service_account(name):
+        raise UserError(
+            f"service account {name}: not in {kube.namespace}: kubectl create serviceaccount {name} -n {kube.namespace}, "
+            "or install the chart there"
+        )
+    if name:
+        yield f"account      {name}"
+
+
+def _gpus(config: RunConfig, kube: Kube) -> Iterator[str]:
+    wanted = {step: asked for step, asked in config.resources.items() if asked.gpu}
+    there = kube.gpus() if wanted else {}
+    for step, asked in wanted.items():
+        most = there.get(asked.gpu_type, 0)
+        if most < asked.gpu:
+            others = ", ".join(f"{name} {amount}" for name, amount in sorted(there.items())) or "no GPU on any"
+            raise UserError(
+                f"resources.{step}: {asked.gpu} × {asked.gpu_type} fit on no node of the cluster (the most on one: {others}): "
+                "kubectl describe nodes shows them; --no-preflight if nodes come when they are needed"
+            )
+        yield f"GPU          {step}: {asked.gpu} × {asked.gpu_type}"

@@ -1,0 +1,185 @@
+"""Submit a run to Kubeflow Pipelines, and wait for its verdict."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from calltune import storage
+from calltune.errors import UserError
+from pipelines.check import check
+from pipelines.config import RunConfig
+from pipelines.inputs import Inputs, require_cluster_places, store_of
+from pipelines.kubeflow import Kubeflow
+from pipelines.package import Package, package
+from pipelines.preflight import look
+
+POLL_S = 10.0
+PATIENCE = 30
+"""Polls in a row that may fail before waiting ends: five minutes without an API are an upgrade of it, not the end of the run."""
+ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can be submitted.
+
+    Attributes:
+        config: with every input in the store.
+        package: compiled from it.
+    """
+
+    config: RunConfig
+    package: Package
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a submitted run ended.
+
+    Attributes:
+        exit_code: 0 done, 2 an error in config or data, 1 anything else.
+        summary: `summary.json`; None where the run failed.
+        message: one sentence.
+        again: whether the same run may end better a second time: it failed, and not for its config or data.
+    """
+
+    exit_code: int
+    summary: dict[str, Any] | None
+    message: str
+    again: bool = False
+
+
+def prepare(config: RunConfig, namespace: str, say: Say, preflight: bool = True, dry: bool = False) -> Prepared:
+    """Check everything that can be checked from here, bring the inputs into the store, and compile.
+
+    Args:
+        config: as the user wrote it.
+        namespace: in which the steps will run.
+        say: gets a line for what was found.
+        preflight: look at store and cluster before.
+        dry: upload nothing, and ask nobody.
+
+    Raises:
+        UserError: what is wrong, and what would be right.
+    """
+    require_cluster_places(config)
+    with store_of(config) as store:
+        if preflight and not dry:
+            for line in look(config, namespace):
+                say(line)
+        for line in check(config):
+            if line.startswith("warning"):
+                say(line)
+        inputs = Inputs(config.storage.uri, None if dry else store)
+        brought = inputs.bring(config)
+        for key in inputs.uploaded:
+            say(f"uploaded     {store.uri}/{key}")
+        return Prepared(brought, package(brought))
+
+
+def submit(prepared: Prepared, kubeflow: Kubeflow, experiment: str | None, say: Say) -> str:
+    """Upload the package as a pipeline version and start a run of it; returns the run's id."""
+    config = prepared.config
+    pipeline, version, new = kubeflow.version(prepared.package)
+    say(f"version      {prepared.package.name} {prepared.package.version}{'' if new else ' (there already)'}")
+    run = kubeflow.call(
+        kubeflow.client.run_pipeline,
+        experiment_id=kubeflow.experiment(experiment or config.cluster.experiment or config.name),
+        job_name=f"{config.name} {time.strftime('%Y-%m-%d %H:%M:%S')}",
+        pipeline_id=pipeline,
+        version_id=version,
+        service_account=config.cluster.service_account or None,
+    )
+    say(f"run          {run.run_id}  {kubeflow.link('runs', run.run_id)}")
+    return str(run.run_id)
+
+
+def wait(kubeflow: Kubeflow, config: RunConfig, run_id: str, say: Say | None = None) -> Ending:
+    """Wait until a run has ended; returns how.
+
+    Args:
+        kubeflow: where it runs.
+        config: whose store has its results.
+        run_id: of KFP.
+        say: gets a line each time that a task's state changes; None for silence.
+    """
+    seen: dict[str, str] = {}
+    for run in _polled(kubeflow, run_id):
+        for name, state in tasks(run):
+            if say and seen.get(name) != state:
+                say(f"{time.strftime('%H:%M:%S')}  {name:<14} {state.lower()}")
+            seen[name] = state
+        if run.state in ENDED:
+            with store_of(config) as store:
+                return ending(run, store)
+        time.sleep(POLL_S)
+    raise AssertionError("a run is polled until it has ended")
+
+
+def _polled(kubeflow: Kubeflow, run_id: str) -> Iterator[Any]:
+    failures = 0
+    while True:
+        try:
+            yield kubeflow.run(run_id)
+            failures = 0
+        except UserError as error:
+            failures += 1
+            if failures == PATIENCE:
+                raise UserError(f"{error}; the run goes on, `calltune runs show {run_id}` says how it is") from None
+            time.sleep(POLL_S)
+
+
+def tasks(run: Any) -> list[tuple[str, str]]:
+    """Name and state of a run's steps, without KFP's own drivers."""
+    details = (run.run_details.task_details if run.run_details else None) or []
+    named = [task for task in details if task.display_name and not task.display_name.endswith("-driver")]
+    return [(task.display_name, task.state or "PENDING") for task in named if task.display_name != "executor"]
+
+
+def ending(run: Any, store: storage.Store) -> Ending:
+    """What the store says of a run that has ended; a run without a summary has failed."""
+    summary = store.get_json(f"runs/{run.run_id}/summary.json")
+    if run.state == "SUCCEEDED" and summary is not None:
+        return Ending(0, summary, verdict(summary))
+    if run.state == "CANCELED":
+        return Ending(1, None, f"run {run.run_id} was stopped")
+    records = [store.get_json(key) for key in store.list(f"runs/{run.run_id}/steps/")]
+    failure = next((record["error"] for record in records if record and record["error"]), None)
+    if failure:
+        return Ending(failure["code"], None, f"{failure['step']}: {failure['message']}", again=failure["code"] == 1)
+    reason = run.error.message if run.error and run.error.message else "no step has said why"
+    message = f"run {run.run_id} failed: {reason}; `calltune runs logs {run.run_id}` has what its steps printed"
+    return Ending(1, None, message, again=True)
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """The outcome in one sentence, with the gate's reasons where it refused."""
+    if summary["outcome"] == "promoted":
+        promoted = summary["promoted"]
+        what = f"{promoted['model']} version {promoted['version']} is {promoted['alias']}"
+        return f"promoted: {what}{', as before' if promoted['unchanged'] else ''}"
+    if summary["outcome"] == "refused":
+        reasons = [check["reason"] for check in summary["gate"]["checks"] if not check["passed"]]
+        return f"refused: {'; '.join(reasons)}"
+    return "nothing new: the champion was trained on the same data, tools and base model"
+
+
+def run_once(
+    prepared: Prepared, kubeflow: Kubeflow, experiment: str | None, resubmit: int, say: Say, follow: bool, waiting: bool
+) -> Ending | None:
+    """Submit, and wait if asked to; a run that failed, but not for its data, is submitted again up to `resubmit` times.
+
+    Returns:
+        How it ended; None without waiting.
+    """
+    for left in range(resubmit, -1, -1):
+        run_id = submit(prepared, kubeflow, experiment, say)
+        if not waiting:
+            return None
+        end = wait(kubeflow, prepared.config, run_id, say if follow else None)
+        if not end.again or not left:
+            return end
+        say(f"{end.message}; submitted again, goes on from what its steps have kept")
+    raise AssertionError("the last submission returns")

@@ -1,0 +1,144 @@
+"""What a user can get wrong with submit, runs and schedule: exit 2, and one line that says what to do."""
+
+import re
+
+import kfp_server_api as api
+import pytest
+
+from tests.pipelines.kfp_double import Refused, secret
+
+NAMESPACE = "namespaces/team-a"
+BUCKET_RULE = "(SignatureDoesNotMatch|AccessDenied|403)"
+
+
+def drop(path):
+    return lambda cluster, patch: cluster.double.kube.pop(path)
+
+
+def kube(path, value):
+    return lambda cluster, patch: cluster.double.kube.update({path: value})
+
+
+def env(name, value):
+    return lambda cluster, patch: patch.setenv(name, value)
+
+
+def file(name, text):
+    return lambda cluster, patch: (cluster.folder / name).write_text(text)
+
+
+def answers(status, where=""):
+    def prepare(cluster, patch):
+        plain = cluster.double.handle
+
+        def handle(method, path, query, body):
+            if where in path and path.startswith("/apis"):
+                raise Refused(status, "no")
+            return plain(method, path, query, body)
+
+        cluster.double.handle = handle
+
+    return prepare
+
+
+def expired(cluster, patch):
+    cluster.double.token = "new"
+    patch.setenv("CALLTUNE_KFP_TOKEN", "old")
+
+
+def by_hand(names):
+    def prepare(cluster, patch):
+        for number, name in enumerate(names):
+            made = api.V2beta1RecurringRun(str(number), display_name=name, description="by hand", mode="ENABLE")
+            cluster.double.objects["recurringruns"][str(number)] = made
+
+    return prepare
+
+
+def ended(cluster, patch):
+    cluster.double.objects["runs"]["r1"] = api.V2beta1Run(run_id="r1", display_name="x", state="FAILED")
+
+
+def nothing(cluster, patch):
+    pass
+
+
+SUBMIT = ("submit", "-c", "run.yaml")
+CRON = ("schedule", "create", "-c", "run.yaml", "--cron")
+MISTAKES = {
+    "no config": (nothing, ("submit", "-c", "other.yaml"), "other.yaml: no such config file"),
+    "unknown key": (nothing, (*SUBMIT, "--set", "cluster.hots=http://kfp"), "host"),
+    "embedded store": (nothing, (*SUBMIT, "--set", "storage.uri=embedded"), "storage.uri: .*set s3://bucket/prefix"),
+    "store in a folder": (nothing, (*SUBMIT, "--set", "storage.uri=./store"), "storage.uri: .*set s3://bucket/prefix"),
+    "embedded tracking": (nothing, (*SUBMIT, "--set", "tracking.uri=embedded"), "set an MLflow server such as"),
+    "no host": (nothing, (*SUBMIT, "--set", "cluster.host=''"), "where is Kubeflow Pipelines.*port-forward"),
+    "host without scheme": (nothing, (*SUBMIT, "--host", "kfp.example"), "must begin with http"),
+    "API down": (nothing, (*SUBMIT, "--host", "http://127.0.0.1:9"), "does not answer.*port-forward"),
+    "another server": (answers(404, "healthz"), SUBMIT, "is not the API of Kubeflow Pipelines 2"),
+    "expired token": (expired, SUBMIT, "your token or cookie has expired: CALLTUNE_KFP_TOKEN"),
+    "login page": (answers(302), SUBMIT, "CALLTUNE_KFP_COOKIE"),
+    "no token file": (nothing, (*SUBMIT, "--token-file", "none"), "--token-file none: no such file"),
+    "forbidden": (answers(403, "/experiments"), (*SUBMIT, "--no-preflight"), "you may not do this in namespace team-a"),
+    "unknown namespace": (nothing, (*SUBMIT, "--namespace", "team-b"), "kubectl create namespace team-b"),
+    "no secret": (
+        drop(f"{NAMESPACE}/secrets/store"),
+        SUBMIT,
+        "kubectl create secret generic store -n team-a --from-literal=id=…",
+    ),
+    "no key": (kube(f"{NAMESPACE}/secrets/store", secret("key")), SUBMIT, "has no key 'id', only key"),
+    "no pull secret": (
+        nothing,
+        (*SUBMIT, "--set", "cluster.image_pull_secrets=[mirror]"),
+        "docker-registry mirror -n team-a",
+    ),
+    "no account": (drop(f"{NAMESPACE}/serviceaccounts/runner"), SUBMIT, "kubectl create serviceaccount runner -n team-a"),
+    "no such GPU": (nothing, (*SUBMIT, "--set", "resources.train.gpu_type=amd.com/gpu"), "fit on no node.*nvidia.com/gpu 4"),
+    "too many GPUs": (nothing, (*SUBMIT, "--set", "resources.train.gpu=8"), "8 × nvidia.com/gpu fit on no node"),
+    "wrong keys": (env("AWS_SECRET_ACCESS_KEY", "wrong"), SUBMIT, f"cannot be written \\({BUCKET_RULE}\\).*check AWS_"),
+    "store down": (env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9"), SUBMIT, "cannot be written.*kubectl port-forward"),
+    "no rows": (nothing, (*SUBMIT, "--set", "ingest.source=none.jsonl"), "none.jsonl: no such file"),
+    "broken tools": (file("tools.py", "import nothing_of_the_sort"), SUBMIT, "tools.py, line 1: cannot be imported"),
+    "no revision": (nothing, (*SUBMIT, "--set", "model.revision=main"), "needs the commit to use"),
+    "a value": (nothing, (*SUBMIT, "--set", "cluster.secrets={store: {id: s3cr3t}}"), "its value stays in the secret"),
+    "an address with it": (nothing, (*SUBMIT, "--set", "tracking.uri=http://a:b@mlflow"), "http://…@mlflow.*cluster.secrets"),
+    "resubmit alone": (nothing, (*SUBMIT, "--resubmit", "2"), "--resubmit: needs --wait"),
+    "six fields": (nothing, (*CRON, "0 0 3 * * 1"), "six fields; five are wanted"),
+    "four fields": (nothing, (*CRON, "3 * * 1"), "has 4 of five fields"),
+    "a word": (nothing, (*CRON, "@weekly"), "write five fields"),
+    "no minute": (nothing, (*CRON, "61 3 * * 1"), "bad minute"),
+    "no weekday": (nothing, (*CRON, "0 3 * * L"), "'L' is no day of the week"),
+    "Sunday as 7": (nothing, (*CRON, "0 3 * * 7"), "Sunday is 0 in KFP"),
+    "no such day": (nothing, (*CRON, "0 3 30 2 *"), "day"),
+    "no time zone": (nothing, (*CRON, "0 3 * * 1", "--set", "cluster.timezone=Berlin"), "'Berlin' is no time zone"),
+    "empty name": (nothing, (*CRON, "0 3 * * 1", "--name", " "), "--name: is empty"),
+    "made by hand": (by_hand(["lights"]), (*CRON, "0 3 * * 1"), "has not made.*delete it there, or use --name"),
+    "two of a name": (by_hand(["x", "x"]), ("schedule", "pause", "x", "-c", "run.yaml"), "there are 2 of that name"),
+    "no schedule": (by_hand(["x"]), ("schedule", "pause", "y", "-c", "run.yaml"), "none of that name in team-a; there is x"),
+    "no run": (nothing, ("runs", "show", "r0", "-c", "run.yaml"), "not found.*calltune runs list"),
+    "ended run": (ended, ("runs", "stop", "r1", "-c", "run.yaml"), "has ended already: failed"),
+    "no pods": (kube(f"{NAMESPACE}/pods", {"items": []}), ("runs", "logs", "r1", "-c", "run.yaml"), "no pod of run r1 is left"),
+    "no store": (nothing, ("runs", "show", "r1", "--json"), "-c FILE says which"),
+    "no experiment": (nothing, ("runs", "list", "-c", "run.yaml", "--experiment", "x"), "--experiment x: there is none"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_that_says_what_to_do(cluster, command, monkeypatch, mistake):
+    prepare, words, says = MISTAKES[mistake]
+    prepare(cluster, monkeypatch)
+    code, _, err = command(*words)
+    assert code == 2, err
+    (line,) = err.strip().splitlines()
+    assert line.startswith("calltune: ")
+    assert re.search(says, line), line
+    assert "never printed" not in err
+
+
+def test_what_may_not_be_seen_is_said_and_no_obstacle(cluster, command):
+    cluster.double.kube["nodes"] = 403
+    cluster.double.kube["namespaces/kubeflow/configmaps/workflow-controller-configmap"] = {"data": {}}
+    code, out, _ = command("submit", "-c", "run.yaml")
+    assert code == 0
+    assert "note: " in out and "403" in out
+    cluster.double.kube["nodes"] = {"items": [{"status": {"allocatable": {"nvidia.com/gpu": "1"}}}]}
+    assert "a step whose node is lost is not started again" in command("submit", "-c", "run.yaml")[1]

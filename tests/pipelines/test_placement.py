@@ -1,0 +1,146 @@
+"""The package for Kubeflow Pipelines: what every task gets from Kubernetes, the same bytes each time, no credential in it."""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from calltune.errors import ConfigError
+from pipelines.config import load
+from pipelines.package import MAX_BYTES, SECRET_VARIABLES, package
+from pipelines.placement import scratch_gib
+
+REPO = Path(__file__).parents[2]
+RECIPES = sorted((REPO / "pipelines" / "recipes").glob("*.yaml"))
+RECIPE = REPO / "pipelines" / "recipes" / "helpdesk.yaml"
+GOLDEN = REPO / "tests" / "golden" / "package"
+CLUSTER = (
+    "storage={uri: 's3://models/calltune', endpoint_url: 'http://seaweedfs:8333'}",
+    "tracking.uri=http://mlflow:5000",
+    "cluster={namespace: team-a, image_pull_secrets: [mirror]}",
+    "cluster.secrets={store-keys: {id: AWS_ACCESS_KEY_ID, key: AWS_SECRET_ACCESS_KEY}}",
+)
+GPUS = {
+    0: ("resources={}",),
+    1: ("resources={train: {gpu: 1, memory_gib: 16}, evaluate: {gpu: 1, gpu_type: nvidia.com/mig-3g.40gb, memory_gib: 16}}",),
+    8: (
+        "resources={train: {gpu: 8, cpu: 32, memory_gib: 512, scratch_gib: 300, timeout_s: 604800, node_selector: {gpu: h200}, "
+        "tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]}, evaluate: {gpu: 1, memory_gib: 64}}",
+        "cluster.storage_class=fast",
+    ),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def canaries():
+    """Every compilation here happens where the variables that steps get from secrets have values."""
+    with pytest.MonkeyPatch.context() as patch:
+        for number, name in enumerate(SECRET_VARIABLES):
+            patch.setenv(name, f"canary-{number:03}")
+        yield
+
+
+@cache
+def compiled(*overrides, recipe=RECIPE):
+    return package(load(recipe, [*CLUSTER, *overrides]))
+
+
+def documents(text):
+    pipeline, platform = yaml.safe_load_all(text)
+    return pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+def without_code(text):
+    """The package without each executor's embedded source, which is the components' own, and the library's version."""
+    pipeline, executors = documents(text)
+    for executor in pipeline["deploymentSpec"]["executors"].values():
+        del executor["container"]["command"], executor["container"]["args"]
+    del pipeline["sdkVersion"]
+    return yaml.safe_dump_all([pipeline, executors], sort_keys=True, width=130)
+
+
+@pytest.mark.parametrize("gpus", GPUS)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_package_is_what_it_was(recipe, gpus):
+    made = compiled(*GPUS[gpus]) if recipe == RECIPE else compiled(*GPUS[gpus], recipe=recipe)
+    assert len(made.text.encode()) < MAX_BYTES
+    golden, text = GOLDEN / f"{recipe.stem}-{gpus}gpu.yaml", without_code(made.text)
+    if os.environ.get("REGENERATE"):
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8"), "REGENERATE=1 writes it again; read the difference"
+
+
+def test_the_bytes_are_the_same_in_every_process(tmp_path):
+    program = "import sys, pipelines.cli as cli; cli.main()"
+    settings = [word for override in (*CLUSTER, *GPUS[0]) for word in ("--set", override)]
+    command = [sys.executable, "-c", program, "compile", "-c", str(RECIPE), "-o", str(tmp_path / "package"), *settings]
+    subprocess.run(command, cwd=REPO, env={**os.environ, "PYTHONHASHSEED": "1"}, check=True, capture_output=True)
+    assert (tmp_path / "package").read_text(encoding="utf-8") == compiled(*GPUS[0]).text
+
+
+def test_every_step_gets_its_place():
+    pipeline, executors = documents(compiled(*GPUS[8]).text)
+    train = pipeline["deploymentSpec"]["executors"]["exec-train"]["container"]
+    assert train["resources"]["accelerator"]["resourceCount"] == "8"
+    assert {row["name"]: row["value"] for row in train["env"]}.items() >= {
+        "CALLTUNE_STORAGE": "s3://models/calltune",
+        "CALLTUNE_TRACKING": "http://mlflow:5000",
+        "AWS_ENDPOINT_URL_S3": "http://seaweedfs:8333",
+        "CALLTUNE_CACHE": "/models",
+    }.items()
+    mounted = {row["mountPath"]: row for row in executors["exec-train"]["emptyDirMounts"]}
+    assert mounted["/dev/shm"] == {"mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "128Gi", "volumeName": "shm"}
+    assert executors["exec-train"]["genericEphemeralVolume"][0]["size"] == "300Gi"
+    for name, executor in executors.items():
+        assert executor["fieldPathAsEnv"] == [{"fieldPath": "metadata.labels['pipeline/runid']", "name": "CALLTUNE_RUN_ID"}]
+        assert any(mount["mountPath"] == "/tmp" for mount in executor["emptyDirMounts"]), name
+        assert executor["secretAsEnv"][0]["secretName"] == "store-keys"
+        assert executor["imagePullSecret"][0]["secretName"] == "mirror"
+
+
+def test_only_steps_that_can_go_on_are_retried_and_only_what_may_be_cached_is():
+    pipeline, _ = documents(compiled(*GPUS[0]).text)
+    tasks = {**pipeline["root"]["dag"]["tasks"]}
+    for component in pipeline["components"].values():
+        tasks |= component.get("dag", {}).get("tasks", {})
+    steps = {name: task for name, task in tasks.items() if "exit-handler" not in name and not name.startswith("condition")}
+    retried = {name for name, task in steps.items() if "retryPolicy" in task}
+    assert retried == {"look", "train", "export", "evaluate", "evaluate-2", "evaluate-3", "promote"}
+    cached = {name for name, task in steps.items() if task["cachingOptions"].get("enableCache")}
+    assert steps.keys() - cached == {"look", "due", "promote", "report", "notify"}
+
+
+def test_no_value_of_a_secret_gets_into_a_package():
+    assert "canary" not in compiled(*GPUS[8]).text
+    assert "AWS_SECRET_ACCESS_KEY" in compiled(*GPUS[8]).text
+    with pytest.raises(ConfigError, match="the value of AWS_SECRET_ACCESS_KEY, readable in KFP: name a secret"):
+        compiled("ingest.source=s3://bucket/canary-001/rows.jsonl")
+    with pytest.raises(ConfigError, match="http://…@mlflow:5000: an address with credentials"):
+        compiled("tracking.uri=http://admin:pass@mlflow:5000")
+
+
+@pytest.mark.parametrize(
+    ("base", "gib"),
+    [("bundled:smollm2-135m", 12), ("meta-llama/Llama-3.1-8B", 100), ("Qwen/Qwen3-0.6B", 17), ("some/model", 100)],
+)
+def test_scratch_is_as_large_as_the_models_name_says(base, gib):
+    assert scratch_gib(load(RECIPE, [f"model={{base: '{base}'}}"])) == gib
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("resources.train={tolerations: [{keyy: a}]}", "tolerations"),
+        ("resources.train={gpu_type: gpu}", "resource name such as nvidia.com/gpu"),
+        ("cluster.secrets={store: {key: my-key}}", "environment variable, in capitals"),
+        ("cluster.timezone=Berlin", "no time zone"),
+        ("cluster.host=kfp.example", "begins with http"),
+    ],
+)
+def test_a_wrong_cluster_setting_is_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(RECIPE, [override])

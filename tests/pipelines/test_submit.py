@@ -1,0 +1,176 @@
+"""`calltune submit` and `calltune runs`: the real kfp.Client, the real S3 server, and a stand-in for KFP's API."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import kfp_server_api as api
+import pytest
+
+from calltune import models, tools
+from calltune.settings import ModelConfig
+from components.ingest.config import IngestConfig
+from components.ingest.step import ingest
+from components.look.fingerprint import fingerprint
+from pipelines.config import load
+from pipelines.inputs import Inputs
+
+SUMMARY = {"outcome": "promoted", "promoted": {"model": "lights", "version": 3, "alias": "champion", "unchanged": False}}
+REFUSAL = {"outcome": "refused", "gate": {"checks": [{"passed": False, "reason": "tool_accuracy 0.7 is below 0.8"}]}}
+
+
+def summary_of(run_id, **fields):
+    return {"run_id": run_id, "promoted": None, "gate": None, **fields}
+
+
+def ends(cluster, s3, state, summary=None, error=None):
+    """Have each run end as soon as it is asked for, with what its steps would have written."""
+    plain = cluster.double.handle
+
+    def handle(method, path, query, body):
+        answer = plain(method, path, query, body)
+        if method == "GET" and isinstance(answer, api.V2beta1Run) and answer.state == "RUNNING":
+            if summary:
+                s3.put_json(f"runs/{answer.run_id}/summary.json", summary_of(answer.run_id, **summary))
+            if error:
+                s3.put_json(f"runs/{answer.run_id}/steps/train.json", {"error": error})
+            details = [api.V2beta1PipelineTaskDetail(display_name="train", state=state)]
+            answer.run_details = api.V2beta1RunDetails(task_details=details)
+            cluster.double.end(answer.run_id, state)
+        return answer
+
+    cluster.double.handle = handle
+
+
+def test_submit_brings_the_inputs_uploads_a_version_and_starts_a_run(cluster, command, s3):
+    code, out, err = command("submit", "-c", cluster.config)
+    assert (code, err) == (0, "")
+    (run,) = cluster.runs()
+    assert f"{cluster.host}/#/runs/details/{run.run_id}" in out
+    assert run.service_account == "runner"
+    version = cluster.double.objects["versions"][run.pipeline_version_reference.pipeline_version_id]
+    defaults = version.pipeline_spec["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
+    config = defaults["ingest_config"]["defaultValue"]
+    assert config["source"].startswith(f"{s3.uri}/inputs/") and config["tools"].endswith("/tools.json")
+    assert defaults["look_config"]["defaultValue"]["tools"] == config["tools"]
+    # What a pod would do with them: read the rows and the JSON, and run nothing.
+    (cluster.folder / "imported").unlink()
+    assert [tool["function"]["name"] for tool in tools.load(config["tools"])] == ["lights"]
+    done = ingest(IngestConfig(source=config["source"], tools=config["tools"]), cluster.folder / "out")
+    assert done.kept == 60
+    assert not (cluster.folder / "imported").exists()
+    assert fingerprint(config["source"], config["tools"]) != fingerprint(config["source"], "")
+
+    code, out, _ = command("submit", "-c", cluster.config)
+    assert code == 0
+    assert "uploaded" not in out and "(there already)" in out
+    assert len(cluster.runs()) == 2
+    assert len(cluster.double.objects["pipelines"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "summary", "error", "code", "says"),
+    [
+        ("SUCCEEDED", SUMMARY, None, 0, "promoted: lights version 3 is champion"),
+        ("SUCCEEDED", REFUSAL, None, 3, "refused: tool_accuracy 0.7 is below 0.8"),
+        ("SUCCEEDED", {"outcome": "nothing_new"}, None, 0, "nothing new"),
+        ("FAILED", None, {"step": "train", "code": 2, "message": "rows.jsonl: is empty"}, 2, "train: rows.jsonl: is empty"),
+        ("FAILED", None, {"step": "train", "code": 1, "message": "OutOfMemoryError"}, 1, "train: OutOfMemoryError"),
+        ("FAILED", None, None, 1, "calltune runs logs"),
+        ("SUCCEEDED", None, None, 1, "no step has said why"),
+        ("CANCELED", None, None, 1, "was stopped"),
+    ],
+    ids=["promoted", "refused", "nothing_new", "data", "failure", "silent", "no_summary", "stopped"],
+)
+def test_wait_ends_with_the_runs_verdict(cluster, command, s3, state, summary, error, code, says):
+    ends(cluster, s3, state, summary, error)
+    done, out, err = command("submit", "-c", cluster.config, "--follow", "--require-promotion", "--no-preflight")
+    assert done == code
+    assert says in out + err
+    assert "train          " in out
+
+
+def test_resubmit_tries_a_failure_again_and_never_a_data_error(cluster, command, s3):
+    ends(cluster, s3, "FAILED", error={"step": "train", "code": 1, "message": "node lost"})
+    assert command("submit", "-c", cluster.config, "--wait", "--resubmit", "2", "--no-preflight")[0] == 1
+    assert len(cluster.runs()) == 3
+    assert len({run.pipeline_version_reference.pipeline_version_id for run in cluster.runs()}) == 1
+    cluster.double.objects["runs"].clear()
+    ends(cluster, s3, "FAILED", error={"step": "train", "code": 2, "message": "no rows"})
+    assert command("submit", "-c", cluster.config, "--wait", "--resubmit", "2", "--no-preflight")[0] == 2
+    assert len(cluster.runs()) == 1
+
+
+def test_a_dry_run_asks_nobody(cluster, command):
+    code, out, err = command("submit", "-c", cluster.config, "--dry-run")
+    assert (code, err, cluster.double.calls) == (0, "", [])
+    assert "calltune-lights" in out
+
+
+def test_a_model_folder_is_brought_file_by_file_once(cluster, s3, tmp_path):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    config = load(cluster.config, [f"model.base={folder}", "model.revision=''"])
+    first = Inputs(s3.uri, s3)
+    brought = first.bring(config)
+    assert sorted(Path(key).name for key in first.uploaded) == ["config.json", "model.safetensors", "rows.jsonl", "tools.json"]
+    fetched = models.fetch(ModelConfig(base=brought.model.base)).path
+    assert (fetched / "model.safetensors").read_bytes() == b"weights"
+    second = Inputs(s3.uri, s3)
+    assert second.bring(config) == brought
+    assert second.uploaded == []
+
+
+def test_runs_list_show_and_stop(cluster, command, s3):
+    cluster.double.page_size = 2
+    for _ in range(3):
+        assert command("submit", "-c", cluster.config, "--no-preflight")[0] == 0
+    first, _, last = cluster.runs()
+    _, out, _ = command("runs", "list", "-c", cluster.config)
+    assert [line.split()[0] for line in out.splitlines()] == [run.run_id for run in reversed(cluster.runs())]
+    assert len(command("runs", "list", "-c", cluster.config, "--experiment", "lights", "-n", "1")[1].splitlines()) == 1
+    assert command("runs", "stop", first.run_id, "-c", cluster.config)[0] == 0
+    assert first.state == "CANCELED"
+    s3.put_json(f"runs/{last.run_id}/summary.json", summary_of(last.run_id, **SUMMARY))
+    cluster.double.end(last.run_id, "SUCCEEDED")
+    code, out, _ = command("runs", "show", last.run_id, "-c", cluster.config)
+    assert code == 0 and "promoted: lights version 3" in out
+    code, out, _ = command("runs", "show", last.run_id, "-c", cluster.config, "--json")
+    assert json.loads(out)["run_id"] == last.run_id
+
+
+def test_logs_are_those_of_the_steps_and_not_of_kfps_drivers(cluster, command):
+    base = "namespaces/team-a/pods"
+    names = {"p1": "wf.root.train-driver", "p2": "wf.root.condition-2.train.executor", "p3": "wf.root.ingest.executor"}
+    stamp = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
+    cluster.double.kube[base] = {
+        "items": [
+            {"metadata": {"name": pod, "creationTimestamp": stamp, "annotations": {"workflows.argoproj.io/node-name": node}}}
+            for pod, node in names.items()
+        ]
+    }
+    for pod in names:
+        cluster.double.kube[f"{base}/{pod}/log"] = f"said by {pod}\n"
+    code, out, _ = command("runs", "logs", "r1", "-c", cluster.config)
+    assert code == 0 and "train          said by p2" in out and "said by p3" in out and "p1" not in out
+    assert "p3" not in command("runs", "logs", "r1", "--step", "train", "-c", cluster.config)[1]
+
+
+def test_a_token_file_is_read_anew_for_each_request(cluster, command, tmp_path):
+    cluster.double.token = "secret-1"
+    (tmp_path / "token").write_text("secret-1")
+    assert command("runs", "list", "-c", cluster.config, "--token-file", tmp_path / "token")[0] == 0
+
+
+def test_the_double_refuses_what_the_models_refuse(cluster):
+    client = api.ApiClient(api.Configuration(host=cluster.host))
+    runs = api.RunServiceApi(client)
+    with pytest.raises(api.ApiException, match="does not exist"):
+        runs.run_service_create_run(run=api.V2beta1Run(display_name="x", experiment_id="none"))
+    with pytest.raises(api.ApiException, match="unknown field 'nonsense'"):
+        client.call_api("/apis/v2beta1/runs", "POST", body={"nonsense": 1}, header_params={"Content-Type": "application/json"})
+    with pytest.raises(api.ApiException, match="SOMETIMES"):
+        body = {"display_name": "x", "mode": "SOMETIMES"}
+        client.call_api("/apis/v2beta1/recurringruns", "POST", body=body, header_params={"Content-Type": "application/json"})
