@@ -93,7 +93,7 @@ class _Reader:
 
     def parameter_schema(self, parameter: dict[str, Any]) -> dict[str, Any]:
         contents = parameter.get("content") or {}
-        media = next(iter(contents.values()), {}) if isinstance(contents, dict) else {}
+        media: dict[str, Any] = next(iter(contents.values()), {}) if isinstance(contents, dict) else {}
         schema = self.schema(parameter.get("schema") or media.get("schema") or {})
         says = parameter.get("description")
         return {**schema, "description": says} if isinstance(says, str) and says.strip() else schema

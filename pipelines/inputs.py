@@ -10,7 +10,7 @@ from pathlib import Path
 from calltune import models, storage, tools
 from calltune.errors import ConfigError, DataError
 from calltune.settings import Settings
-from components.ingest.sources import SUFFIXES
+from components.ingest.files import is_data
 from pipelines.config import RunConfig
 from pipelines.local import in_environment
 
@@ -70,7 +70,7 @@ class Inputs:
         if not file.is_file():
             raise DataError(f"ingest.source: {file}: no such file")
         # In S3 only these names are read; `.json` is read as a file of any other name is.
-        name = file.name if file.suffix in SUFFIXES else f"{file.name}.json"
+        name = file.name if is_data(file.name) else f"{file.name}.json"
         return self._file(file, f"inputs/{models.file_sha256(file)}/{name}")
 
     def _tools(self, path: str) -> str:

@@ -66,7 +66,9 @@ def assistant(text: str, where: str) -> Message:
     Raises:
         RowError: a call is not JSON, or is cut off.
     """
-    said, calls, position = [], [], 0
+    said: list[str] = []
+    calls: list[dict[str, Any]] = []
+    position = 0
     while (start := text.find(CALL, position)) >= 0:
         said.append(text[position:start])
         value, position = _call(text, start + len(CALL), f"{where}, call {len(calls) + 1}")

@@ -51,7 +51,8 @@ def rewrite(source: Path, target: Path, change: Change, dtype: str) -> str:
     target.mkdir(parents=True, exist_ok=True)
     every = files(source)
     weights: Counter[str] = Counter()
-    total, weight_map = 0, {}
+    total = 0
+    weight_map: dict[str, str] = {}
     for file in runtime.tracked(every, "merge", len(every), "files"):
         made = {name: (_target(kind, dtype), shape) for name, (kind, shape) in specs(source / file).items()}
         for kind, shape in made.values():
@@ -86,7 +87,7 @@ def _rewrite(source: Path, target: Path, specs: dict[str, tuple[str, list[int]]]
                 raise DataError(f"{source}: {name} is not finite once it is merged: the adapter's weights are no numbers")
             if specs[name][0] in FLOATS:
                 after = after.to(getattr(torch, FLOATS[specs[name][0]]))
-            out.write(memoryview(after.contiguous().reshape(-1).view(torch.uint8).numpy()))
+            out.write(after.contiguous().reshape(-1).view(torch.uint8).numpy().data)
             del before, after
     return end
 

@@ -44,19 +44,20 @@ class Rows:
         self.quarantine.append({**entry, "raw": canonical(record)})
 
     def _fitting(self, record: Record) -> tuple[Record, list[Rendered]]:
-        shown: Record | None = record
         try:
             return record, _checked(record, self.renderer, self.config.max_tokens)
         except _Refused as refusal:
             if refusal.rule != "too_long" or self.config.too_long == "quarantine":
                 raise
             whole = refusal
-        while (shown := without_first_turn(shown)) is not None:
+        shown = without_first_turn(record)
+        while shown is not None:
             try:
                 return shown, _checked(shown, self.renderer, self.config.max_tokens)
             except _Refused as refusal:
                 if refusal.rule != "too_long":
                     raise
+            shown = without_first_turn(shown)
         raise whole
 
 
