@@ -51,7 +51,8 @@ def rewrite(source: Path, target: Path, change: Change, dtype: str) -> str:
     target.mkdir(parents=True, exist_ok=True)
     every = files(source)
     weights: Counter[str] = Counter()
-    total, weight_map = 0, {}
+    weight_map: dict[str, str] = {}
+    total = 0
     for file in runtime.tracked(every, "merge", len(every), "files"):
         made = {name: (_target(kind, dtype), shape) for name, (kind, shape) in specs(source / file).items()}
         for kind, shape in made.values():
