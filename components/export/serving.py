@@ -36,7 +36,7 @@ def write_serving(template: Template, dtype: str, out: Path) -> dict[str, Any]:
     Returns:
         vLLM's arguments: name without dashes → value; true for a flag.
     """
-    arguments = {
+    arguments: dict[str, Any] = {
         "model": ".",
         "dtype": dtype,
         "chat-template": "chat_template.jinja",
