@@ -71,7 +71,7 @@ def test_auto_finds_every_dialect_and_says_why(dialect):
     row = ROWS.get(dialect, {"instruction": "Say hi.", "input": "", "output": "Hi."})
     name, why = detect([row, {"stray": 1}])
     assert name == dialect
-    assert why.startswith("1 of the first 2 rows have `")
+    assert why.startswith("1 of the first 2 rows have ")
 
 
 def test_auto_takes_the_dialect_of_most_rows():
