@@ -11,6 +11,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import uuid
 import zlib
@@ -78,6 +79,10 @@ class Store(ABC):
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
 
+    @abstractmethod
+    def end_uploads(self, prefix: str) -> None:
+        """Give up uploads that were begun in the folder `prefix` and never ended; what they left takes room, unseen."""
+
     def put_json(self, key: str, value: Any, only_if_new: bool = False) -> None:
         """Write a value as JSON; NaN and infinities are refused."""
         self.put(key, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), only_if_new)
@@ -130,6 +135,12 @@ class Folder(Store):
     def delete(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
 
+    @override
+    def end_uploads(self, prefix: str) -> None:
+        for path in (self.root / prefix).rglob(".*"):
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
     def _prepared(self, key: str) -> Path:
         target = self.root / key
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +166,10 @@ def _is_within(key: str, prefix: str) -> bool:
 def _beside(target: Path) -> Path:
     # Not by process id: two containers that share a folder may have the same.
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+
+
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}")
+"""A name that :func:`_beside` makes."""
 
 
 def _crc32(path: Path) -> str:
@@ -249,10 +264,11 @@ class S3(Store):
             ]
         return sorted(item for item in found if _is_within(item.key, prefix) and not item.key.endswith("/"))
 
+    @override
     def end_uploads(self, prefix: str) -> None:
-        """Give up uploads in parts that were begun below a prefix and never ended; their parts would be kept, unseen."""
+        folder = f"{self._key(prefix).rstrip('/')}/"
         with self._explained(prefix):
-            begun = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=self._key(prefix)).get("Uploads", [])
+            begun = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=folder).get("Uploads", [])
             for upload in begun:
                 self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 

@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from calltune import models, runtime
 from calltune.errors import UserError
-from calltune.storage import S3, Store
+from calltune.storage import Store
 
 ROOT = "checkpoints"
 MANIFEST = "manifest.json"
@@ -101,13 +103,19 @@ class Checkpoints:
     def writing(self, step: int) -> Iterator[Path]:
         """Yields an empty folder for a checkpoint's files; when the block has ended they are uploaded in the background.
 
-        A checkpoint that still waits for its upload gives way to this newer one.
+        A checkpoint that still waits for its upload gives way to this newer one. One that cannot be written, as on a full
+        disk, is named in a note, and training goes on.
         """
         shutil.rmtree(self.folder / FETCHED, ignore_errors=True)  # a step has been done: all of it has been read
         name = f"step-{step:08}-{secrets.token_hex(3)}"  # never that of an earlier try, whose manifest may be there
         temporary = self.folder / f".{name}"
-        temporary.mkdir(parents=True)
-        yield temporary
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+        except (OSError, RuntimeError, SafetensorError) as error:  # as torch and safetensors say it, too
+            shutil.rmtree(temporary, ignore_errors=True)
+            runtime.note(f"train: the checkpoint of step {step} cannot be written to {self.folder}: {error}")
+            return
         written = Written(temporary.rename(self.folder / name), step)
         with self._changed:
             if self._waiting is not None:
@@ -134,20 +142,31 @@ class Checkpoints:
 
     def finish(self) -> None:
         """Mark the training as ended. One checkpoint stays, for the case that the step's result is lost on its way."""
-        if self._whole:
+        self.close()
+        if self._whole or self._thread is not None:  # or else nothing was ever uploaded, not even a part
             self.kept = 1
-            self._prune()
-            self.store.put_json(f"{self.place}/{FINISHED}", {"step": self.uploaded})
+            with self._tidying():
+                self._prune()
+                self.store.put_json(f"{self.place}/{FINISHED}", {"step": self.uploaded})
 
     def remove_finished(self) -> None:
         """Remove the checkpoints of other trainings that have ended."""
-        keys = self.store.list(ROOT)
-        for mark in (key for key in keys if key.endswith(f"/{FINISHED}")):
-            place = mark.removesuffix(FINISHED)
-            if place != f"{self.place}/":
-                # The mark last, so that a removal that was cut off is taken up again.
-                for key in [*(key for key in keys if key.startswith(place) and key != mark), mark]:
-                    self.store.delete(key)
+        with self._tidying():
+            keys = self.store.list(ROOT)
+            for mark in (key for key in keys if key.endswith(f"/{FINISHED}")):
+                place = mark.removesuffix(FINISHED)
+                if place != f"{self.place}/":
+                    # The mark last, so that a removal that was cut off is taken up again.
+                    for key in [*(key for key in keys if key.startswith(place) and key != mark), mark]:
+                        self.store.delete(key)
+
+    @contextmanager
+    def _tidying(self) -> Iterator[None]:
+        """What is out of date and cannot be removed takes room in the store, and is no reason to lose a training."""
+        try:
+            yield
+        except (UserError, OSError) as error:
+            runtime.note(f"train: checkpoints that are out of date could not be removed: {error}")
 
     def _manifest(self, name: str, keys: set[str]) -> Manifest:
         """Read a checkpoint's manifest.
@@ -170,7 +189,11 @@ class Checkpoints:
 
     def _fetch(self, manifest: Manifest, target: Path) -> None:
         for file, (key, sha256) in manifest.files.items():
-            self.store.download(key, target / file)
+            try:
+                self.store.download(key, target / file)
+            except UserError as error:
+                self.store.list(self.place)  # which raises, too, if it is the store that is away
+                raise Damaged(f"{file} cannot be fetched: {error}") from None
             if models.file_sha256(target / file) != sha256:
                 raise Damaged(f"{file} is not the file that its manifest names")
 
@@ -188,7 +211,7 @@ class Checkpoints:
 
     def _upload_with_patience(self, written: Written) -> None:
         """Upload, trying again until it is done, or is of no more use: training goes on meanwhile."""
-        delay_s, done = FIRST_DELAY_S, set[str]()
+        delay_s, done = FIRST_DELAY_S, dict[str, tuple[str, str]]()
         while not self._closed:
             try:
                 self._upload(written, done)
@@ -205,28 +228,24 @@ class Checkpoints:
                 break
         shutil.rmtree(written.folder, ignore_errors=True)
 
-    def _upload(self, written: Written, done: set[str]) -> None:
+    def _upload(self, written: Written, done: dict[str, tuple[str, str]]) -> None:
         """Upload a checkpoint's files, those that are not `done` yet, and then its manifest; remove what is out of date."""
-        name, files = written.folder.name, dict[str, tuple[str, str]]()
-        for path in sorted(written.folder.iterdir()):
-            if self._closed:
-                return
+        name = written.folder.name
+        for path in sorted(path for path in written.folder.iterdir() if path.name not in done):
             sha256 = models.file_sha256(path)
             key = f"{self.place}/best/{sha256}.safetensors" if path.name == BEST else f"{self.place}/{name}/{path.name}"
-            files[path.name] = (key, sha256)
-            if path.name not in done and not (path.name == BEST and self._has(key)):
+            if not (path.name == BEST and self._has(key)):
                 self.store.upload(path, key)
-            done.add(path.name)
-        entries = {file: {"key": key.removeprefix(f"{self.place}/"), "sha256": sha} for file, (key, sha) in files.items()}
+            done[path.name] = key, sha256
+            if self._closed:
+                return
+        entries = {file: {"key": key.removeprefix(f"{self.place}/"), "sha256": sha} for file, (key, sha) in done.items()}
         self.store.put_json(f"{self.place}/{name}/{MANIFEST}", {"step": written.step, "files": entries})
-        if self._whole[-1:] != [manifest := Manifest(name, written.step, files)]:
-            self._whole.append(manifest)
+        self._whole.append(Manifest(name, written.step, done))
         self.uploaded = written.step
         runtime.note(f"train: the checkpoint of step {written.step} is in the store")
-        try:
+        with self._tidying():  # the checkpoint is there: no reason to upload it again
             self._prune()
-        except (UserError, OSError) as error:  # the checkpoint is there: no reason to upload it again
-            runtime.note(f"train: checkpoints that are out of date could not be removed: {error}")
 
     def _has(self, key: str) -> bool:
         """Whether an object is there that a whole checkpoint names: any other may be damaged."""
@@ -240,5 +259,4 @@ class Checkpoints:
         # The manifests first: a checkpoint of which only a part is left must not look whole.
         for key in sorted(set(self.store.list(self.place)) - named, key=lambda key: not key.endswith(MANIFEST)):
             self.store.delete(key)
-        if isinstance(self.store, S3):
-            self.store.end_uploads(f"{self.place}/")
+        self.store.end_uploads(self.place)

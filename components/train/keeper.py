@@ -47,13 +47,14 @@ class Keeper(TrainerCallback):
         self.stopping = False
         self.trainer: TreeTrainer
         self._begun = self._saved = time.monotonic()
+        self._ended: float | None = None
         self._seconds_before = 0.0
         self._evaluation_due = False
 
     @property
     def seconds(self) -> float:
         """Of training so far, also in the processes before this one up to the checkpoint that this one began with."""
-        return self._seconds_before + time.monotonic() - self._begun
+        return self._seconds_before + (self._ended or time.monotonic()) - self._begun
 
     @contextmanager
     def heeding_sigterm(self) -> Iterator[None]:
@@ -91,7 +92,7 @@ class Keeper(TrainerCallback):
             self.checkpoints.close()
             self._explain(error, uploaded)
             raise
-        self.checkpoints.close()
+        self._ended = time.monotonic()
         return outcome
 
     def _explain(self, error: Exception, uploaded: bool) -> None:
@@ -110,11 +111,15 @@ class Keeper(TrainerCallback):
         """Write a checkpoint of the trainer as it is now, between two optimiser steps.
 
         Args:
-            evaluation_due: the epoch has ended, and its evaluation was cut off: it comes first when training goes on.
+            evaluation_due: the epoch has ended, and its evaluation was cut off: it comes first when training goes on. Cut
+                off again there, nothing is written: the checkpoint that training began with says the same, with the random
+                states, which the Trainer restores later.
 
         Raises:
             FloatingPointError: a weight is NaN or infinite: such a checkpoint must not take the place of a good one.
         """
+        if self._evaluation_due:
+            return
         trainer, state = self.trainer, self.trainer.state
         for name, parameter in trainer.model.named_parameters():
             if parameter.requires_grad and not torch.isfinite(parameter).all():
@@ -146,8 +151,8 @@ class Keeper(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """After a restart: the evaluation that was cut off; and no step more where training had ended already."""
         if self._evaluation_due:
-            self._evaluation_due = False
             self.trainer.evaluate()
+            self._evaluation_due = False
         control.should_training_stop = control.should_training_stop or self.follow.ended or state.global_step >= state.max_steps
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

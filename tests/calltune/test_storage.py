@@ -194,3 +194,14 @@ def test_the_environment_names_the_runs_store(store, monkeypatch, tmp_path):
     assert json.dumps(store.uri) == json.dumps((tmp_path / "store").as_uri())
     monkeypatch.setenv("CALLTUNE_STORAGE", (tmp_path / "other").as_uri())
     assert storage.of_run().uri == (tmp_path / "other").as_uri()
+
+
+def test_half_written_files_of_a_killed_upload_are_given_up(store):
+    for key in ("here/whole", "there/whole"):
+        store.put(key, b"x")
+    for folder in ("here", "there"):
+        (store.root / folder / f".big.bin.{'0a' * 16}").write_bytes(b"half")
+    (store.root / "here" / ".own").write_bytes(b"somebody's")
+    store.end_uploads("here")
+    assert sorted(path.name for path in (store.root / "here").iterdir()) == [".own", "whole"]
+    assert len(list((store.root / "there").iterdir())) == 2

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from calltune import models, storage
-from calltune.errors import Stopped
+from calltune.errors import Stopped, UserError
 from components.train import checkpoints as module
 from components.train.checkpoints import Checkpoints
 from components.train.config import TrainConfig
@@ -132,6 +132,16 @@ def test_it_says_that_it_was_stopped_and_goes_on(trained_on, interrupt):
     assert not any("goes on from" in message for message in notes()), "other settings begin anew"
 
 
+def test_an_evaluation_that_is_cut_off_twice_leaves_the_random_states_as_they_were(trained_on, interrupt, tmp_path):
+    whole = results(tmp_path / "whole", trained_on("whole", **CASES["lora"]))
+    seen = interrupt([4, 5], sigterm)  # three steps make an epoch
+    for attempt in ("first", "second"):
+        with pytest.raises(Stopped, match="at step 3 of 8: the checkpoint of step 3 is in"):
+            trained_on(attempt, **CASES["lora"])
+    assert seen["calls"] == 5
+    same(results(tmp_path / "third", trained_on("third", **CASES["lora"])), whole)
+
+
 def test_the_end_of_a_training_is_not_trained_again(trained_on, interrupt, tmp_path):
     passes = interrupt([], crash)
     settings = {**CASES["early stop"], "checkpoint_minutes": EVERY_STEP}
@@ -233,6 +243,78 @@ def test_training_goes_on_while_the_store_is_away_and_the_upload_catches_up(kept
     assert kept.flush(30)
     assert kept.uploaded == 7 and names(kept.store) == ["3", "4", "7"]
     assert any("is not in the store, trying again" in message for message in notes())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_no_reason_to_stop(kept):
+    with kept.writing(5) as folder:
+        (folder / "weights.safetensors").write_bytes(b"5")
+        raise OSError(28, "No space left on device")
+    assert kept.flush(1) and names(kept.store) == ["2", "3", "4"] and not list(kept.folder.iterdir())
+    assert any("step 5 cannot be written" in message and "No space left" in message for message in notes())
+
+
+class Unreadable(storage.Folder):
+    """A store whose disk cannot read one file any more, or that is away: as S3 it says so with a UserError."""
+
+    away = False
+
+    def download(self, key, path):
+        if "step-00000004" in key and key.endswith("optimizer.pt"):
+            raise UserError("InternalError: entry not found: CRC error")
+        super().download(key, path)
+
+    def list(self, prefix):
+        if self.away:
+            raise UserError("Could not connect to the endpoint URL")
+        return super().list(prefix)
+
+    def delete(self, key):
+        raise UserError("AccessDenied")
+
+
+def test_a_file_that_the_store_cannot_read_is_damaged_but_a_store_that_is_away_is_not_passed_over(kept, tmp_path, monkeypatch):
+    store = Unreadable(kept.store.root)
+    again = Checkpoints(store, "key", tmp_path / "again", kept=3)
+    again.newest()
+    assert again.uploaded == 3
+    assert any("is passed over: optimizer.pt cannot be fetched: InternalError" in message for message in notes())
+    fetch = store.download
+    monkeypatch.setattr(store, "download", lambda *given: setattr(store, "away", True) or fetch(*given))
+    with pytest.raises(UserError, match="Could not connect"):
+        Checkpoints(store, "key", tmp_path / "again", kept=3).newest()
+
+
+def test_a_store_that_refuses_to_delete_or_is_away_at_the_end_is_no_reason_to_fail(kept, tmp_path):
+    kept.finish()
+    store = Unreadable(kept.store.root)
+    other = Checkpoints(store, "other", tmp_path / "other", kept=1)
+    other.remove_finished()
+    for step in (1, 2):
+        with other.writing(step) as folder:
+            (folder / "weights.safetensors").write_bytes(b"w")
+        assert other.flush(10)
+    store.away = True
+    other.finish()
+    assert sum("out of date could not be removed" in message for message in notes()) == 3
+
+
+def test_an_upload_that_the_end_of_training_overtakes_leaves_nothing_behind(kept, monkeypatch):
+    begun, real = threading.Event(), kept.store.upload
+    place = f"{kept.place}/step-00000005"
+
+    def slow(path, key):
+        real(path, key)
+        begun.set()
+        kept._closed = True  # as close() says it, meanwhile
+
+    monkeypatch.setattr(kept.store, "upload", slow)
+    with kept.writing(5) as folder:
+        for name in ("a", "weights.safetensors"):
+            (folder / name).write_bytes(b"5")
+    assert begun.wait(10) and kept.flush(10)
+    assert [key.rpartition("/")[2] for key in kept.store.list("checkpoints") if key.startswith(place)] == ["a"]
+    kept.finish()
+    assert names(kept.store) == ["4"] and not any(key.startswith(place) for key in kept.store.list("checkpoints"))
 
 
 def test_a_loss_that_is_no_number_names_its_rows_and_keeps_the_last_good_checkpoint(trained_on):
