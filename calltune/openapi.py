@@ -75,7 +75,7 @@ class _Reader:
         elif body:
             properties["body"] = body
             required += ["body"] if needed else []
-        schema = {"type": "object", "properties": properties, **({"required": required} if required else {})}
+        schema = {"type": "object", "properties": properties, **({"required": list(dict.fromkeys(required))} if required else {})}
         description = operation.get("description") or operation.get("summary") or item.get("description") or ""
         return {"name": name[:_NAME_LETTERS], "description": str(description).strip(), "parameters": schema}
 
@@ -143,6 +143,11 @@ class _Reader:
         if not isinstance(value, dict):
             raise DataError(f"{self.where}: a schema must be an object, not {str(value)[:60]!r}")
         kept = {key: one for key, one in value.items() if key not in _NOT_JSON_SCHEMA and not key.startswith("x-")}
+        names = kept.get("required", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(f"{self.where}: `required` of a schema must be a list of names, not {str(names)[:60]!r}")
+        if not isinstance(kept.get("properties", {}), dict):
+            raise DataError(f"{self.where}: `properties` of a schema must be an object, not {str(kept['properties'])[:60]!r}")
         for key in ("properties", "patternProperties"):
             if isinstance(kept.get(key), dict):
                 kept[key] = {name: self.schema(one, inside) for name, one in kept[key].items() if not _read_only(one)}

@@ -155,7 +155,7 @@ def _document(data: bytes, path: str) -> Any:
             raise DataError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
     try:
         return json.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file: {error}") from None
 
 

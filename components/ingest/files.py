@@ -7,17 +7,22 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from calltune.errors import DataError
 from components.ingest import jsontext
 from components.ingest.jsontext import RawRow
+
+if TYPE_CHECKING:
+    import pyarrow
 
 PACKED = {".gz": "gzip", ".zst": "zstd"}
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 BATCH_ROWS = 256
 """Rows of a Parquet file that are in memory at once, beside its row group."""
 CELL_LETTERS = 1 << 26
+_NO_PYTHON = (KeyError, OverflowError, UnicodeDecodeError)
+"""What comes out of pyarrow for a map with a key twice, a date beyond Python's, and a string that is not UTF-8."""
 _BOM = codecs.BOM_UTF8
 
 
@@ -128,17 +133,37 @@ def _parquet(file: BinaryIO, uri: str, size: int) -> Iterator[RawRow]:
         table = parquet.ParquetFile(file, pre_buffer=False)
         number, total = 0, max(table.metadata.num_rows, 1)
         for batch in table.iter_batches(batch_size=BATCH_ROWS):
-            for row in batch.to_pylist(maps_as_pydicts="strict"):
+            for row, unreadable in _batch_rows(batch):
                 number += 1
                 text, problem = _json_text(_given(row))
-                yield RawRow(uri, number, text, size * number // total, problem)
+                yield RawRow(uri, number, text, size * number // total, unreadable or problem)
     except pyarrow.ArrowException as error:
         raise DataError(f"{uri}: not a Parquet file that can be read: {' '.join(str(error).split())[:200]}") from None
 
 
+def _batch_rows(batch: "pyarrow.RecordBatch") -> Iterator[tuple[dict[str, Any], tuple[str, str] | None]]:
+    """The rows, and rule and message of those that hold a value that Python cannot: these rows without it."""
+    try:
+        rows = batch.to_pylist(maps_as_pydicts="strict")
+    except _NO_PYTHON:
+        pass  # which value it is, only the cells say
+    else:
+        yield from ((row, None) for row in rows)
+        return
+    for at in range(batch.num_rows):
+        row: dict[str, Any] = {}
+        problem: tuple[str, str] | None = None
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                row[name] = column[at].as_py(maps_as_pydicts="strict")
+            except _NO_PYTHON as error:
+                problem = "not_json", f"{name}: cannot be read: {' '.join(str(error).split())}"
+        yield row, problem
+
+
 def _given(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _given(item) for key, item in value.items() if item is not None}
+        return {str(key): _given(item) for key, item in value.items() if item is not None}
     return [_given(item) for item in value] if isinstance(value, list) else value
 
 

@@ -2,6 +2,7 @@ import csv
 import gzip
 import json
 import tracemalloc
+from datetime import date
 
 import pyarrow
 import pytest
@@ -152,3 +153,31 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, name):
 
     few, many = peak(200), peak(600)  # 8 MB more
     assert many < few + 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (lambda: pyarrow.array([[("k", 1)], [("k", 1), ("k", 2)]], pyarrow.map_(pyarrow.string(), pyarrow.int64())), "duplicate"),
+        (lambda: pyarrow.array([1, 2**30], pyarrow.int32()).cast(pyarrow.date32()), "must have magnitude"),
+        (
+            lambda: pyarrow.StringArray.from_buffers(
+                2, pyarrow.array([0, 1, 3], pyarrow.int32()).buffers()[1], pyarrow.py_buffer(b"a\xff\xfe")
+            ),
+            "can't decode byte 0xff",
+        ),
+    ],
+    ids=["map", "date", "string"],
+)
+def test_a_parquet_value_that_python_cannot_hold_costs_its_row_alone(tmp_path, cells, message):
+    parquet.write_table(pyarrow.table({"query": ["a", "b"], "more": cells()}), tmp_path / "rows.parquet")
+    good, bad = sources.find(str(tmp_path / "rows.parquet")).rows()
+    assert good.problem is None and json.loads(good.text)["query"] == "a"
+    assert bad.problem[0] == "not_json" and message in bad.problem[1] and json.loads(bad.text) == {"query": "b"}
+
+
+def test_the_keys_of_a_parquet_map_may_be_dates(tmp_path):
+    day = pyarrow.array([[(date(2026, 1, 2), 1)]], pyarrow.map_(pyarrow.date32(), pyarrow.int64()))
+    parquet.write_table(pyarrow.table({"days": day}), tmp_path / "rows.parquet")
+    (row,) = sources.find(str(tmp_path / "rows.parquet")).rows()
+    assert json.loads(row.text) == {"days": {"2026-01-02": 1}}
