@@ -116,18 +116,23 @@ def _check_wrapped(wrapped: Any, tools: Sequence[Tool], coerce: bool) -> Guarded
     if not isinstance(call, dict) or not isinstance(call.get("arguments"), str):
         return check(call, tools, coerce)  # type: ignore[arg-type]  # what is no call is check's to reject
     try:
-        arguments = json.loads(call["arguments"], object_pairs_hook=_once)
+        arguments = json.loads(call["arguments"], object_pairs_hook=once)
     except (RecursionError, ValueError) as error:
         return Guarded(call, f"{_shown(call.get('name'))}: the arguments are not JSON: {_clipped(str(error), 200)}")
     guarded = check({**call, "arguments": arguments}, tools, coerce)
     return guarded if guarded.accepted else Guarded(call, guarded.reason)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads(text, object_pairs_hook=once)`: of two values for one key a reader would see only the last.
+
+    Raises:
+        ValueError: a key stands twice in one object.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
     return found
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calltune import stats
+from calltune.guard import once
 from calltune.metrics import METRICS, NO_CALL, PROPORTIONS, VERDICTS
 from calltune.records import canonical
 
@@ -58,18 +59,10 @@ class Evidence:
 def read(text: str) -> Any:
     """JSON in which no key stands twice: of two values for one key a reader sees only the last."""
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=once)
     except (RecursionError, ValueError) as error:
         # A JSONDecodeError is a ValueError; read_json says the file's name.
         raise json.JSONDecodeError(str(error), text, 0) from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
-    return found
 
 
 def examine(results: Any) -> Evidence:

@@ -251,7 +251,7 @@ def test_a_servers_message_is_checked_with_its_arguments_as_text() -> None:
     [
         ('{"day": ', '"book_room": the arguments are not JSON: Expecting value'),
         ("", '"book_room": the arguments are not JSON: Expecting value'),
-        ('{"day": "x", "day": "y"}', "\"book_room\": the arguments are not JSON: 'day' stands there twice"),
+        ('{"day": "x", "day": "y"}', "\"book_room\": the arguments are not JSON: the key 'day' stands twice in one object"),
         ('{"day": "x", "price": NaN}', "book_room.price: nan is not a JSON number"),
         ('{"day": "x", "price": 1e999}', "book_room.price: inf is not a JSON number"),
         ("[1]", "book_room: arguments must be an object, not the array [1]"),
