@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, Field
 
 from calltune.settings import Settings, written_as
+from components import images
 
 
 def _known_zone(name: str) -> str:
@@ -59,6 +60,26 @@ class Resources(Settings):
     """Labels that the node must have."""
     tolerations: list[Toleration] = []
     """Taints that the pod tolerates."""
+
+
+ImageName = Annotated[str, written_as(r"[a-z0-9][\w./-]*(:[\w.-]+|@sha256:[0-9a-f]{64})", "an image with its tag or its digest, @sha256:…")]
+
+
+class ImagesConfig(Settings):
+    """The images that steps run in on a cluster. By digest an image is the same for ever, and KFP's cache knows a new one."""
+
+    registry: Annotated[
+        str, written_as(r"([\w.-]+(:\d+)?(/[\w./-]*\w)?)?", "what stands before the images' names, without https:// and / at the end")
+    ] = ""
+    """Put in front of both names: the `--registry` of `make images`."""
+    cpu: ImageName = images.CPU
+    """Of the steps that compute nothing with a model."""
+    train: ImageName = images.TRAIN
+    """Of train, export and evaluate."""
+
+    def of(self, with_torch: bool) -> str:
+        """An image's whole reference."""
+        return f"{self.registry}/" * bool(self.registry) + (self.train if with_torch else self.cpu)
 
 
 class ClusterConfig(Settings):

@@ -19,7 +19,7 @@ from components.ingest.config import IngestConfig
 from components.promote.config import PromoteSection
 from components.train.config import TrainConfig
 from pipelines import plain_yaml
-from pipelines.cluster import ClusterConfig, Resources
+from pipelines.cluster import ClusterConfig, ImagesConfig, Resources
 from pipelines.explain import explained
 
 MAX_INTEGER = 2**53
@@ -78,6 +78,7 @@ class RunConfig(Settings):
     tracking: TrackingConfig = TrackingConfig()
     resources: dict[Literal["ingest", "format", "train", "export", "evaluate", "gate", "promote", "report"], Resources] = {}
     cluster: ClusterConfig = ClusterConfig()
+    images: ImagesConfig = ImagesConfig()
 
     @model_validator(mode="after")
     def _the_gate_has_enough_questions(self) -> "RunConfig":
@@ -92,7 +93,7 @@ class RunConfig(Settings):
         Of a local path only the last name counts, so that one config has one hash wherever its files lie; what is in them
         is in the data's fingerprint.
         """
-        settings = self.model_dump(mode="json", exclude={"storage", "tracking", "resources", "cluster"})
+        settings = self.model_dump(mode="json", exclude={"storage", "tracking", "resources", "cluster", "images"})
         for section, key in _paths(self):
             settings[section][key] = Path(settings[section][key]).name
         return sha256(settings)
@@ -105,7 +106,7 @@ class RunConfig(Settings):
             return {
                 **look,
                 "when": self.retrain.when,
-                "run": self.model_dump(mode="json", exclude_none=True, exclude={"cluster"}),
+                "run": self.model_dump(mode="json", exclude_none=True, exclude={"cluster", "images"}),
             }
         if step == "notify":
             return {"name": self.name}

@@ -6,13 +6,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from calltune import models, storage, tools
 from calltune.errors import ConfigError, DataError
-from calltune.settings import Settings
+from calltune.records import sha256
+from components.ingest import sources
 from components.ingest.files import is_data
+from pipelines.cluster import Resources
 from pipelines.config import RunConfig
 from pipelines.local import in_environment
+from pipelines.placement import WITH_MODELS, scratch_gib
 
 
 def require_cluster_places(config: RunConfig) -> None:
@@ -57,21 +61,37 @@ class Inputs:
         Raises:
             DataError: a file is not there.
         """
-        sections: dict[str, Settings] = {"ingest": config.ingest, "model": config.model}
+        sections: dict[str, Any] = {"ingest": config.ingest, "model": config.model}
         if "://" not in config.ingest.source:
             sections["ingest"] = sections["ingest"].model_copy(update={"source": self._source(Path(config.ingest.source))})
         if config.ingest.tools and not config.ingest.tools.startswith("s3://"):
             sections["ingest"] = sections["ingest"].model_copy(update={"tools": self._tools(config.ingest.tools)})
         if Path(config.model.base).is_dir() or config.model.base in models.BUNDLED:
             sections["model"] = config.model.model_copy(update={"base": self._model(config)})
+            # Estimated here, since the copy's name says nothing of its size.
+            room = {"scratch_gib": scratch_gib(config)}
+            asked = {step: config.resources.get(step, Resources()) for step in WITH_MODELS}  # type: ignore[call-overload]
+            estimated = {step: one.model_copy(update=room) for step, one in asked.items() if not one.scratch_gib}
+            sections["resources"] = {**config.resources, **estimated}
         return config.model_copy(update=sections)
 
     def _source(self, file: Path) -> str:
+        if file.is_dir():
+            return self._folder(file)
         if not file.is_file():
             raise DataError(f"ingest.source: {file}: no such file")
         # In S3 only these names are read; `.json` is read as a file of any other name is.
         name = file.name if is_data(file.name) else f"{file.name}.json"
         return self._file(file, f"inputs/{models.file_sha256(file)}/{name}")
+
+    def _folder(self, folder: Path) -> str:
+        """The files that ingest would read here, which are those that it reads there."""
+        read = {path.relative_to(folder).as_posix(): path for path in sources.find(str(folder)).items if isinstance(path, Path)}
+        key = f"inputs/{sha256({name: models.file_sha256(path) for name, path in read.items()})}"
+        there = set(self.store.list(key)) if self.store is not None else set()
+        for name, path in read.items():
+            self._file(path, f"{key}/{name}", there)
+        return f"{self.uri}/{key}"
 
     def _tools(self, path: str) -> str:
         """Python becomes JSON Schema here: a pod never runs a file out of the store."""

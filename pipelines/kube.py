@@ -17,6 +17,7 @@ class Kube:
 
     def __init__(self, namespace: str) -> None:
         from kubernetes import client, config
+        from yaml import YAMLError
 
         try:
             try:
@@ -25,6 +26,8 @@ class Kube:
                 config.load_kube_config()
         except config.ConfigException:
             raise Unknown("no kubeconfig: kubectl has no cluster") from None
+        except (OSError, YAMLError):
+            raise Unknown("the kubeconfig cannot be read") from None
         self.namespace, self.core = namespace, client.CoreV1Api()
 
     def _ask(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

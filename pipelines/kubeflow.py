@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from calltune.errors import UserError
 from pipelines.cluster import ClusterConfig
@@ -51,6 +52,8 @@ def place_of(cluster: ClusterConfig, host: str | None, namespace: str | None, to
         raise UserError(f"where is Kubeflow Pipelines? Set cluster.host or --host; without an address of its own: {FORWARD}")
     if not address.startswith(("http://", "https://")):
         raise UserError(f"--host {address}: must begin with http:// or https://")
+    if "@" in urlsplit(address).netloc:
+        raise UserError(f"an address of Kubeflow Pipelines with a name or a password in it would be printed: {LOG_IN}")
     if token_file is not None and not token_file.is_file():
         raise UserError(f"--token-file {token_file}: no such file; a pod's token is projected to {TOKEN_FILE}")
     if token_file is None and inside and Path(TOKEN_FILE).is_file():
@@ -79,7 +82,7 @@ class Kubeflow:
                 host=place.host,
                 # Given, it keeps the client from looking for one by itself, and from writing one into the home folder.
                 namespace=self.namespace or "kubeflow",
-                existing_token=os.environ.get("CALLTUNE_KFP_TOKEN") if place.token_file is None else None,
+                existing_token=_token(place) if place.token_file is None else None,
                 credentials=ServiceAccountTokenVolumeCredentials(str(place.token_file)) if place.token_file else None,
                 cookies=os.environ.get("CALLTUNE_KFP_COOKIE"),
             )
@@ -152,6 +155,16 @@ class Kubeflow:
         return UserError(f"{self.place.host}: Kubeflow Pipelines refuses (HTTP {status}): {text}")
 
 
+def _token(place: Place) -> str | None:
+    if place.token_file is None:
+        return os.environ.get("CALLTUNE_KFP_TOKEN", "").strip() or None
+    try:
+        return place.token_file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise UserError(f"--token-file {place.token_file}: cannot be read: {reason}") from None
+
+
 def _named(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
@@ -168,9 +181,7 @@ def _denied(place: Place, status: int, text: str = "") -> UserError:
 def _health(place: Place) -> dict[str, Any]:
     import requests
 
-    headers, token = {}, os.environ.get("CALLTUNE_KFP_TOKEN")
-    if place.token_file is not None:
-        token = place.token_file.read_text(encoding="utf-8").strip()
+    headers, token = {}, _token(place)
     if token:
         headers["Authorization"] = f"Bearer {token}"
     if os.environ.get("CALLTUNE_KFP_COOKIE"):

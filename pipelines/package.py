@@ -10,9 +10,8 @@ from pathlib import Path
 import yaml
 
 from calltune.errors import ConfigError
-from components import images
 from pipelines.config import RunConfig
-from pipelines.placement import WITH_MODELS
+from pipelines.placement import image_of
 
 MAX_BYTES = 200_000
 """KFP keeps a package in its database and in each workflow, and etcd refuses an object above 1.5 MB."""
@@ -27,6 +26,8 @@ SECRET_VARIABLES = (
     ),
 )
 """Variables whose values must not be in a package, whatever path they would come by."""
+IDENTIFIERS = ("AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_USERNAME")
+"""Those of them that say who, and are no secret by themselves."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def package(config: RunConfig) -> Package:
 
     # Before the seconds of compiling; and after it, for what came by another way.
     _refuse_credentials(config.model_dump_json())
-    image = {step: images.TRAIN if step in WITH_MODELS[1:] else images.CPU for step in STEPS}
+    image = {step: image_of(config, step) for step in STEPS}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "package.yaml"
         Compiler().compile(build(config, image), str(file))
@@ -85,5 +86,6 @@ def _refuse_credentials(text: str) -> None:
         )
     for name in SECRET_VARIABLES:
         value = os.environ.get(name, "")
-        if len(value) >= 8 and value in text:
+        # A user or a key may be called `calltune`, as a package is everywhere; what AWS makes has 16 letters at least.
+        if len(value) >= (16 if name in IDENTIFIERS else 8) and value in text:
             raise ConfigError(f"the config holds the value of {name}, readable in KFP: name a secret in cluster.secrets instead")

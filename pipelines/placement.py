@@ -19,6 +19,8 @@ too, which then fails the same way within seconds; the others would only do so a
 RETRIES = 2
 WITH_MODELS = ("format", "train", "export", "evaluate")
 """Steps that hold models on disk."""
+WITH_TORCH = ("train", "export", "evaluate")
+"""Steps that run in the image `train`."""
 SCRATCH = "/models"
 UNKNOWN_MODEL_BYTES = 16e9
 """Where a base model's name says nothing of its size: as if it had eight billion parameters in bf16."""
@@ -46,6 +48,7 @@ def placed(task: dsl.PipelineTask, step: str, config: RunConfig, cached: bool, o
     task.set_caching_options(cached)
     if not on_cluster:
         return task
+    task.set_container_image(image_of(config, step))
     asked = config.resources.get(step, Resources())  # type: ignore[call-overload]
     task.set_cpu_request(f"{asked.cpu:g}").set_cpu_limit(f"{asked.cpu:g}")
     task.set_memory_request(f"{asked.memory_gib:g}Gi").set_memory_limit(f"{asked.memory_gib:g}Gi")
@@ -61,6 +64,11 @@ def placed(task: dsl.PipelineTask, step: str, config: RunConfig, cached: bool, o
     _mount(task, step, asked, config)
     _set_environment(task, step, config)
     return task
+
+
+def image_of(config: RunConfig, step: str) -> str:
+    """The image that a step runs in."""
+    return config.images.of(with_torch=step in WITH_TORCH)
 
 
 def scratch_gib(config: RunConfig) -> int:

@@ -82,7 +82,7 @@ def load(tmp_path):
     """Write a value into a file, as its name says, and load the tools in it."""
 
     def run(value, name="tools.json"):
-        (tmp_path / name).write_text(yaml.safe_dump(value) if name.endswith("yaml") else json.dumps(value))
+        (tmp_path / name).write_text(yaml.safe_dump(value, sort_keys=False) if name.endswith("yaml") else json.dumps(value))
         return tools.load(tmp_path / name)
 
     return run

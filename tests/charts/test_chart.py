@@ -91,8 +91,6 @@ WRONG = {
         "endpointUrl",
     ),
     "a bucket that S3 refuses": ({"store": {"bucket": "Models_1"}}, "bucket"),
-    "a watch of nothing": ({"watch": {"enabled": True}}, "config"),
-    "six fields of cron": ({"watch": {"schedule": "0 0 3 * * 1"}}, "schedule"),
     "external secrets from nowhere": ({"externalSecrets": {"enabled": True}}, "storeName"),
     "limits left out": ({"jobs": {"resources": {"limits": None}}}, "limits"),
     "every host": ({"mlflow": {"allowedHosts": ["*"]}}, "allowedHosts"),
@@ -117,7 +115,7 @@ def test_passwords_come_from_secrets_only(manifests):
 
 def test_mlflow_is_never_open():
     open_to_all = {"podSelector": {}}
-    basic, mesh = (rendered(yaml.safe_load((VALUES[0].parent / f"{name}.yaml").read_text())) for name in ("default", "watch"))
+    basic, mesh = (rendered(yaml.safe_load((VALUES[0].parent / f"{name}.yaml").read_text())) for name in ("default", "mesh"))
     assert variables(basic, "Deployment", "mlflow")["MLFLOW_AUTH_MODE"] == "basic"
     assert "MLFLOW_AUTH_ADMIN_PASSWORD" in variables(basic, "Deployment", "mlflow")
     (policy,) = [document for document in of_kind(mesh, "NetworkPolicy") if document["metadata"]["name"].endswith("to-mlflow")]
@@ -131,7 +129,7 @@ def test_images_come_from_the_mirror_and_a_digest_wins():
         rendered(yaml.safe_load((VALUES[0].parent / f"{name}.yaml").read_text())) for name in ("airgapped", "production")
     )
     images = {c["image"] for document in airgapped for spec in pod_specs(document) for c in spec["containers"]}
-    assert all(image.startswith("registry.internal:5000/mirror/calltune-python-") for image in images)
+    assert all(image.startswith("registry.example.com:5000/mirror/calltune-python-") for image in images)
     (spec,) = pod_specs(of_kind(production, "Job")[0])
     assert "@sha256:" in spec["containers"][0]["image"] and ":0.1.0" not in spec["containers"][0]["image"]
 

@@ -183,7 +183,7 @@ def test_the_pipeline_runs_in_containers(job, servers, built, network):
     )
     before = os.umask(0)  # what this process makes for a step, the step's user must be able to write
     try:
-        build(load(job / "config.yaml"), dict.fromkeys(STEPS, built["train"]), retries=0)()
+        build(load(job / "config.yaml"), dict.fromkeys(STEPS, built["train"]), on_cluster=False)()
     finally:
         os.umask(before)
     # Whether it went well is in the store: kfp.local takes a container that is gone for one that did its work.

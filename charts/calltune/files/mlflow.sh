@@ -2,7 +2,8 @@
 # Brings MLflow's database up to date and starts the server. Addresses with passwords come from the environment, where a
 # list of processes does not show them.
 set -eu
-mlflow db upgrade "$MLFLOW_BACKEND_STORE_URI"
+# `mlflow db upgrade` takes the address as an argument only.
+python3 -c 'import os; from mlflow.db import upgrade; upgrade.callback(os.environ["MLFLOW_BACKEND_STORE_URI"])'
 set -- server --host 0.0.0.0 --port 5000 --workers "$MLFLOW_WORKERS" --serve-artifacts --allowed-hosts "$MLFLOW_ALLOWED_HOSTS"
 if [ "$MLFLOW_AUTH_MODE" = basic ]; then
     # In an ini file a percent sign, as in an encoded password, is written twice.
