@@ -87,6 +87,8 @@ def assistant(text: str, where: str) -> Message:
 def _turn(turn: Any, where: str) -> tuple[str, str]:
     if not isinstance(turn, dict):
         raise RowError("invalid_message", f"{where}: a turn must be an object, not {shown(turn)}")
+    if turn.get("tool_calls") or turn.get("function_call"):
+        raise RowError("invalid_call", f"{where}: its calls stand in a field and not in its text; `openai` reads such rows")
     said = turn.get("from", turn.get("role"))
     text = turn.get("value", turn.get("content"))
     if not isinstance(said, str) or not isinstance(text, str):

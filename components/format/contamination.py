@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from calltune.records import Record, user_text
 from components.format.config import ContaminationConfig
-from components.format.split import TRAIN
+from components.format.split import TRAIN, question_key
 
 # Chinese, Japanese and Korean put no space between words: there each character counts as one.
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
@@ -48,7 +48,16 @@ def contaminated(records: Sequence[Record], parts: Sequence[str], config: Contam
     texts = [words(user_text(record)) for record in records]
     training = [row for row, part in enumerate(parts) if part == TRAIN]
     held = [row for row, part in enumerate(parts) if part != TRAIN]
-    found = _near(texts, training, held, config.similarity)
+    asked = {question_key(records[row]): row for row in reversed(held)}
+    # Conversations that begin alike, whatever their later turns; only a named test source lets them into two parts.
+    found = {
+        row: Pair(row, asked[key], "the same first question")
+        for row in training
+        for key in [question_key(records[row])]
+        if key in asked
+    }
+    for pair in _near(texts, [row for row in training if row not in found], held, config.similarity).values():
+        found[pair.train] = pair
     for pair in _sharing(texts, training, held, config.shared_words):
         found.setdefault(pair.train, pair)
     return [found[row] for row in sorted(found)]

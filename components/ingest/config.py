@@ -18,6 +18,7 @@ class IngestConfig(Settings):
     )
     """How the rows are laid out; `auto` looks at their fields."""
     tools: str = ""
-    """Python or JSON file of tools, for the rows that bring none of their own."""
+    """The tools for the rows that bring none of their own: a Python file; or JSON or YAML, also at `s3://…`: a list of tools, an
+    OpenAPI 3 document, or an MCP server's answer to `tools/list`."""
     max_quarantined: float = Field(0.05, ge=0, le=1)
     """Share of the rows that may be unusable before the run fails."""

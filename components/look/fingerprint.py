@@ -39,9 +39,14 @@ def _data(source: str) -> Any:
     if source.startswith("s3://"):
         return _objects(source)
     try:
-        return checksums(Path(source)) if Path(source).is_dir() else _file(source, "data")
+        return _folder(Path(source)) if Path(source).is_dir() else _file(source, "data")
     except OSError as error:
         raise DataError(f"{source}: cannot be read: {error.strerror}") from None
+
+
+def _folder(folder: Path) -> dict[str, str]:
+    # Not a model's `checksums`, which leave a `manifest.json` out: here that may hold rows.
+    return {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def _tools(name: str) -> Any:

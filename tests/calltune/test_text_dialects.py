@@ -78,6 +78,12 @@ def test_a_hermes_call_that_cannot_be_read_is_refused_with_its_place(text, messa
     assert refused.value.rule == "invalid_call"
 
 
+def test_hermes_loses_no_call_that_stands_in_a_field():
+    turn = {"role": "assistant", "content": "Let me see.", "tool_calls": [{"function": ANA}]}
+    with pytest.raises(RowError, match=r"messages\[1\]: its calls stand in a field and not in its text"):
+        DIALECTS["hermes"]({"messages": [{"role": "user", "content": "?"}, turn], "tools": [FIND]}, [])
+
+
 def test_auto_tells_hermes_by_the_text_also_where_most_rows_call_nothing():
     plain = {"messages": [{"role": "user", "content": "What is <tool_call>?"}, {"role": "assistant", "content": "A mark."}]}
     calling = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": call()}]}

@@ -18,6 +18,16 @@ def found(train, held, **settings):
     return [(train[pair.train], held[pair.held - len(train)], pair.why) for pair in pairs]
 
 
+def test_conversations_that_begin_alike_are_one_question_whatever_follows():
+    later = ["and now something else entirely", "what would the weather in Oslo be like"]
+    rows = [record("Where is Ana?", later[0]), record("where is ana?", later[1]), record("🙂"), record("🙂")]
+    pairs = contaminated(rows, [TRAIN, TEST, TRAIN, VALIDATION], ContaminationConfig())
+    assert [(pair.train, pair.held, pair.why) for pair in pairs] == [
+        (0, 1, "the same first question"),
+        (2, 3, "the same first question"),
+    ]
+
+
 def test_case_spacing_and_punctuation_do_not_hide_a_question():
     assert found(["Where is ROOM 12?", "Who is Bo?"], ["where is  room 12"]) == [
         ("Where is ROOM 12?", "where is  room 12", "the same words")

@@ -73,3 +73,12 @@ def test_of_a_folder_names_and_contents_count(data):
     assert len(seen) == 3
     with pytest.raises(DataError, match="is a folder; name the tools file"):
         fingerprint(f"{data}/other.jsonl", str(data))
+
+
+def test_rows_in_a_file_called_manifest_count_too(data):
+    rows = data / "rows"
+    rows.mkdir()
+    (rows / "manifest.json").write_text('[{"query": "Hi"}]')
+    first = fingerprint(str(rows), "")
+    (rows / "manifest.json").write_text('[{"query": "Ho"}]')
+    assert fingerprint(str(rows), "") != first
