@@ -107,7 +107,7 @@ def contend(contender: str, dataset: Path, method: str, steps: int) -> dict[str,
     folder = models.fetch(MODEL).path
     config = TrainConfig(method=method)
     decided = decide(config, models.parameter_count(folder))
-    rows = Dataset(pq.read_table(dataset / "train.parquet", columns=["input_ids", "loss_mask"]))
+    rows = Dataset(pq.read_table(dataset / "train.parquet", columns=["id", "input_ids", "loss_mask"]))
     clock = Clock()
     common: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(),
@@ -153,7 +153,7 @@ def contend(contender: str, dataset: Path, method: str, steps: int) -> dict[str,
             max_length=length,
             packing=packed,
         )
-        labelled = rows.map(_labels, remove_columns=["loss_mask"])
+        labelled = rows.map(_labels, remove_columns=["id", "loss_mask"])
         trainer = PlainTrainer(
             model=models.load(folder, dtype=torch.float32), args=plain, train_dataset=labelled,
             processing_class=models.tokenizer(folder), callbacks=[clock],
