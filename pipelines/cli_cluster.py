@@ -126,7 +126,8 @@ def show(
             end = ending(run, store)
     if as_json:
         if end is None or end.summary is None:
-            raise UserError(f"run {run_id}: no summary: {end.message if end else f'it is {(run.state or 'PENDING').lower()}'}")
+            state = (run.state or "PENDING").lower()
+            raise UserError(f"run {run_id}: no summary: {end.message if end else f'it is {state}'}")
         print(json.dumps(end.summary, indent=1, ensure_ascii=False))
         return
     print(f"{run.run_id}  {(run.state or 'PENDING').lower()}  {run.display_name}  {kubeflow.link('runs', run.run_id)}")

@@ -62,14 +62,17 @@ class Resources(Settings):
     """Taints that the pod tolerates."""
 
 
-ImageName = Annotated[str, written_as(r"[a-z0-9][\w./-]*(:[\w.-]+|@sha256:[0-9a-f]{64})", "an image with its tag or its digest, @sha256:…")]
+ImageName = Annotated[
+    str, written_as(r"[a-z0-9][\w./-]*(:[\w.-]+|@sha256:[0-9a-f]{64})", "an image with its tag or its digest, @sha256:…")
+]
 
 
 class ImagesConfig(Settings):
     """The images that steps run in on a cluster. By digest an image is the same for ever, and KFP's cache knows a new one."""
 
     registry: Annotated[
-        str, written_as(r"([\w.-]+(:\d+)?(/[\w./-]*\w)?)?", "what stands before the images' names, without https:// and / at the end")
+        str,
+        written_as(r"([\w.-]+(:\d+)?(/[\w./-]*\w)?)?", "what stands before the images' names, without https:// and / at the end"),
     ] = ""
     """Put in front of both names: the `--registry` of `make images`."""
     cpu: ImageName = images.CPU

@@ -86,7 +86,7 @@ class Inputs:
 
     def _folder(self, folder: Path) -> str:
         """The files that ingest would read here, which are those that it reads there."""
-        read = {path.relative_to(folder).as_posix(): path for path in sources.find(str(folder)).items if isinstance(path, Path)}
+        read = {path.relative_to(folder).as_posix(): path for path in sources.find(str(folder)).parts if isinstance(path, Path)}
         key = f"inputs/{sha256({name: models.file_sha256(path) for name, path in read.items()})}"
         there = set(self.store.list(key)) if self.store is not None else set()
         for name, path in read.items():

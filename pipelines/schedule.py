@@ -14,6 +14,8 @@ from pipelines.submit import Prepared, Say
 
 MARK = re.compile(r"calltune:([0-9a-f]{64})")
 """In a schedule's description: the hash of what it was made from."""
+TO_BE_ON = "; replaces one that was on"
+"""In the description, too: says of a replacement that was interrupted what was wanted, while both are disabled."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ class Wanted:
 def create(kubeflow: Kubeflow, wanted: Wanted, say: Say) -> str:
     """Have a schedule be there as it is wanted; returns its id.
 
-    A changed one is made anew, disabled, before the old one is deleted, and enabled after that: at no time do both run, and
-    whatever interrupts this, the next `create` finishes it. One that was paused stays so.
+    A changed one is made anew, disabled; the old one is disabled, the new one enabled, the old one deleted: at no time do both
+    run, and whatever interrupts this, the next `create` finishes it, since a replacement without its old one is done. One that
+    was paused stays so.
 
     Raises:
         UserError: a schedule of that name is there that Calltune has not made.
@@ -61,31 +64,38 @@ def create(kubeflow: Kubeflow, wanted: Wanted, say: Say) -> str:
     if same and not old:
         say(f"schedule     {wanted.name}: there already, nothing to do{'' if enabled(same[0]) else '; it is paused'}")
         return str(same[0].recurring_run_id)
-    paused = bool(old) and not any(enabled(item) for item in there)
-    made = same[0].recurring_run_id if same else _made(kubeflow, wanted)
+    if not there:
+        made = _made(kubeflow, wanted, on=True)
+        say(f"schedule     {wanted.name}: created")
+        return made
+    on = any(enabled(item) for item in there) or (len(there) > 1 and any(TO_BE_ON in item.description for item in there))
+    made = str(same[0].recurring_run_id) if same else _made(kubeflow, wanted, on=False, note=TO_BE_ON if on else "")
+    for item in old:
+        if enabled(item):
+            kubeflow.call(kubeflow.client.disable_recurring_run, item.recurring_run_id)
+    if on:
+        kubeflow.call(kubeflow.client.enable_recurring_run, made)
     for item in old:
         kubeflow.call(kubeflow.client.delete_recurring_run, item.recurring_run_id)
-    if not paused:
-        kubeflow.call(kubeflow.client.enable_recurring_run, made)
-    say(f"schedule     {wanted.name}: {'replaced' if old else 'created'}{', still paused' if paused else ''}")
-    return str(made)
+    say(f"schedule     {wanted.name}: replaced{'' if on else ', still paused'}")
+    return made
 
 
-def _made(kubeflow: Kubeflow, wanted: Wanted) -> str:
+def _made(kubeflow: Kubeflow, wanted: Wanted, on: bool, note: str = "") -> str:
     config = wanted.prepared.config
     pipeline, version, _ = kubeflow.version(wanted.prepared.package)
     made = kubeflow.call(
         kubeflow.client.create_recurring_run,
         experiment_id=kubeflow.experiment(wanted.experiment),
         job_name=wanted.name,
-        description=f"{wanted.cron} ({config.cluster.timezone}); calltune:{wanted.sha256}",
+        description=f"{wanted.cron} ({config.cluster.timezone}); calltune:{wanted.sha256}{note}",
         cron_expression=six_fields(wanted.cron),
         max_concurrency=1,
         # After a pause or an outage one run is enough: it sees all the data.
         no_catchup=True,
         pipeline_id=pipeline,
         version_id=version,
-        enabled=False,
+        enabled=on,
         service_account=config.cluster.service_account or None,
     )
     return str(made.recurring_run_id)

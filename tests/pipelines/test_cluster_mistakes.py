@@ -78,6 +78,17 @@ MISTAKES = {
     "expired token": (expired, SUBMIT, "your token or cookie has expired: CALLTUNE_KFP_TOKEN"),
     "login page": (answers(302), SUBMIT, "CALLTUNE_KFP_COOKIE"),
     "no token file": (nothing, (*SUBMIT, "--token-file", "none"), "--token-file none: no such file"),
+    "no text of a token": (
+        lambda cluster, patch: (cluster.folder / "token").write_bytes(b"\xff"),
+        (*SUBMIT, "--token-file", "token"),
+        "--token-file token: cannot be read",
+    ),
+    "password in the host": (nothing, (*SUBMIT, "--host", "http://me:s3cr3t@kfp"), "would be printed: CALLTUNE_KFP_TOKEN"),
+    "folder without rows": (
+        lambda cluster, patch: (cluster.folder / "empty").mkdir(),
+        (*SUBMIT, "--set", "ingest.source=empty"),
+        "empty: no .* file in this folder",
+    ),
     "forbidden": (answers(403, "/experiments"), (*SUBMIT, "--no-preflight"), "you may not do this in namespace team-a"),
     "unknown namespace": (nothing, (*SUBMIT, "--namespace", "team-b"), "kubectl create namespace team-b"),
     "no secret": (
@@ -131,7 +142,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(cluster, command, monkeypatc
     (line,) = err.strip().splitlines()
     assert line.startswith("calltune: ")
     assert re.search(says, line), line
-    assert "never printed" not in err
+    assert "never printed" not in err and "s3cr3t@" not in err
 
 
 def test_what_may_not_be_seen_is_said_and_no_obstacle(cluster, command):

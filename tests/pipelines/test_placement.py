@@ -55,8 +55,11 @@ def documents(text):
 
 
 def without_code(text):
-    """The package without each executor's embedded source, which is the components' own, and the library's version."""
+    """The package without each executor's embedded source and the steps' settings, which are the components' own, and the
+    library's version."""
     pipeline, executors = documents(text)
+    for parameter in pipeline["root"]["inputDefinitions"]["parameters"].values():
+        assert parameter.pop("defaultValue")
     for executor in pipeline["deploymentSpec"]["executors"].values():
         del executor["container"]["command"], executor["container"]["args"]
     del pipeline["sdkVersion"]
@@ -123,6 +126,25 @@ def test_no_value_of_a_secret_gets_into_a_package():
         compiled("tracking.uri=http://admin:pass@mlflow:5000")
 
 
+def test_who_one_is_may_be_called_as_a_word_of_the_package(monkeypatch):
+    for name in ("MLFLOW_TRACKING_USERNAME", "AWS_ACCESS_KEY_ID"):
+        monkeypatch.setenv(name, "calltune")
+    assert package(load(RECIPE, [*CLUSTER, *GPUS[0]])).text == compiled(*GPUS[0]).text
+
+
+def test_images_come_from_the_registry_and_by_digest_the_cache_knows_a_new_one():
+    digest = f"calltune-python-train@sha256:{'0' * 64}"
+    pipeline, _ = documents(compiled(f"images={{registry: 'registry.example.com:5000/ml', train: '{digest}'}}").text)
+    cpu, train = "registry.example.com:5000/ml/calltune-python-cpu:0.1.0", f"registry.example.com:5000/ml/{digest}"
+    executors = pipeline["deploymentSpec"]["executors"]
+    of_torch = {name for name, executor in executors.items() if executor["container"]["image"] == train}
+    assert {name.split("-")[1] for name in of_torch} == {"train", "export", "evaluate"}
+    assert {executor["container"]["image"] for executor in executors.values()} == {cpu, train}
+    condition = next(part for name, part in pipeline["components"].items() if name.startswith("comp-condition"))
+    code = {name: task["inputs"]["parameters"]["code"] for name, task in condition["dag"]["tasks"].items()}
+    assert code["train"] == {"runtimeValue": {"constant": train}} and code["gate"] == {"runtimeValue": {"constant": cpu}}
+
+
 @pytest.mark.parametrize(
     ("base", "gib"),
     [("bundled:smollm2-135m", 12), ("meta-llama/Llama-3.1-8B", 100), ("Qwen/Qwen3-0.6B", 17), ("some/model", 100)],
@@ -139,6 +161,8 @@ def test_scratch_is_as_large_as_the_models_name_says(base, gib):
         ("cluster.secrets={store: {key: my-key}}", "environment variable, in capitals"),
         ("cluster.timezone=Berlin", "no time zone"),
         ("cluster.host=kfp.example", "begins with http"),
+        ("images.cpu=calltune-python-cpu", "its tag or its digest"),
+        ("images.registry=https://registry.example.com", "without https://"),
     ],
 )
 def test_a_wrong_cluster_setting_is_refused(override, message):

@@ -55,10 +55,10 @@ def test_the_same_schedule_twice_is_one_and_a_changed_one_replaces_it(cluster, c
     assert (second.trigger.cron_schedule.cron, second.mode) == ("0 0 4 * * 1", "ENABLE")
     changes = [call for call in cluster.double.calls if "recurringruns" in call and not call.startswith("GET")]
     new, old = (f"/apis/v2beta1/recurringruns/{item.recurring_run_id}" for item in (second, first))
-    assert changes == ["POST /apis/v2beta1/recurringruns", f"DELETE {old}", f"POST {new}:enable"]
+    assert changes == ["POST /apis/v2beta1/recurringruns", f"POST {old}:disable", f"POST {new}:enable", f"DELETE {old}"]
 
 
-@pytest.mark.parametrize("interrupted", ["DELETE", ":enable"])
+@pytest.mark.parametrize("interrupted", ["DELETE", ":disable", ":enable"])
 def test_an_interrupted_replacement_is_finished_by_the_next_one(cluster, command, interrupted):
     created(cluster, command)
     plain = cluster.double.handle

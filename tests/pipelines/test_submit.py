@@ -123,6 +123,35 @@ def test_a_model_folder_is_brought_file_by_file_once(cluster, s3, tmp_path):
     assert second.uploaded == []
 
 
+def test_a_folder_of_rows_is_brought_as_run_reads_it(cluster, s3, tmp_path):
+    folder = tmp_path / "rows"
+    (folder / "more").mkdir(parents=True)
+    (folder / "_old").mkdir()
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (folder / "a.jsonl").write_text("".join(lines[:40]))
+    (folder / "more" / "b.jsonl").write_text("".join(lines[40:]))
+    (folder / "README.md").write_text("not rows")
+    (folder / "_old" / "c.jsonl").write_text("not read either")
+    config = load(cluster.config, [f"ingest.source={folder}", "ingest.tools=''"])
+    inputs = Inputs(s3.uri, s3)
+    brought = inputs.bring(config)
+    assert sorted(key.split("/", 2)[2] for key in inputs.uploaded) == ["a.jsonl", "more/b.jsonl"]
+    assert ingest(IngestConfig(source=brought.ingest.source), tmp_path / "out").kept == 60
+    again = Inputs(s3.uri, s3)
+    assert again.bring(config) == brought and again.uploaded == []
+
+
+def test_room_for_a_brought_model_is_that_of_its_files(cluster, s3):
+    brought = Inputs(s3.uri, None).bring(load(cluster.config, ["model={base: 'bundled:smollm2-135m'}"]))
+    assert {step: brought.resources[step].scratch_gib for step in ("format", "train", "export", "evaluate")} == {
+        "format": 12,
+        "train": 12,
+        "export": 12,
+        "evaluate": 12,
+    }
+    assert brought.resources["train"].gpu == 1
+
+
 def test_runs_list_show_and_stop(cluster, command, s3):
     cluster.double.page_size = 2
     for _ in range(3):
