@@ -156,6 +156,24 @@ def test_the_runner_may_only_what_its_settings_need():
     assert any("trainjobs" in rule["resources"] for rule in training["rules"])
 
 
+def test_mlflow_makes_its_database_and_no_argument_holds_the_address(tmp_path):
+    # In place of the server; `python3` is this one.
+    (tmp_path / "mlflow").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "mlflow").chmod(0o755)
+    (tmp_path / "python3").symlink_to(sys.executable)
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    environment = {"MLFLOW_BACKEND_STORE_URI": address, "MLFLOW_WORKERS": "1", "MLFLOW_ALLOWED_HOSTS": "mlflow:5000"}
+    environment |= {"MLFLOW_AUTH_MODE": "mesh", "PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    script = CHART / "files" / "mlflow.sh"
+    done = subprocess.run(["sh", str(script)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:3] == ["server", "--host", "0.0.0.0"] and address not in done.stdout
+    assert (tmp_path / "mlflow.db").stat().st_size > 0
+    assert not re.search(
+        r"^\s*\w.*\$MLFLOW_(BACKEND|AUTH_DATABASE)", script.read_text().replace("users=$(printf", "#"), re.MULTILINE
+    )
+
+
 def init_bucket(environment, bucket):
     script = [sys.executable, str(CHART / "files" / "init_bucket.py"), bucket]
     return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)
