@@ -98,15 +98,14 @@ def lengthened(given: list[Tool], tokens: int) -> list[Tool]:
     return more
 
 
-def contend(contender: str, dataset: Path, method: str, steps: int) -> dict[str, Any]:
+def contend(contender: str, dataset: Path, steps: int) -> dict[str, Any]:
     """Train for `steps` optimiser steps after one to warm up.
 
     Returns:
-        `rate` in supervised tokens per second, `peak_mib`, `losses` of the steps, `tokens` computed.
+        `rate` in supervised tokens per second, `peak_mib`, and `losses` of the steps.
     """
     folder = models.fetch(MODEL).path
-    config = TrainConfig(method=method)
-    decided = decide(config, models.parameter_count(folder))
+    decided = decide(TrainConfig(method="full"), models.parameter_count(folder))
     rows = Dataset(pq.read_table(dataset / "train.parquet", columns=["id", "input_ids", "loss_mask"]))
     clock = Clock()
     common: dict[str, Any] = {
@@ -177,7 +176,6 @@ def main() -> None:
     parser.add_argument("--name", default="helpdesk")
     parser.add_argument("--source", default=str(EXAMPLES / "questions.jsonl"))
     parser.add_argument("--list-tokens", type=int, default=0, help="make the tool list this long")
-    parser.add_argument("--method", default="full", choices=["full"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--json", type=Path)
@@ -185,7 +183,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.contend:
         contender, dataset = arguments.contend
-        print(json.dumps(contend(contender, Path(dataset), arguments.method, arguments.steps)))
+        print(json.dumps(contend(contender, Path(dataset), arguments.steps)))
         return
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CALLTUNE_STORAGE"] = f"{folder}/store"
@@ -194,7 +192,7 @@ def main() -> None:
         for turn in range(arguments.rounds):
             for contender in CONTENDERS:
                 command = [sys.executable, "-m", "benchmarks.train", "--contend", contender, dataset]
-                command += ["--method", arguments.method, "--steps", str(arguments.steps)]
+                command += ["--steps", str(arguments.steps)]
                 out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                 found[contender].append(json.loads(out.splitlines()[-1]))
                 print(f"{arguments.name}, round {turn + 1}, {contender}: {found[contender][-1]}", flush=True)
