@@ -157,10 +157,10 @@ def test_the_runner_may_only_what_its_settings_need():
 
 
 def test_mlflow_makes_its_database_and_no_argument_holds_the_address(tmp_path):
-    # In place of the server; `python3` is this one.
-    (tmp_path / "mlflow").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    (tmp_path / "mlflow").chmod(0o755)
-    (tmp_path / "python3").symlink_to(sys.executable)
+    # In place of the server it prints its arguments; `python3` is this one.
+    for name, does in {"mlflow": 'printf "%s\\n" "$@"', "python3": f'exec "{sys.executable}" "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
     address = f"sqlite:///{tmp_path / 'mlflow.db'}"
     environment = {"MLFLOW_BACKEND_STORE_URI": address, "MLFLOW_WORKERS": "1", "MLFLOW_ALLOWED_HOSTS": "mlflow:5000"}
     environment |= {"MLFLOW_AUTH_MODE": "mesh", "PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}

@@ -132,11 +132,11 @@ def test_a_folder_of_rows_is_brought_as_run_reads_it(cluster, s3, tmp_path):
     (folder / "more" / "b.jsonl").write_text("".join(lines[40:]))
     (folder / "README.md").write_text("not rows")
     (folder / "_old" / "c.jsonl").write_text("not read either")
-    config = load(cluster.config, [f"ingest.source={folder}", "ingest.tools=''"])
+    config = load(cluster.config, [f"ingest.source={folder}"])
     inputs = Inputs(s3.uri, s3)
     brought = inputs.bring(config)
-    assert sorted(key.split("/", 2)[2] for key in inputs.uploaded) == ["a.jsonl", "more/b.jsonl"]
-    assert ingest(IngestConfig(source=brought.ingest.source), tmp_path / "out").kept == 60
+    assert sorted(key.split("/", 2)[2] for key in inputs.uploaded) == ["a.jsonl", "more/b.jsonl", "tools.json"]
+    assert ingest(IngestConfig(source=brought.ingest.source, tools=brought.ingest.tools), tmp_path / "out").kept == 60
     again = Inputs(s3.uri, s3)
     assert again.bring(config) == brought and again.uploaded == []
 
