@@ -19,7 +19,7 @@ CALLTUNE = [str(Path(sys.executable).parent / "calltune")]
 RECIPE = str(REPO / "pipelines" / "recipes" / "helpdesk.yaml")
 COMMANDS = [
     *(["run"], ["check"], ["compile"], ["call"], ["doctor"], ["ui"], ["models"], ["models", "list"], ["models", "history"]),
-    *(["submit"], *(["runs", command] for command in ("list", "show", "logs", "stop"))),
+    *(["submit"], ["runs"], ["schedule"], *(["runs", command] for command in ("list", "show", "logs", "stop"))),
     *(["schedule", command] for command in ("create", "list", "pause", "resume", "delete", "run-now")),
     *([step] for step in ("ingest", "format", "train", "export", "evaluate", "gate", "promote")),
 ]
@@ -66,7 +66,8 @@ def test_these_are_all_commands():
     from typer.main import get_command
 
     top = get_command(cli.app)
-    found = {(name,) for name in top.commands} | {("models", name) for name in top.commands["models"].commands}
+    groups = {name: command.commands for name, command in top.commands.items() if hasattr(command, "commands")}
+    found = {(name,) for name in top.commands} | {(group, name) for group, commands in groups.items() for name in commands}
     assert found == {tuple(command) for command in COMMANDS}
 
 
@@ -255,7 +256,8 @@ def read(path):
 @pytest.mark.slow
 def test_each_step_writes_what_the_next_one_reads(steps):
     folder, said = steps
-    assert {path.name for path in (folder / "records").iterdir()} == {"records.jsonl", "quarantine.jsonl", "profile.json"}
+    written = {"records.jsonl", "quarantine.jsonl", "profile.json", "sources.json"}
+    assert {path.name for path in (folder / "records").iterdir()} == written
     assert said["ingest"] == f"{ROWS} of {ROWS} rows kept, 0 quarantined, 0 duplicates: records\n"
     wanted = {"train.parquet", "validation.parquet", "validation.jsonl", "test.jsonl", "preview.txt", "stats.json"}
     assert wanted <= {path.name for path in (folder / "dataset").iterdir()}
@@ -268,8 +270,8 @@ def test_each_step_writes_what_the_next_one_reads(steps):
 def test_the_exported_folder_is_whole_and_the_one_that_was_measured(steps):
     folder, _ = steps
     exported = read(folder / "exported" / "model.json")
-    names = {path.name for path in (folder / "exported" / "model").iterdir()}
-    assert set(exported["files"]) <= names
+    model = folder / "exported" / "model"
+    assert set(exported["files"]) <= {str(path.relative_to(model)) for path in model.rglob("*")}
     assert read(folder / "candidate" / "metrics.json")["model_digest"] == exported["digest"]
 
 
