@@ -50,8 +50,8 @@ def test_templates_belong_to_the_code_that_renders_them():
 
 
 def test_a_changed_byte_in_the_scoring_changes_only_what_scores(copy):
-    # look holds the match rules against the tools before anything is trained; it is never cached.
-    assert changed(copy, "calltune/score.py") == {"evaluate", "look"}
+    # look holds the match rules against the tools before anything is trained, and is never cached; gate judges predictions again.
+    assert changed(copy, "calltune/score.py") == {"evaluate", "gate", "look"}
 
 
 def test_a_changed_byte_in_a_step_changes_that_step_alone(copy):
