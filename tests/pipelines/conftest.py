@@ -1,5 +1,7 @@
 """What the tests of submit and schedule share: a small config, a stand-in for KFP and Kubernetes, a real S3 server."""
 
+import functools
+import inspect
 import json
 import sys
 
@@ -29,6 +31,17 @@ def row(number):
     """A question whose answer is a call."""
     call = {"type": "function", "function": {"name": "lights", "arguments": {"on": number % 2 == 0}}}
     return {"messages": [{"role": "user", "content": f"Lights, number {number}"}, {"role": "assistant", "tool_calls": [call]}]}
+
+
+@pytest.fixture(scope="package", autouse=True)
+def shallow_stacks():
+    """kfp takes the whole stack, with the source around each frame, to learn one name, at every setting of a task.
+
+    Below pytest, with torch imported, that is ten seconds for a package which takes one by itself.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspect, "stack", functools.partial(inspect.stack, context=0))
+        yield
 
 
 class Cluster:
