@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks import bfcl_answers
 from calltune import tools
 from calltune.guard import check_all
+from calltune.loose_types import from_loose_types
 from calltune.match import standardised
 from calltune.records import Call
 from calltune.score import Gold, answer_matches
@@ -114,7 +115,7 @@ def ours(row: Row, calls: Sequence[Call]) -> bool:
 
 
 def _forbidden(row: Row, calls: Sequence[Call], mine: bool, theirs: Checker) -> bool:
-    schemas = [tools.normalise(tools.from_loose_types(one, row.id), row.id) for one in row.functions]
+    schemas = [tools.normalise(from_loose_types(one, row.id), row.id) for one in row.functions]
     return mine and not all(one.accepted for one in check_all(calls, schemas))
 
 

@@ -60,15 +60,21 @@ def fetch_adapter(uri: str) -> Path:
             for name in runtime.read_json(folder / MANIFEST):
                 store.download(f"{prefix}/{name}", folder / name)
             _require_whole(folder, uri)
-    _require_whole(target, str(target))
+    else:
+        _require_whole(target, str(target))
     return target
 
 
 def _require_whole(folder: Path, place: str) -> None:
-    found, made = checksums(folder), runtime.read_json(folder / MANIFEST)
-    wrong = sorted(name for name in {*found, *made} if found.get(name) != made.get(name))
+    wrong = _changed(checksums(folder), folder)
     if wrong:
         raise DataError(f"{place}: {', '.join(wrong)} changed since the export")
+
+
+def _changed(found: dict[str, str], folder: Path) -> list[str]:
+    """Names of the files whose checksums in the folder's manifest are not the ones `found`."""
+    made = runtime.read_json(folder / MANIFEST)
+    return sorted(name for name in {*found, *made} if found.get(name) != made.get(name))
 
 
 def require_stored(model: dict[str, Any]) -> None:
@@ -100,12 +106,10 @@ def _fetch(uri: str, told: str, files: dict[str, str]) -> ModelFolder:
     """Fetch what export stored at `uri`; `files` are its checksums, empty where only the digest over them is known."""
     target = cache_dir() / "models" / told
     if (target / MANIFEST).exists():
-        found, made = checksums(target), runtime.read_json(target / MANIFEST)
+        found = checksums(target)
         if digest(found) != told:
-            wrong = sorted(name for name in {*found, *made} if found.get(name) != made.get(name))
-            raise DataError(
-                f"{target}: {', '.join(wrong) or MANIFEST} changed since the export; remove the folder, and it is fetched again"
-            )
+            wrong = ", ".join(_changed(found, target)) or MANIFEST
+            raise DataError(f"{target}: {wrong} changed since the export; remove the folder, and it is fetched again")
         return ModelFolder(target, told)
     store, prefix = storage.at(uri)
     names = list(files) or [key.removeprefix(f"{prefix}/") for key in store.list(prefix)]
@@ -116,7 +120,7 @@ def _fetch(uri: str, told: str, files: dict[str, str]) -> ModelFolder:
             store.download(f"{prefix}/{name}", folder / name)
         found = checksums(folder)
         if digest(found) != told:
-            wrong = [name for name, checksum in files.items() if found.get(name) != checksum]
-            raise DataError(f"{uri}: not what was exported: {', '.join(wrong) or 'its files have another digest'}")
+            damaged = [name for name, checksum in files.items() if found.get(name) != checksum]
+            raise DataError(f"{uri}: not what was exported: {', '.join(damaged) or 'its files have another digest'}")
         runtime.write_json(folder / MANIFEST, found)
     return ModelFolder(target, told)

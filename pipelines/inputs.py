@@ -106,11 +106,12 @@ class Inputs:
         """A folder as it is; of a bundled model, which the images do not have, what it unpacks to."""
         if self.store is None and config.model.base in models.BUNDLED:
             return f"{self.uri}/inputs/{config.model.base.replace(':', '-')}"  # not unpacked only to name it
-        folder = models.fetch(config.model)
-        key = f"inputs/{folder.digest}"
+        folder = models.fetch(config.model).path
+        files = models.checksums(folder)  # once: the digest is over these
+        key = f"inputs/{models.digest(files)}"
         there = set(self.store.list(key)) if self.store is not None else set()
-        for name in models.checksums(folder.path) if self.store is not None else {}:
-            self._file(folder.path / name, f"{key}/{name}", there)
+        for name in files:
+            self._file(folder / name, f"{key}/{name}", there)
         return f"{self.uri}/{key}"
 
     def _file(self, file: Path, key: str, there: set[str] | None = None) -> str:

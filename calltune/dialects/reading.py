@@ -7,6 +7,7 @@ from typing import Any
 from calltune import guard
 from calltune import tools as tool_schemas
 from calltune.errors import DataError
+from calltune.loose_types import from_loose_types
 from calltune.records import Call, Message, Record, Tool
 
 Row = dict[str, Any]
@@ -156,7 +157,7 @@ def _tool(text: str, loose: bool) -> Tool:
     # Rows of one data set share their tools, and checking a schema costs more than all else that is done to a row.
     tool = json.loads(text)
     where = "the tool"
-    normal = tool_schemas.normalise(tool_schemas.from_loose_types(tool, where) if loose else tool, where)
+    normal = tool_schemas.normalise(from_loose_types(tool, where) if loose else tool, where)
     if not isinstance(normal["function"]["description"], str):
         raise DataError(f"{where}: {normal['function']['name']!r}: the description must be a string")
     return normal

@@ -5,8 +5,8 @@ import pytest
 from calltune.dialects import DIALECTS, detect
 from calltune.dialects.reading import RowError
 from calltune.errors import DataError
+from calltune.loose_types import from_loose_types
 from calltune.records import calls_of
-from calltune.tools import from_loose_types
 
 FIND = {
     "type": "function",
