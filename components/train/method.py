@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from calltune import attention, models
+from calltune import attention, models, runtime
+from calltune.errors import ConfigError
 from calltune.render import common_prefix
-from components.train.attention import NAME as TREE_ATTENTION
+from components.train.attention import BY_SEGMENT, FLEX, arguments
 from components.train.config import TrainConfig
 from components.train.packing import Row, pack
 
@@ -69,11 +70,28 @@ def build(folder: Path, method: Method) -> "PreTrainedModel":
     with attention.suited(folder):
         if method.name == "qlora":
             compute_dtype = torch.bfloat16 if method.bf16 else torch.float32
-            model = models.load_nf4(folder, compute_dtype, attn_implementation=TREE_ATTENTION)
+            model = models.load_nf4(folder, compute_dtype, attn_implementation=BY_SEGMENT)
         else:
-            model = models.load(folder, dtype=torch.float32, attn_implementation=TREE_ATTENTION)
-    attention.require_same(folder, model, _packed, exact=not (method.name == "qlora" and method.bf16))
+            model = models.load(folder, dtype=torch.float32, attn_implementation=BY_SEGMENT)
+    exact = not (method.name == "qlora" and method.bf16)
+    if torch.cuda.is_available() and _attends_by_flex(folder, model, exact):
+        return model
+    attention.require_same(folder, model, _packed, exact)
+    runtime.note("train: attention segment by segment, SDPA")
     return model
+
+
+def _attends_by_flex(folder: Path, model: "PreTrainedModel", exact: bool) -> bool:
+    """Whether FlexAttention, which compiles a kernel for it, computes the model's attention; otherwise the model is as before."""
+    model.set_attn_implementation(FLEX)
+    try:
+        attention.require_same(folder, model, _packed, exact)
+    except ConfigError as error:
+        model.set_attn_implementation(BY_SEGMENT)
+        runtime.note(f"train: no FlexAttention: {error}")
+        return False
+    runtime.note("train: attention in one call, FlexAttention")
+    return True
 
 
 def _packed(model: "PreTrainedModel", rows: Sequence[list[int]]) -> torch.Tensor:
@@ -87,7 +105,7 @@ def _packed(model: "PreTrainedModel", rows: Sequence[list[int]]) -> torch.Tensor
     logits = model(
         input_ids=packed.input_ids.to(model.device),
         position_ids=packed.position_ids.to(model.device),
-        branches=packed.branches,
+        **arguments(model, packed.branches),
         logits_to_keep=ends.to(model.device),
         use_cache=False,
     ).logits[0]

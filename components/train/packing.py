@@ -65,7 +65,7 @@ class Pack:
     Attributes:
         input_ids: int64, shape ``(1, T)``.
         position_ids: int64, shape ``(1, T)``; each token's position in its own row.
-        branches: the segments in the order in which they stand, for :func:`components.train.attention.tree_attention`.
+        branches: the segments in the order in which they stand, for components/train/attention.py.
         label_positions: int64, shape ``(S,)``; the tokens that predict a supervised one.
         labels: int64, shape ``(S,)``; what they predict.
     """

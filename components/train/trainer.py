@@ -12,6 +12,7 @@ from trl import SFTTrainer
 
 from calltune import runtime
 from calltune.errors import Stopped
+from components.train import attention
 from components.train.keeper import Keeper
 from components.train.packing import Row, pack
 from components.train.weights import save_trainable
@@ -130,7 +131,7 @@ class TreeTrainer(SFTTrainer):
             logits = model(
                 input_ids=p["input_ids"],
                 position_ids=p["position_ids"],
-                branches=p["branches"],
+                **attention.arguments(model, p["branches"]),
                 logits_to_keep=p["label_positions"],
                 use_cache=False,
             ).logits

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from calltune import models
-from components.train.attention import NAME as TREE_ATTENTION
+from components.train.attention import BY_SEGMENT, arguments
 from components.train.packing import MIN_SHARED_TOKENS, Row, pack, tree, tree_tokens
 from components.train.trainer import Collator
 
@@ -19,7 +19,7 @@ NO_LIMIT = 100_000
 @pytest.fixture(scope="module")
 def networks(tiny_model):
     """The tiny model in fp32 twice: as transformers has it, and with tree attention."""
-    return [models.load(tiny_model, dtype=torch.float32, attn_implementation=name).eval() for name in ("sdpa", TREE_ATTENTION)]
+    return [models.load(tiny_model, dtype=torch.float32, attn_implementation=name).eval() for name in ("sdpa", BY_SEGMENT)]
 
 
 def tokens(count, dice):
@@ -94,13 +94,13 @@ def packed(network, packs):
     total, logits = 0.0, []
     for p in packs:
         out = network(
-            input_ids=p.input_ids,
-            position_ids=p.position_ids,
-            branches=p.branches,
-            logits_to_keep=p.label_positions,
+            input_ids=p.input_ids.to(network.device),
+            position_ids=p.position_ids.to(network.device),
+            **arguments(network, p.branches),
+            logits_to_keep=p.label_positions.to(network.device),
             use_cache=False,
         ).logits[0]
-        loss = cross_entropy(out, p.labels, reduction="sum") / supervised
+        loss = cross_entropy(out, p.labels.to(network.device), reduction="sum") / supervised
         loss.backward()
         total += loss.item()
         logits.append(out.detach())
