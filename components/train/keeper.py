@@ -23,6 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from calltune import runtime
 from calltune.errors import Stopped
+from components.train import ranks
 from components.train.checkpoints import BEST, Checkpoints
 from components.train.weights import restore_trainable, save_trainable
 
@@ -81,8 +82,9 @@ class Keeper(TrainerCallback):
         """
         self.trainer, trainer.keeper = trainer, self
         self.follow.best.unlink(missing_ok=True)  # an earlier process may have left one
-        found = self.checkpoints.newest()
-        self.checkpoints.remove_finished()
+        found = ranks.from_first(self.checkpoints.newest)
+        if ranks.is_first():
+            self.checkpoints.remove_finished()
         self._begun = self._saved = time.monotonic()
         try:
             with self.heeding_sigterm():
@@ -118,7 +120,7 @@ class Keeper(TrainerCallback):
         Raises:
             FloatingPointError: a weight is NaN or infinite: such a checkpoint must not take the place of a good one.
         """
-        if self._evaluation_due:
+        if self._evaluation_due or not ranks.is_first():
             return
         trainer, state = self.trainer, self.trainer.state
         for name, parameter in trainer.model.named_parameters():

@@ -17,6 +17,7 @@ from calltune.attention import require_within_window
 from calltune.errors import DataError
 from calltune.records import sha256
 from calltune.settings import ModelConfig
+from components.train import ranks
 from components.train.checkpoints import Checkpoints
 from components.train.config import FEW_STEPS, TrainConfig
 from components.train.keeper import Keeper
@@ -50,7 +51,9 @@ class Trained:
     tokens_per_s: float
 
 
-def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path, out: Path, code: str = "") -> Trained:
+def train(
+    dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path, out: Path, code: str = "", processes: int = 0
+) -> Trained:
     """Train, and keep the weights of the best epoch, or of the last; go on where an earlier try was cut off.
 
     Args:
@@ -60,6 +63,7 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
         adapter: folder that gets the trained weights.
         out: folder that gets `metrics.json` and `loss.csv`.
         code: what the step's code is: checkpoints of another code do not count.
+        processes: that train together, each on a part of every batch; 0 for one a GPU.
 
     Raises:
         DataError: no rows to train on.
@@ -68,6 +72,18 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
         FloatingPointError: loss or weights are NaN or infinite, or the loss has exploded.
     """
     base = models.fetch(model)
+    together = processes or max(1, torch.cuda.device_count())
+    if together > 1:
+        runtime.note(f"train: {together} processes together, each on a part of every batch")
+        result = ranks.run(together, _train, (dataset, base, config, adapter, out, code))
+    else:
+        result = _train(dataset, base, config, adapter, out, code)
+    assert result is not None  # the first rank's
+    return result
+
+
+def _train(dataset: Path, base: models.ModelFolder, config: TrainConfig, adapter: Path, out: Path, code: str) -> Trained | None:
+    """Train in this process, alone or as one rank of several, of which the first writes the results."""
     folder = base.path
     out.mkdir(parents=True, exist_ok=True)
     rows, validation = (Dataset(pq.read_table(dataset / f"{name}.parquet")) for name in ("train", "validation"))
@@ -103,6 +119,8 @@ def train(dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path,
             parameter.data = parameter.data.float()
     outcome = keeper.train(trainer)
     seconds = keeper.seconds
+    if not ranks.is_first():
+        return None
     if follow.best.exists():
         restore_trainable(trainer.model, follow.best)
         follow.best.unlink()
@@ -140,7 +158,9 @@ def _checkpoints(
     # The decided method, too: on another device `auto` may mean another precision.
     decided = [method.name, method.learning_rate, method.bf16]
     key = sha256([base.digest, data, config.result_settings(), decided, code])
-    return Checkpoints(storage.of_run(), key[:32], out / ".checkpoints", config.checkpoints_kept)
+    # Ranks behind the first write none, and must not clear away what it writes.
+    local = out / (".checkpoints" if ranks.is_first() else ".no-checkpoints")
+    return Checkpoints(storage.of_run(), key[:32], local, config.checkpoints_kept)
 
 
 def save_adapter(network: PreTrainedModel, method: Method, folder: Path) -> None:

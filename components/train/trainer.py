@@ -12,7 +12,7 @@ from trl import SFTTrainer
 
 from calltune import runtime
 from calltune.errors import Stopped
-from components.train import attention
+from components.train import attention, ranks
 from components.train.keeper import Keeper
 from components.train.packing import Row, pack
 from components.train.weights import save_trainable
@@ -30,10 +30,17 @@ class Collator:
         self.max_tokens = max_tokens
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Pack rows of `id`, `input_ids` and `loss_mask`; the ids are there to name the rows of a batch that goes wrong."""
-        packs = pack([Row(row["input_ids"], row["loss_mask"]) for row in rows], self.max_tokens)
+        """Pack this rank's part of the rows, each with `id`, `input_ids` and `loss_mask`.
+
+        Returns:
+            The `packs`; how many tokens of all the rows are `supervised`; the rows' `ids`, to name those of a bad batch.
+        """
+        batch = sorted((Row(row["input_ids"], row["loss_mask"]) for row in rows), key=lambda row: row.input_ids)
+        packs = pack(ranks.part(batch), self.max_tokens)
         fields = [{field: getattr(p, field) for field in p.__dataclass_fields__} for p in packs]
-        return {"packs": fields, "ids": [row["id"] for row in rows]}
+        # A row's first token is predicted by none.
+        supervised = sum(sum(row.loss_mask[1:]) for row in batch)
+        return {"packs": fields, "supervised": supervised, "ids": [row["id"] for row in rows]}
 
 
 class TreeTrainer(SFTTrainer):
@@ -57,16 +64,20 @@ class TreeTrainer(SFTTrainer):
             FloatingPointError: the loss is NaN or infinite or has exploded: nothing after this step would be worth its hours.
         """
         model.train()
-        packs = self._prepare_inputs(inputs)["packs"]
-        supervised = sum(p["labels"].numel() for p in packs)
-        self.supervised += supervised
-        self.tokens += sum(p["input_ids"].numel() for p in packs)
+        packs, supervised = self._prepare_inputs(inputs)["packs"], inputs["supervised"]
+        tokens = torch.tensor(sum(p["input_ids"].numel() for p in packs), device=self.args.device)
         total = torch.zeros((), device=self.args.device)
-        for p in packs:
-            loss = self._summed_loss(model, p) / supervised
-            self.accelerator.backward(loss)
-            total += loss.detach()
-        self._require_sound(total.item(), inputs["ids"])
+        with ranks.own_dice(self.state.global_step):
+            for p in packs:
+                loss = self._summed_loss(model, p) / supervised
+                self.accelerator.backward(loss)
+                total += loss.detach()
+        ranks.add_up([total, tokens])
+        ranks.add_up_gradients(model)
+        self.supervised += supervised
+        self.tokens += int(tokens)
+        if ranks.is_first():
+            self._require_sound(total.item(), inputs["ids"])
         return total
 
     def _require_sound(self, loss: float, ids: Sequence[str]) -> None:
@@ -113,12 +124,15 @@ class TreeTrainer(SFTTrainer):
                     break
                 for p in self._prepare_inputs(batch)["packs"]:
                     total += self._summed_loss(self.model, p).item()
-                    supervised += p["labels"].numel()
+                supervised += batch["supervised"]
         if stopping and self.keeper is not None:
             self.keeper.save(evaluation_due=True)
             raise Stopped
+        summed = torch.tensor(total, dtype=torch.float64, device=self.args.device)
+        ranks.add_up([summed])
+        total = summed.item()
         metrics = {"eval_loss": total / supervised}
-        if not math.isfinite(total):
+        if ranks.is_first() and not math.isfinite(total):
             after = f"after step {self.state.global_step}"
             raise FloatingPointError(f"the validation loss is {total} {after}: lower train.learning_rate")
         self.log(metrics)
@@ -173,7 +187,7 @@ class Follow(TrainerCallback):
         better = loss < self.best_loss
         if better or self.keep == "last":
             self.best_loss, self.best_epoch, self.worse = loss, round(state.epoch or 0, 2), 0
-            if self.keep == "best":
+            if self.keep == "best" and ranks.is_first():
                 save_trainable(given["model"], self.best)
         else:
             self.worse += 1
