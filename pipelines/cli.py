@@ -1,5 +1,6 @@
 """The command `calltune`. What is heavy is imported where it is used, so that `--help` answers at once."""
 
+import errno
 import json
 import os
 import signal
@@ -24,6 +25,17 @@ app = typer.Typer(
 REFUSED = 3
 STOPPED = 130
 """What typer makes of a Ctrl-C."""
+OF_THE_USERS_DISK = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.EDQUOT,
+}
+"""What a path that somebody has named can be wrong by; that a file is not there is said where it is looked for."""
 
 
 @app.command()
@@ -173,6 +185,10 @@ def _code() -> int:
         code = _say(str(error), 2)
     except _Failed as failure:
         code = _say(str(failure), failure.code)
+    except OSError as error:
+        if error.errno not in OF_THE_USERS_DISK or error.filename is None:
+            raise
+        code = _say(f"{error.filename}: {error.strerror}", 2)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     except KeyboardInterrupt:

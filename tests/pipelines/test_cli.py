@@ -132,12 +132,18 @@ def test_a_wrong_use_exits_with_2_and_says_what(arguments, said):
         (["ui"], "calltune: say whose: -c FILE or --workdir DIR"),
         (["ui", "--workdir", "{empty}"], "mlflow.db: no such file"),
         (["call", "--model", "{empty}", "--tools", "t.py", "Hi"], "not an exported model: it has no calltune.json"),
+        (["run", "-c", RECIPE, "--workdir", "{tools}/run"], "tools.py/run: Not a directory"),
+        (["gate", "-c", RECIPE, "--candidate", "{json}", "-o", "{tools}/out.json"], "tools.py/out.json: Not a directory"),
     ],
 )
 def test_a_users_error_is_one_line_and_exit_code_2(arguments, said, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "tools.py").write_text("import sys\nsys.exit(0)\n")
-    places = {"out": tmp_path / "out", "empty": tmp_path / "empty", "tools": tmp_path / "tools.py"}
+    (tmp_path / "some.json").write_text("{}")
+    places = {name: tmp_path / name for name in ("out", "empty")} | {
+        "tools": tmp_path / "tools.py",
+        "json": tmp_path / "some.json",
+    }
     given = [argument.format(**places) for argument in arguments]
     assert said in refused(calltune(*given))
 
