@@ -23,5 +23,10 @@ def _ending(config: NotifyConfig) -> str:
     records = [store.get_json(key) for key in store.list(f"{place}/steps/")]
     failed = next((record for record in records if record and record["error"]), None)
     where = f" at {failed['name']}: {failed['error']['message']}" if failed else ""
-    tracking.end(tracking.run_of(config.name), ok=False)
-    return f"{config.name}: run {runtime.run_id()}: failed{where}"
+    sentence = f"{config.name}: run {runtime.run_id()}: failed{where}"
+    try:
+        with runtime.phase("end the run in MLflow"):
+            tracking.end(tracking.run_of(config.name), ok=False)
+    except Exception as error:  # MLflow may be what the run has failed at: that is to be read, all the same
+        return f"{sentence}; MLflow was not told: {error}"
+    return sentence

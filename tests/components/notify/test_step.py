@@ -31,6 +31,15 @@ def test_a_run_that_ended_without_a_word_has_failed(store, tracking):
     assert notify(CONFIG) == "helpdesk: run run-1: failed"
 
 
+def test_what_failed_is_said_also_where_mlflow_is_away(store, monkeypatch):
+    monkeypatch.setenv("CALLTUNE_TRACKING", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(SystemExit), runtime.step("look"):
+        raise DataError("questions.jsonl: no such file")
+    said = notify(CONFIG)
+    assert said.startswith("helpdesk: run run-1: failed at look: questions.jsonl: no such file; MLflow was not told: ")
+
+
 def test_it_reads_a_real_s3_store(s3, tracking):
     s3.put_json("runs/run-1/summary.json", {"outcome": "promoted"})
     s3.put_json("runs/run-2/summary.json", {"outcome": "refused"})
