@@ -20,9 +20,10 @@ def evaluate(  # type: ignore[no-untyped-def]
     from pathlib import Path
 
     from calltune import runtime
-    from components.evaluate.step import run
 
     with runtime.step(f"evaluate-{which}"):
+        from components.evaluate.step import run
+
         source = Path(model.path) if model else champion
         result = run(which, source, Path(dataset.path), config, code, Path(metrics.path), Path(predictions.path))
         runtime.record(metrics, {name: row["value"] for name, row in result.get("metrics", {}).items()}, write=False)

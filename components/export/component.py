@@ -17,10 +17,11 @@ def export(  # type: ignore[no-untyped-def]
     from pathlib import Path
 
     from calltune import runtime
-    from calltune.settings import ModelConfig
-    from components.export.config import ExportConfig
-    from components.export.step import export
 
     with runtime.step("export"):
+        from calltune.settings import ModelConfig
+        from components.export.config import ExportConfig
+        from components.export.step import export
+
         base = ModelConfig(**config.pop("model"))
         export(Path(adapter.path), Path(dataset.path), base, ExportConfig(**config), Path(model.path))

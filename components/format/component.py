@@ -17,11 +17,12 @@ def format_(  # type: ignore[no-untyped-def]
     from pathlib import Path
 
     from calltune import runtime
-    from calltune.settings import ModelConfig
-    from components.format.config import FormatConfig
-    from components.format.step import format_rows
 
     with runtime.step("format"):
+        from calltune.settings import ModelConfig
+        from components.format.config import FormatConfig
+        from components.format.step import format_rows
+
         model = ModelConfig(**config.pop("model"))
         result = format_rows(Path(records.path), model, FormatConfig(**config), Path(dataset.path))
         runtime.record(metrics, vars(result))

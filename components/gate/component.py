@@ -19,9 +19,10 @@ def gate(  # type: ignore[no-untyped-def]
     from pathlib import Path
 
     from calltune import runtime
-    from components.gate.config import GateConfig
-    from components.gate.step import run
 
     with runtime.step("gate"):
+        from components.gate.config import GateConfig
+        from components.gate.step import run
+
         measured = (Path(candidate.path), Path(base.path), Path(champion.path))
         run(*measured, Path(predictions.path), GateConfig(**config), Path(decision.path))

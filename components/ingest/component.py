@@ -11,9 +11,10 @@ def ingest(config: dict, fingerprint: str, code: str, records: dsl.Output[dsl.Da
     from pathlib import Path
 
     from calltune import runtime
-    from components.ingest.config import IngestConfig
-    from components.ingest.step import ingest
 
     with runtime.step("ingest"):
+        from components.ingest.config import IngestConfig
+        from components.ingest.step import ingest
+
         result = ingest(IngestConfig(**config), Path(records.path))
         runtime.record(metrics, vars(result))

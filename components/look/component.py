@@ -11,10 +11,11 @@ from components import images
 def look(config: dict, code: str) -> NamedTuple("Seen", [("fingerprint", str), ("champion", str), ("reason", str)]):  # type: ignore[type-arg, valid-type]
     """The fingerprint of data and base model, the champion, and the reason to train ('' = none). Never cached."""
     from calltune import runtime
-    from components.look.config import LookConfig
-    from components.look.step import look
 
     with runtime.step("look"):
+        from components.look.config import LookConfig
+        from components.look.step import look
+
         seen = look(LookConfig(**config))
     return (seen.fingerprint, seen.champion, seen.reason)
 

@@ -9,8 +9,9 @@ from components import images
 def notify(config: dict, code: str, status: dsl.PipelineTaskFinalStatus):  # type: ignore[type-arg, no-untyped-def]
     """Say how the run ended. `status` is what makes KFP run this at the end."""
     from calltune import runtime
-    from components.notify.config import NotifyConfig
-    from components.notify.step import notify
 
     with runtime.step("notify"):
+        from components.notify.config import NotifyConfig
+        from components.notify.step import notify
+
         notify(NotifyConfig(**config))

@@ -18,8 +18,9 @@ def promote(  # type: ignore[no-untyped-def]
     from pathlib import Path
 
     from calltune import runtime
-    from components.promote.config import PromoteConfig
-    from components.promote.step import promote
 
     with runtime.step("promote"):
+        from components.promote.config import PromoteConfig
+        from components.promote.step import promote
+
         promote(Path(model.path), Path(decision.path), fingerprint, PromoteConfig(**config), Path(promotion.path))

@@ -27,10 +27,11 @@ def report(  # type: ignore[no-untyped-def]
     from pathlib import Path
 
     from calltune import runtime
-    from components.report.config import ReportConfig
-    from components.report.step import Inputs, report
 
     with runtime.step("report"):
+        from components.report.config import ReportConfig
+        from components.report.step import Inputs, report
+
         metrics = {"base": Path(base.path), "candidate": Path(candidate.path), "champion": Path(champion.path)}
         predictions = {"base": Path(base_predictions.path), "candidate": Path(candidate_predictions.path)}
         before = (Path(records.path), Path(dataset.path), Path(training.path), Path(model.path))

@@ -18,11 +18,12 @@ def train(  # type: ignore[no-untyped-def]
     from pathlib import Path
 
     from calltune import runtime
-    from calltune.settings import ModelConfig
-    from components.train.config import TrainConfig
-    from components.train.step import train
 
     with runtime.step("train"):
+        from calltune.settings import ModelConfig
+        from components.train.config import TrainConfig
+        from components.train.step import train
+
         model = ModelConfig(**config.pop("model"))
         result = train(Path(dataset.path), model, TrainConfig(**config), Path(adapter.path), Path(training.path), code)
         runtime.record(metrics, vars(result))
