@@ -106,6 +106,7 @@ class RunConfig(Settings):
             return {
                 **look,
                 "when": self.retrain.when,
+                "config_sha256": self.sha256,
                 "run": self.model_dump(mode="json", exclude_none=True, exclude={"cluster", "images"}),
             }
         if step == "notify":

@@ -80,8 +80,6 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
             raise
         outcome = _outcome(code, seen, workdir)
         if outcome.summary is not None:
-            # Where nothing is new, look has written it, and does not know the config's hash.
-            outcome.summary["config_sha256"] = config.sha256
             runtime.write_json(workdir / "summary.json", outcome.summary)
             link_results(workdir, outcome.summary, screen)
         return outcome
@@ -157,7 +155,7 @@ def variables_of(config: RunConfig, workdir: Path) -> dict[str, str]:
     tracking = config.tracking.uri
     found = {
         "CALLTUNE_TRACKING": f"sqlite:///{workdir / 'mlflow.db'}" if tracking == "embedded" else tracking,
-        "CALLTUNE_CACHE": str(Path(os.environ.get("CALLTUNE_CACHE", workdir / "cache")).resolve()),
+        "CALLTUNE_CACHE": str(Path(os.environ.get("CALLTUNE_CACHE") or workdir / "cache").resolve()),
         # The Python that runs this is the one that kfp.local's `python3` must find.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONUNBUFFERED": "1",

@@ -18,6 +18,8 @@ class LookConfig(Settings):
     """The registry's name for the model that serves."""
     when: Literal["always", "changed"] = "always"
     """`always`: train. `changed`: only if data, tools or base model are not those that the champion was trained on."""
+    config_sha256: str = ""
+    """Of the run's settings, for the summary of a run that ends here."""
     run: dict[str, Any] = {}
     """The whole run's config: its base model is looked at, and MLflow gets it."""
 

@@ -49,7 +49,7 @@ def look(config: LookConfig) -> Seen:
     reason = _reason(config, found, serving)
     runtime.note(f"look: {reason or 'nothing new since the champion was trained'}")
     if not reason:
-        summary = _nothing_new(found, round(time.monotonic() - started, 2))
+        summary = _nothing_new(found, config.config_sha256, round(time.monotonic() - started, 2))
         storage.of_run().put_json(f"runs/{runtime.run_id()}/summary.json", summary)
         tracking.end(run, ok=True)
     champion = {key: serving[key] for key in ("uri", "digest", "files", "version")} if serving else None
@@ -99,13 +99,12 @@ def _reason(config: LookConfig, found: str, serving: ledger.Entry | None) -> str
     return "the data or the base model has changed" if serving["fingerprint"] != found else ""
 
 
-def _nothing_new(found: str, seconds: float) -> dict[str, Any]:
+def _nothing_new(found: str, config_sha256: str, seconds: float) -> dict[str, Any]:
     """The summary of a run that ends here: all of its keys, so that one reader is enough for every run."""
     return {
         "run_id": runtime.run_id(),
         "outcome": "nothing_new",
-        # Not known here: KFP has made doubles of the config's integers.
-        "config_sha256": None,
+        "config_sha256": config_sha256,
         "dataset": {"fingerprint": found},
         "baseline": None,
         "candidate": None,

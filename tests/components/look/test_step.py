@@ -21,6 +21,7 @@ def config(tmp_path):
         source=str(tmp_path / "questions.jsonl"),
         tools=str(tmp_path / "tools.json"),
         alias="champion",
+        config_sha256="c0" * 32,
         run={"name": "helpdesk", "train": {"rank": 16, "lr": "auto"}, "gate": {}},
     )
 
@@ -98,7 +99,7 @@ def test_unchanged_data_ends_the_run_with_a_summary(store, tracking, config):
     serve(config, fingerprint(config.source, config.tools))
     assert look(changed(config)).reason == ""
     summary = store.get_json("runs/run-1/summary.json")
-    assert (summary["run_id"], summary["outcome"]) == ("run-1", "nothing_new")
+    assert (summary["run_id"], summary["outcome"], summary["config_sha256"]) == ("run-1", "nothing_new", "c0" * 32)
     assert summary["dataset"] == {"fingerprint": fingerprint(config.source, config.tools)}
     top = "run_id outcome config_sha256 dataset baseline candidate champion gate promoted steps artifacts"
     assert list(summary) == top.split(), "the keys of every summary"
