@@ -1,5 +1,6 @@
 """Answers to the test questions, judged: the base model, the candidate as it will be served, the present champion."""
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -104,12 +105,11 @@ def _key(served: Served, test: Path, config: EvaluateConfig, code: str) -> str:
 def _earlier(place: str, served: Served, metrics: Path, predictions: Path) -> dict[str, Any] | None:
     """What an earlier run measured of the same model on the same questions: today's champion was a candidate once."""
     store = storage.of_run()
-    found = store.get_json(f"{place}/metrics.json")
-    if found is None:
+    found, answers = store.get_json(f"{place}/metrics.json"), store.get(f"{place}/predictions.jsonl")
+    if found is None or answers is None or hashlib.sha256(answers).hexdigest() != found["predictions_sha256"]:
         return None
-    store.download(f"{place}/predictions.jsonl", predictions)
-    if models.file_sha256(predictions) != found["predictions_sha256"]:
-        return None
+    predictions.parent.mkdir(parents=True, exist_ok=True)
+    predictions.write_bytes(answers)
     runtime.note(f"evaluate {served.identity['which']}: measured before on the same questions with the same settings")
     found.pop("version", None)
     result = {**found, **served.identity}

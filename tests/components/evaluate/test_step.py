@@ -145,13 +145,16 @@ def test_another_code_setting_or_question_is_measured_anew(measured, exported, d
     examine(again)
 
 
-def test_tampered_stored_results_are_not_reused(measured, exported, dataset, tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lost", [False, True])
+def test_tampered_or_lost_stored_results_are_not_reused(lost, measured, exported, dataset, tiny, tmp_path, monkeypatch):
     import shutil
 
     _, before = measured["candidate"]
     shutil.copytree(before.parent / "store", tmp_path / "store", dirs_exist_ok=True)
     for file in (tmp_path / "store" / "evaluations").rglob("predictions.jsonl"):
         file.write_text("{}\n")
+        if lost:
+            file.unlink()
     out = tmp_path / "out"
     again = run(
         "candidate", exported("full").json, dataset, settings(tiny), CODE, out / "metrics.json", out / "predictions.jsonl"
