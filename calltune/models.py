@@ -56,7 +56,7 @@ class ModelFolder:
 def cache_dir() -> Path:
     """Where models are kept between steps and runs: `CALLTUNE_CACHE`, or the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "calltune"
-    return Path(os.environ.get("CALLTUNE_CACHE", default))
+    return Path(os.environ.get("CALLTUNE_CACHE") or default)
 
 
 def fetch(model: ModelConfig) -> ModelFolder:

@@ -134,7 +134,7 @@ def _base_model(config: RunConfig) -> Generator[str, None, Path | None]:
 
 
 def _cache(config: RunConfig) -> Path:
-    return Path(os.environ.get("CALLTUNE_CACHE", Path("runs") / config.name / "cache"))
+    return Path(os.environ.get("CALLTUNE_CACHE") or Path("runs") / config.name / "cache")
 
 
 def _template(config: RunConfig, folder: Path | None) -> Iterator[str]:

@@ -25,6 +25,12 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "cache"))
 
 
+def test_an_empty_variable_is_none_and_not_the_current_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("CALLTUNE_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert models.cache_dir() == tmp_path / "calltune"
+
+
 def test_a_folder_is_read_for_its_digest_and_not_before(folder):
     found = models.fetch(ModelConfig(base=str(folder)))
     (folder / "model.safetensors").write_bytes(b"written after the fetch")
