@@ -200,6 +200,13 @@ def test_a_signal_ends_a_command_in_order(number, tmp_path):
     assert (process.returncode, out, err.strip()) == (1, "cleaned\n", "calltune: stopped")
 
 
+def test_a_terminal_that_has_no_such_letters_ends_no_command():
+    program = "import pipelines.cli as cli\ncli.app = lambda: print('✓ gate')\ncli.main()"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "? gate\n", "")
+
+
 def test_nohup_is_respected():
     program = (
         "import signal, sys\n"
