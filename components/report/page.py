@@ -168,8 +168,13 @@ def folded_confusion(confusion: Mapping[str, Mapping[str, int]]) -> dict[str, di
     enough = SHARE_OF_ITS_OWN * expected.total()
     singles = [label for label, _ in sorted(expected.items(), key=lambda item: (-item[1], item[0])) if not _combined(label)]
     shown = {label for label in labels if _combined(label) and expected[label] >= enough}
-    # Called but never expected: the column is shown, because it says what goes wrong.
-    shown |= set(singles[:TOOLS_SHOWN]) | {label for label in labels if not _combined(label) and label not in expected}
+    called: Counter[str] = Counter()
+    for row in confusion.values():
+        called.update(row)
+    # Called but never expected: these columns say what goes wrong; a model may invent any number of names.
+    foreign = [label for label in labels if not _combined(label) and label not in expected]
+    foreign.sort(key=lambda label: (-called[label], label))
+    shown |= {*singles[:TOOLS_SHOWN], *foreign[:TOOLS_SHOWN]}
 
     def folded(label: str) -> str:
         return label if label in shown else SEVERAL if _combined(label) else OTHERS
@@ -177,9 +182,9 @@ def folded_confusion(confusion: Mapping[str, Mapping[str, int]]) -> dict[str, di
     rows: dict[str, Counter[str]] = {}
     for label in sorted(confusion, key=lambda name: (name not in shown, _combined(name), -expected[name], name)):
         cells = rows.setdefault(folded(label), Counter())
-        for called, count in confusion[label].items():
-            same = called == label or folded(called) != folded(label)
-            cells[folded(called) if same else WRONG_ONES[folded(called)]] += count
+        for other, count in confusion[label].items():
+            same = other == label or folded(other) != folded(label)
+            cells[folded(other) if same else WRONG_ONES[folded(other)]] += count
     return {label: dict(cells) for label, cells in rows.items()}
 
 

@@ -222,6 +222,13 @@ def test_of_many_tools_the_rare_ones_share_a_row() -> None:
     assert sum(sum(row.values()) for row in folded.values()) == sum(sum(row.values()) for row in confusion.values())
 
 
+def test_of_many_invented_tools_the_rare_ones_share_a_column() -> None:
+    invented = {f"x{i:02d}": 40 - i for i in range(40)}
+    folded = folded_confusion({"a": {"a": 9, **invented}})
+    assert list(folded["a"]) == ["a", *list(invented)[:12], "other tools"]
+    assert folded["a"]["other tools"] == sum(list(invented.values())[12:])
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(None, "–"), (0.0002, "0.0002"), (0.99957, "0.9996"), (1234.0, "1,234"), (246.81, "246.8"), ("hf", "hf"), (0, "0")],
