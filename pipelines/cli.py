@@ -171,7 +171,7 @@ class _Failed(Exception):
 def main() -> None:
     """Run the command; a user's error is one line and exit code 2."""
     # A terminal or a pipe in another encoding than UTF-8 shows `?` for our marks, and the command goes on.
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[attr-defined, union-attr]
     for number in (signal.SIGTERM, signal.SIGHUP):
         # Python would end at once, and leave behind what a command has started; nohup's choice is left as it is.
         if signal.getsignal(number) == signal.SIG_DFL:
