@@ -143,8 +143,10 @@ def _failure(name: str, error: Exception) -> dict[str, Any]:
     """A step's error as an event: whose it is, the exit code, and one sentence."""
     if isinstance(error, UserError):
         return {"step": name, "code": 2, "message": str(error)}
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return {"step": name, "code": 2, "message": f"no room left on the disk: {error.filename or 'while writing'}"}
+    # Safetensors and torch say it in errors of their own, which have no number.
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or os.strerror(errno.ENOSPC) in str(error):
+        where = error.filename if isinstance(error, OSError) and error.filename else "while writing"
+        return {"step": name, "code": 2, "message": f"no room left on the disk: {where}"}
     return {"step": name, "code": 1, "message": f"{type(error).__name__}: {error}"}
 
 

@@ -55,6 +55,15 @@ def test_a_full_disk_is_exit_code_2_and_one_line(store, events, tmp_path, capsys
     assert capsys.readouterr().err == "calltune: export: no room left on the disk: while writing\n"
 
 
+def test_a_full_disk_in_the_words_of_safetensors_is_the_same(store, events):
+    from safetensors import SafetensorError
+
+    with pytest.raises(SystemExit) as ended, runtime.step("train"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert ended.value.code == 2
+    assert [error["message"] for error in events("error")] == ["no room left on the disk: while writing"]
+
+
 def test_a_disk_too_full_for_events_hides_neither_the_exit_code_nor_the_reason(store, monkeypatch, capsys):
     monkeypatch.setenv("CALLTUNE_EVENTS", "/dev/full")
     with pytest.raises(SystemExit) as ended, runtime.step("look"):
