@@ -158,7 +158,7 @@ def evaluate(
         elif folder is not None:
             served = step.of_folder(models.ModelFolder(folder), {"which": "candidate"})
         else:
-            served = step.exported(runtime.read_json(model), "candidate")
+            served = step.exported(runtime.read_json(_model_json(Path(model))), "candidate")
         questions, results = dataset / f"{split}.jsonl", (out / "metrics.json", out / "predictions.jsonl")
         done = step.evaluate(served, questions, settings.evaluate, *results)
     for name, row in done["metrics"].items():
@@ -260,7 +260,12 @@ def _dataset_of(weights: Path) -> Path:
 
 
 def _model_json(path: Path) -> Path:
+    from calltune import runtime
+
     found = [file for file in (path, path / "model.json", path.parent / "model.json") if file.is_file()]
     if not found:
         raise UserError(f"--model {path}: no model.json in it: it must be what `calltune export` wrote")
+    told = runtime.read_json(found[0])
+    if not isinstance(told, dict) or not {"uri", "digest", "files"} <= told.keys():
+        raise UserError(f"--model {found[0]}: no `uri`, `digest` and `files` in it: it must be what `calltune export` wrote")
     return found[0]

@@ -132,6 +132,7 @@ def test_a_wrong_use_exits_with_2_and_says_what(arguments, said):
         (["ui"], "calltune: say whose: -c FILE or --workdir DIR"),
         (["ui", "--workdir", "{empty}"], "mlflow.db: no such file"),
         (["call", "--model", "{empty}", "--tools", "t.py", "Hi"], "not an exported model: it has no calltune.json"),
+        (["promote", "-c", RECIPE, "--model", "{json}", "--decision", "{json}", "-o", "{out}"], "some.json: no `uri`, `digest`"),
         (["run", "-c", RECIPE, "--workdir", "{tools}/run"], "tools.py/run: Not a directory"),
         (["gate", "-c", RECIPE, "--candidate", "{json}", "-o", "{tools}/out.json"], "tools.py/out.json: Not a directory"),
     ],
