@@ -48,10 +48,12 @@ class TrainConfig(Settings):
     """Between two checkpoints; one is also written at SIGTERM. A step that is started again goes on from the newest."""
     checkpoints_kept: int = Field(2, ge=1)
     """The newest ones are kept, while training lasts."""
+    price_per_hour: float = Field(0, ge=0)
+    """Of the machine that trains, in whatever money you count; 0: no price is given. Another one trains nothing again."""
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that the trained weights depend on: with other ones a checkpoint is of no use."""
-        return self.model_dump(mode="json", exclude={"checkpoint_minutes", "checkpoints_kept"})
+        return self.model_dump(mode="json", exclude={"checkpoint_minutes", "checkpoints_kept", "price_per_hour"})
 
     def steps(self, rows: int) -> int:
         """How many optimiser steps `rows` rows make, if validation does not end training earlier."""

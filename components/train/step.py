@@ -17,7 +17,7 @@ from calltune.attention import require_within_window
 from calltune.errors import DataError
 from calltune.records import sha256
 from calltune.settings import ModelConfig
-from components.train import ranks
+from components.train import account, ranks
 from components.train.checkpoints import Checkpoints
 from components.train.config import FEW_STEPS, TrainConfig
 from components.train.keeper import Keeper
@@ -33,7 +33,19 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 @dataclass(frozen=True)
 class Trained:
-    """What training came to: written to `metrics.json`."""
+    """What training came to and what it cost: written to `metrics.json`.
+
+    Attributes:
+        tokens: computed, shared ones once; `unpacked_tokens` are those of the rows one by one.
+        tokens_per_s: over all of `seconds`, validation and checkpoints included; so is `supervised_tokens_per_s`.
+        mfu: model FLOPs utilisation, as `mfu_formula` says.
+        device_tflops: TFLOP/s of a matrix product on this device, measured before training; `mfu` is a share of it.
+        peak_rss_mib: most memory of the process.
+        peak_gpu_mib: most memory of the GPU; None without one.
+        gpu_hours: `seconds` on the GPU; 0 on a CPU.
+        energy_kwh: of the GPU; None where it is not known, and `energy_source` says why.
+        price: at `train.price_per_hour`; None where that is not set.
+    """
 
     method: str
     reason: str
@@ -49,6 +61,16 @@ class Trained:
     supervised_tokens: int
     unpacked_tokens: int
     tokens_per_s: float
+    supervised_tokens_per_s: float
+    mfu: float
+    mfu_formula: str
+    device_tflops: float
+    peak_rss_mib: int
+    peak_gpu_mib: int | None
+    gpu_hours: float
+    energy_kwh: float | None
+    energy_source: str
+    price: float | None
 
 
 def train(
@@ -97,6 +119,8 @@ def _train(dataset: Path, base: models.ModelFolder, config: TrainConfig, adapter
     runtime.note(f"train: {method.reason}")
     # Before the model is built: an adapter's first weights are random.
     torch.manual_seed(config.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rate = account.matmul_rate(device, method.bf16)
     network = build(folder, method)
     longest = max(len(ids) for table in (rows, validation) for ids in table["input_ids"])
     require_within_window(network.config, longest)
@@ -118,7 +142,7 @@ def _train(dataset: Path, base: models.ModelFolder, config: TrainConfig, adapter
         if parameter.requires_grad:  # PEFT starts an adapter in bf16 on a 4-bit base; its sums need fp32
             parameter.data = parameter.data.float()
     outcome = keeper.train(trainer)
-    seconds = keeper.seconds
+    seconds, joules = keeper.seconds, ranks.summed(keeper.joules, device)
     if not ranks.is_first():
         return None
     if follow.best.exists():
@@ -144,6 +168,16 @@ def _train(dataset: Path, base: models.ModelFolder, config: TrainConfig, adapter
         supervised_tokens=trainer.supervised,
         unpacked_tokens=round(sum(map(len, rows["input_ids"])) * (trainer.state.epoch or 0)),
         tokens_per_s=round(trainer.tokens / seconds, 1),
+        supervised_tokens_per_s=round(trainer.supervised / seconds, 2),
+        mfu=account.flops(trainer.model, trainer.tokens, trainer.supervised) / seconds / rate,
+        mfu_formula=account.FORMULA,
+        device_tflops=rate / 1e12,
+        peak_rss_mib=runtime.peak_rss_mib(),
+        peak_gpu_mib=account.peak_gpu_mib(device),
+        gpu_hours=seconds / 3600 if device.type == "cuda" else 0.0,
+        energy_kwh=None if isinstance(joules, str) else joules / 3.6e6,
+        energy_source=joules if isinstance(joules, str) else "NVML, the whole GPU",
+        price=config.price_per_hour * seconds / 3600 if config.price_per_hour else None,
     )
     runtime.write_json(out / "metrics.json", asdict(result))
     keeper.checkpoints.finish()

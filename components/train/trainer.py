@@ -172,9 +172,7 @@ class Follow(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Begin the progress bar."""
-        self.progress = runtime.Progress("train", state.max_steps, "steps")
-        if state.global_step:
-            self.progress.update(state.global_step)
+        self.progress = runtime.Progress("train", state.max_steps, "steps", already=state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         """Move the progress bar."""
