@@ -15,6 +15,9 @@ class TrainConfig(Settings):
 
     method: Literal["auto", "full", "lora", "qlora"] = "auto"
     """`full`: every weight. `lora`: an adapter. `qlora`: an adapter on the base in NF4 with double quantisation."""
+    start_from: Literal["base", "champion"] = "base"
+    """Where an adapter starts: `base`, or the `champion`'s adapter, which must be of the same base model, rank and alpha; where
+    there is no champion yet, `base`."""
     rank: int = Field(16, ge=1)
     """Rank of the adapter."""
     lora_alpha: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"

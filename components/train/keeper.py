@@ -62,7 +62,7 @@ class Keeper(TrainerCallback):
     @property
     def joules(self) -> float | str:
         """What the GPU has used so far, like :attr:`seconds`; or in words why that is not known."""
-        now = account.gpu_joules(self.trainer.args.device)
+        now = account.gpu_joules()
         if isinstance(now, str) or isinstance(self._joules_begun, str):
             return now if isinstance(now, str) else str(self._joules_begun)
         if self._joules_before is None:
@@ -97,7 +97,7 @@ class Keeper(TrainerCallback):
         found = ranks.from_first(self.checkpoints.newest)
         if ranks.is_first():
             self.checkpoints.remove_finished()
-        self._joules_begun = account.gpu_joules(trainer.args.device)
+        self._joules_begun = account.gpu_joules()
         self._begun = self._saved = time.monotonic()
         try:
             with self.heeding_sigterm():
@@ -152,6 +152,8 @@ class Keeper(TrainerCallback):
                 "supervised": trainer.supervised,
                 "seconds": self.seconds,
                 "joules": None if isinstance(joules, str) else joules,
+                # Other packs of the same rows add up in another order.
+                "pack_tokens": trainer.data_collator.max_tokens,
             }
             best = {"loss": follow.best_loss, "epoch": follow.best_epoch, "worse": follow.worse} if follow.best_epoch else None
             runtime.write_json(folder / PROGRESS, {**progress, "best": best, "evaluation_due": evaluation_due})
@@ -162,6 +164,7 @@ class Keeper(TrainerCallback):
         trainer, follow, progress = self.trainer, self.follow, runtime.read_json(folder / PROGRESS)
         restore_trainable(trainer.model, folder / WEIGHTS)
         trainer.tokens, trainer.supervised = progress["tokens"], progress["supervised"]
+        trainer.data_collator.max_tokens = progress["pack_tokens"]
         self._seconds_before, self._joules_before = progress["seconds"], progress["joules"]
         self._evaluation_due = progress["evaluation_due"]
         if (best := progress["best"]) is not None:
