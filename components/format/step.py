@@ -1,5 +1,6 @@
 """Records to token rows with a loss mask, split into training, validation and test."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -139,7 +140,8 @@ def _require_tools_in_prompts(records: Sequence[Record], rendered: dict[str, lis
         for row in rendered[record["id"]]:
             given = [token for token, trained in zip(row.input_ids, row.loss_mask, strict=True) if not trained]
             text = renderer.tokenizer.decode(given)
-            missing = [name for name in names_of(record["tools"]) if name not in text]
+            # A name with a quote or a bracket may be written otherwise.
+            missing = [name for name in names_of(record["tools"]) if re.fullmatch(r"[\w.-]+", name) and name not in text]
             if missing:
                 raise ConfigError(
                     f"format.template: {renderer.template.name!r} leaves {missing[0]} out of the prompt of row {record['id']}"
