@@ -186,22 +186,22 @@ KINDS = (
 )
 
 
-def main() -> None:
-    """Write the rows."""
+def rows() -> list[dict[str, str]]:
+    """The rows, the same ones each time."""
     dice = random.Random(0)
-    rows: list[dict[str, str]] = []
+    made: list[dict[str, str]] = []
     seen: dict[str, list[set[str]]] = {kind.__name__: [] for kind in KINDS}
-    while len(rows) < ROWS:
-        kind = KINDS[len(rows) % len(KINDS)]
+    while len(made) < ROWS:
+        kind = KINDS[len(made) % len(KINDS)]
         instruction, given, output = kind(dice)
         words = set(f"{instruction} {given}".lower().replace(",", " ").replace(".", " ").split())
         if all(len(words & other) < ALIKE * len(words | other) for other in seen[kind.__name__]):
             seen[kind.__name__].append(words)
-            rows.append({"instruction": instruction, "input": given, "output": output})
-    dice.shuffle(rows)
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    Path(__file__).with_name("rows.jsonl").write_text(text, encoding="utf-8")
+            made.append({"instruction": instruction, "input": given, "output": output})
+    dice.shuffle(made)
+    return made
 
 
 if __name__ == "__main__":
-    main()
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows())
+    Path(__file__).with_name("rows.jsonl").write_text(text, encoding="utf-8")

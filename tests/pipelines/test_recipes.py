@@ -1,6 +1,7 @@
 """Every recipe: `check` finds nothing wrong with it, and a step of its training runs on a random model of its architecture."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,12 @@ def test_a_step_of_its_training_runs_on_a_small_model_of_its_architecture(name, 
 
 def test_the_recipes_that_are_promised_are_there():
     assert set(RECIPES) == set(ARCHITECTURES)
+
+
+def test_the_instructions_are_what_their_program_writes():
+    made = runpy.run_path(str(REPO / "examples" / "instructions" / "make.py"))["rows"]()
+    written = (REPO / "examples" / "instructions" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in written] == made and len(made) == 1100
 
 
 def test_the_articles_settings_are_in_their_recipes():
