@@ -94,7 +94,7 @@ def test_a_step_of_its_training_runs_on_a_small_model_of_its_architecture(name, 
     assert done.quarantined == 0, "every row fits, with its tools, into max_tokens"
     settings = config.train.model_copy(update={"max_steps": 1, "precision": "fp32"})
     result = train(tmp_path / "dataset", base, settings, tmp_path / "adapter", tmp_path)
-    assert result.steps == 1 and 0 < result.train_loss < 30
+    assert result.steps == 1 and 0 < result.train_loss < 100
     assert (result.method, result.started_from) == ("full" if settings.method == "auto" else settings.method, "the base model")
     stats = json.loads((tmp_path / "dataset" / "stats.json").read_text())
     known = models.tokenizer(Path(base.base))
