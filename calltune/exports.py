@@ -38,6 +38,13 @@ def fetch_address(uri: str) -> ModelFolder:
     return _fetch(uri, told, {})
 
 
+def has_adapter(uri: str) -> bool:
+    """Whether the store, or this machine, has a whole adapter at this address."""
+    store, prefix = storage.at(uri)
+    local = cache_dir() / "adapters" / uri.rsplit("/", 1)[-1]
+    return (local / MANIFEST).exists() or f"{prefix}/{MANIFEST}" in store.list(prefix)
+
+
 def fetch_adapter(uri: str) -> Path:
     """Bring an adapter that export stored to this machine, once, and check its files against the manifest beside them.
 

@@ -51,21 +51,31 @@ def note(message: str) -> None:
 
 
 class Progress:
-    """Progress of one piece of work, reported as often as its reader can use it."""
+    """Progress of one piece of work, reported as often as its reader can use it, with an estimate of what is left.
 
-    def __init__(self, name: str, total: int, unit: str) -> None:
-        self.name, self.total, self.unit = name, total, unit
+    Args:
+        name: of the work.
+        total: units that it has.
+        unit: of what is counted.
+        already: units that an earlier process has done; they say nothing of this one's speed.
+    """
+
+    def __init__(self, name: str, total: int, unit: str, already: int = 0) -> None:
+        self.name, self.total, self.unit, self.already = name, total, unit, already
+        self.begun_at = time.monotonic()
         self.interval_s = LOCAL_INTERVAL_S if "CALLTUNE_EVENTS" in os.environ else CLUSTER_INTERVAL_S
         self.reported_at = 0.0
-        self.update(0)
+        self.update(already)
 
     def update(self, done: int, detail: str = "") -> None:
         """Report that `done` of `total` units are through. The first and the last are always reported."""
         now = time.monotonic()
-        if 0 < done < self.total and now - self.reported_at < self.interval_s:
+        if self.already < done < self.total and now - self.reported_at < self.interval_s:
             return
         self.reported_at = now
-        emit("progress", name=self.name, done=done, total=self.total, unit=self.unit, detail=detail)
+        new = done - self.already
+        left_s = round((now - self.begun_at) / new * (self.total - done), 1) if new > 0 else None
+        emit("progress", name=self.name, done=done, total=self.total, unit=self.unit, detail=detail, left_s=left_s)
 
 
 def tracked(items: Iterable[T], name: str, total: int, unit: str = "rows") -> Iterator[T]:

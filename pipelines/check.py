@@ -171,6 +171,8 @@ def _training(config: RunConfig, folder: Path | None, rows: int) -> Iterator[str
         from components.train.method import decide
 
         yield f"training     {decide(train, parameter_count(folder)).reason}"
+    if train.start_from == "champion":
+        yield "             goes on from the champion's adapter, where there is a champion"
     steps = train.steps(rows)
     epochs = f"{_count(train.epochs, 'epoch')} of {_count(rows, 'row')}"
     yield f"             {_count(steps, 'optimiser step')}: {epochs}, {train.batch_rows} at a time"

@@ -80,9 +80,14 @@ def train(config: Config, dataset: Dataset, out: OutFolder, set_: Overrides = []
 
     settings = load(config, set_)
     with standalone(settings, workdir, store=True):
+        from calltune import ledger
+        from components.look.step import start_at
         from components.train.step import train
 
-        done = train(dataset, settings.model, settings.train, out / "adapter", out, code_of(("train",))["train"])
+        champion = ""
+        if settings.train.start_from == "champion":
+            champion = start_at(next(reversed(ledger.entries(settings.name, settings.promote.alias)), None))
+        done = train(dataset, settings.model, settings.train, out / "adapter", out, code_of(("train",))["train"], champion)
     runtime.write_json(out / INPUTS, {"dataset": str(dataset.resolve())})
     validated = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
     print(f"{done.steps} steps of {done.method} in {done.seconds:.0f} s, loss {done.train_loss:.4f}{validated}: {out}")

@@ -94,6 +94,7 @@ class RunConfig(Settings):
         is in the data's fingerprint.
         """
         settings = self.model_dump(mode="json", exclude={"storage", "tracking", "resources", "cluster", "images"})
+        del settings["train"]["price_per_hour"]
         for section, key in _paths(self):
             settings[section][key] = Path(settings[section][key]).name
         return sha256(settings)
@@ -112,8 +113,11 @@ class RunConfig(Settings):
         if step == "notify":
             return {"name": self.name}
         if step == "report":
-            return {"name": self.name, "config_sha256": self.sha256}
+            # Here and not in train, where another price would be another key in the cache.
+            return {"name": self.name, "config_sha256": self.sha256, "price_per_hour": self.train.price_per_hour}
         section: dict[str, Any] = getattr(self, step).model_dump(mode="json", exclude_none=True)
+        if step == "train":
+            del section["price_per_hour"]
         if step == "promote":
             return {**section, "name": self.name}
         return {**section, "model": model} if step in ("format", "train", "export", "evaluate") else section

@@ -56,7 +56,9 @@ def build(config: RunConfig, code: Mapping[str, str], on_cluster: bool = True) -
                 data = place(ingest(config=ingest_config, fingerprint=print_, code=code["ingest"]), "ingest")
                 rows = place(format_(records=data.outputs["records"], config=format_config, code=code["format"]), "format")
                 dataset = rows.outputs["dataset"]
-                tuned = place(train(dataset=dataset, config=train_config, code=code["train"]), "train")
+                tuned = place(
+                    train(dataset=dataset, config=train_config, champion=seen.outputs["start"], code=code["train"]), "train"
+                )
                 adapter = tuned.outputs["adapter"]
                 made = place(export(adapter=adapter, dataset=dataset, config=export_config, code=code["export"]), "export")
                 model = made.outputs["model"]

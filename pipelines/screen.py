@@ -1,5 +1,6 @@
 """What a run looks like in a terminal: progress bars while it goes, tables at its end."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from calltune.metrics import LOWER_IS_BETTER, MEANS
@@ -30,7 +31,8 @@ class Screen:
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            # Not rich's own estimate, which is of the last half minute, and knows nothing of steps that take longer.
+            TextColumn("[cyan]{task.fields[left]}"),
             TextColumn("[dim]{task.fields[detail]}"),
             console=console,
             disable=not console.is_terminal,
@@ -48,7 +50,7 @@ class Screen:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Show a piece of the command's own work, as `runtime.phase` does for a step's."""
-        event = {"kind": "progress", "name": name, "total": 1, "unit": "", "detail": ""}
+        event = {"kind": "progress", "name": name, "total": 1, "unit": "", "detail": "", "left_s": None}
         self.show({**event, "done": 0, "time": time.time()})
         try:
             yield
@@ -79,17 +81,28 @@ class Screen:
             last = event["done"] >= event["total"]
             if last or event["time"] - self.said.setdefault(name, event["time"]) >= QUIET_INTERVAL_S:
                 self.said[name] = event["time"]
-                line = f"  {name}: {event['done']}/{event['total']} {event['unit']} {event['detail']}"
+                line = f"  {name}: {event['done']}/{event['total']} {event['unit']} {event['detail']} {_left(event['left_s'])}"
                 self.console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
             return
         if name not in self.tasks:
-            self.tasks[name] = self.bars.add_task(name, total=event["total"], unit=event["unit"], detail="")
-        self.bars.update(self.tasks[name], completed=event["done"], detail=escape(event["detail"]))
+            self.tasks[name] = self.bars.add_task(name, total=event["total"], unit=event["unit"], detail="", left="")
+        shown = {"detail": escape(event["detail"]), "left": _left(event["left_s"])}
+        self.bars.update(self.tasks[name], completed=event["done"], **shown)
 
     def _clear(self) -> None:
         for task in self.tasks.values():
             self.bars.remove_task(task)
         self.tasks.clear()
+
+
+def _left(seconds: float | None) -> str:
+    """What is left of a piece of work, as `45 s left`, `12 min left` or `1 h 05 min left`; empty where nobody knows."""
+    if not seconds:
+        return ""
+    if seconds < 60:
+        return f"{math.ceil(seconds)} s left"
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min left" if hours else f"{minutes} min left"
 
 
 def closing(console: Console, summary: dict[str, Any], steps: list[dict[str, Any]]) -> None:

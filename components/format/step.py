@@ -1,5 +1,6 @@
 """Records to token rows with a loss mask, split into training, validation and test."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calltune import models, runtime, validate
-from calltune.errors import DataError
+from calltune.errors import ConfigError, DataError
 from calltune.records import Record, prompt_of, read_jsonl, sha256, write_jsonl
 from calltune.render import Rendered, Renderer, prompt_ids
 from calltune.settings import ModelConfig
 from calltune.template import Template, with_tool_detail
+from calltune.tools import names_of
 from components.format.config import FormatConfig
 from components.format.contamination import Pair, contaminated
 from components.format.rows import Rows
@@ -32,6 +34,8 @@ SCHEMA = pa.schema(
 )
 PREVIEW_ROWS = 3
 SAVED_ROWS = 200
+LOOKED_AT = 64
+"""Training rows whose prompts must show their tools; all of them are rendered in the same way."""
 LISTED = 20
 """Pairs of contaminated rows that an error names; all of them are in the quarantine."""
 
@@ -91,6 +95,8 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
     _require_few_contaminated(kept, parts, repeated, config, out)
     _require_rows(split, rows.quarantine)
     rendered, quarantine = rows.rendered, rows.quarantine
+    if config.tool_detail != "none":
+        _require_tools_in_prompts(split[TRAIN][:LOOKED_AT], rendered, renderer)
 
     for name in (TRAIN, VALIDATION):
         pq.write_table(_table(split[name], rendered, renderer), out / f"{name}.parquet")
@@ -122,6 +128,24 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         },
     )
     return result
+
+
+def _require_tools_in_prompts(records: Sequence[Record], rendered: dict[str, list[Rendered]], renderer: Renderer) -> None:
+    """Refuse a template that leaves a tool out, for whatever reason: a model would learn to call what it was never shown.
+
+    Raises:
+        ConfigError: the tokens that the model is given do not have the name of each of the row's tools.
+    """
+    for record in records:
+        for row in rendered[record["id"]]:
+            given = [token for token, trained in zip(row.input_ids, row.loss_mask, strict=True) if not trained]
+            text = renderer.tokenizer.decode(given)
+            # A name with a quote or a bracket may be written otherwise.
+            missing = [name for name in names_of(record["tools"]) if re.fullmatch(r"[\w.-]+", name) and name not in text]
+            if missing:
+                raise ConfigError(
+                    f"format.template: {renderer.template.name!r} leaves {missing[0]} out of the prompt of row {record['id']}"
+                )
 
 
 def _reshape(split: dict[str, list[Record]], unseen: set[str], rows: Rows, config: FormatConfig) -> None:

@@ -8,8 +8,10 @@ from components import images
 
 
 @dsl.component(base_image=images.CPU, install_kfp_package=False)
-def look(config: dict, code: str) -> NamedTuple("Seen", [("fingerprint", str), ("champion", str), ("reason", str)]):  # type: ignore[type-arg, valid-type]
-    """The fingerprint of data and base model, the champion, and the reason to train ('' = none). Never cached."""
+def look(config: dict, code: str) -> NamedTuple(  # type: ignore[type-arg, valid-type]
+    "Seen", [("fingerprint", str), ("champion", str), ("start", str), ("reason", str)]
+):
+    """The fingerprint of data and base model, the champion, where training starts, and why ('' = it does not). Never cached."""
     from calltune import runtime
 
     with runtime.step("look"):
@@ -17,7 +19,7 @@ def look(config: dict, code: str) -> NamedTuple("Seen", [("fingerprint", str), (
         from components.look.step import look
 
         seen = look(LookConfig(**config))
-    return (seen.fingerprint, seen.champion, seen.reason)
+    return (seen.fingerprint, seen.champion, seen.start, seen.reason)
 
 
 @dsl.component(base_image=images.CPU, install_kfp_package=False)

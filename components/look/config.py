@@ -29,6 +29,11 @@ class LookConfig(Settings):
         return ModelConfig(**self.run["model"]) if "model" in self.run else ModelConfig(base="")
 
     @property
+    def starts_from_champion(self) -> bool:
+        """Whether training goes on from the champion's adapter."""
+        return self.run.get("train", {}).get("start_from") == "champion"
+
+    @property
     def rules(self) -> dict[str, str]:
         """The run's own match rules for arguments."""
         return dict(self.run["evaluate"]["arguments"]) if "evaluate" in self.run else {}

@@ -22,11 +22,14 @@ class Seen:
     Attributes:
         fingerprint: of source, tools and base model.
         champion: JSON of the champion's uri, digest, files and version; empty where nothing serves.
+        start: JSON of the champion from whose adapter training is to go on; empty where it is to start from the base model. Apart
+            from `champion`, so that a new one trains again only where that is so.
         reason: to train; empty where there is none.
     """
 
     fingerprint: str
     champion: str
+    start: str
     reason: str
 
 
@@ -53,7 +56,13 @@ def look(config: LookConfig) -> Seen:
         storage.of_run().put_json(f"runs/{runtime.run_id()}/summary.json", summary)
         tracking.end(run, ok=True)
     champion = {key: serving[key] for key in ("uri", "digest", "files", "version")} if serving else None
-    return Seen(found, json.dumps(champion, sort_keys=True) if champion else "", reason)
+    start = start_at(serving) if config.starts_from_champion else ""
+    return Seen(found, json.dumps(champion, sort_keys=True) if champion else "", start, reason)
+
+
+def start_at(serving: ledger.Entry | None) -> str:
+    """The champion as train takes it to go on from: what its weights are, and not which version it has."""
+    return json.dumps({key: serving[key] for key in ("digest", "uri")}) if serving else ""
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,3 +10,5 @@ class ReportConfig(Settings):
     """The registered model."""
     config_sha256: str
     """Of the run's whole config."""
+    price_per_hour: float = 0
+    """Of the machine that trains; 0: no price is given."""

@@ -15,6 +15,7 @@ from calltune import stats
 from calltune.metrics import LOWER_IS_BETTER, METRICS
 from calltune.pages import plots, render_page
 from components.report import words
+from components.report.costs import SHOWN, costs
 
 ANSWERS_SHOWN = 20
 SEVERAL = "several tools"
@@ -96,6 +97,8 @@ def render(material: Material) -> str:
             material.stats["tokens"]["supervised"], None, "supervised tokens of a training row", "supervised"
         ),
         answers=side_by_side(material.base_predictions, material.candidate_predictions),
+        costs=costs(material.train),
+        told_as_cost=SHOWN,
         strata=_strata(material.stats["strata"]),
         longest_step_s=max((step["seconds"] or 0 for step in material.summary["steps"]), default=0) or 1,
     )

@@ -53,6 +53,8 @@ def report(inputs: Inputs, fingerprint: str, config: ReportConfig, page: Path) -
     profile = runtime.read_json(inputs.records / "profile.json")
     stats = runtime.read_json(inputs.dataset / "stats.json")
     trained = runtime.read_json(inputs.training / "metrics.json")
+    if config.price_per_hour:
+        trained["price"] = config.price_per_hour * trained["seconds"] / 3600
     with (inputs.training / "loss.csv").open(encoding="utf-8") as file:
         loss = list(csv.DictReader(file))
     measured = {which: runtime.read_json(path) for which, path in inputs.metrics.items()}

@@ -10,6 +10,7 @@ def train(  # type: ignore[no-untyped-def]
     dataset: dsl.Input[dsl.Dataset],
     config: dict,  # type: ignore[type-arg]
     code: str,
+    champion: str,
     adapter: dsl.Output[dsl.Model],
     training: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
@@ -25,5 +26,6 @@ def train(  # type: ignore[no-untyped-def]
         from components.train.step import train
 
         model = ModelConfig(**config.pop("model"))
-        result = train(Path(dataset.path), model, TrainConfig(**config), Path(adapter.path), Path(training.path), code)
+        settings, places = TrainConfig(**config), (Path(adapter.path), Path(training.path))
+        result = train(Path(dataset.path), model, settings, *places, code, champion)
         runtime.record(metrics, vars(result))

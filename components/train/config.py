@@ -15,6 +15,9 @@ class TrainConfig(Settings):
 
     method: Literal["auto", "full", "lora", "qlora"] = "auto"
     """`full`: every weight. `lora`: an adapter. `qlora`: an adapter on the base in NF4 with double quantisation."""
+    start_from: Literal["base", "champion"] = "base"
+    """Where an adapter starts: `base`, or the `champion`'s adapter, which must be of the same base model, rank and alpha; where
+    there is no champion yet, `base`."""
     rank: int = Field(16, ge=1)
     """Rank of the adapter."""
     lora_alpha: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
@@ -48,10 +51,12 @@ class TrainConfig(Settings):
     """Between two checkpoints; one is also written at SIGTERM. A step that is started again goes on from the newest."""
     checkpoints_kept: int = Field(2, ge=1)
     """The newest ones are kept, while training lasts."""
+    price_per_hour: float = Field(0, ge=0)
+    """Of the machine that trains, in whatever money you count; 0: no price is given. Another one trains nothing again."""
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that the trained weights depend on: with other ones a checkpoint is of no use."""
-        return self.model_dump(mode="json", exclude={"checkpoint_minutes", "checkpoints_kept"})
+        return self.model_dump(mode="json", exclude={"checkpoint_minutes", "checkpoints_kept", "price_per_hour"})
 
     def steps(self, rows: int) -> int:
         """How many optimiser steps `rows` rows make, if validation does not end training earlier."""

@@ -23,7 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from calltune import runtime
 from calltune.errors import Stopped
-from components.train import ranks
+from components.train import account, ranks
 from components.train.checkpoints import BEST, Checkpoints
 from components.train.weights import restore_trainable, save_trainable
 
@@ -50,12 +50,24 @@ class Keeper(TrainerCallback):
         self._begun = self._saved = time.monotonic()
         self._ended: float | None = None
         self._seconds_before = 0.0
+        self._joules_before: float | None = 0.0
+        self._joules_begun: float | str = ""
         self._evaluation_due = False
 
     @property
     def seconds(self) -> float:
         """Of training so far, also in the processes before this one up to the checkpoint that this one began with."""
         return self._seconds_before + (self._ended or time.monotonic()) - self._begun
+
+    @property
+    def joules(self) -> float | str:
+        """What the GPU has used so far, like :attr:`seconds`; or in words why that is not known."""
+        now = account.gpu_joules()
+        if isinstance(now, str) or isinstance(self._joules_begun, str):
+            return now if isinstance(now, str) else str(self._joules_begun)
+        if self._joules_before is None:
+            return "not measured in the process before this one"
+        return self._joules_before + now - self._joules_begun
 
     @contextmanager
     def heeding_sigterm(self) -> Iterator[None]:
@@ -85,6 +97,7 @@ class Keeper(TrainerCallback):
         found = ranks.from_first(self.checkpoints.newest)
         if ranks.is_first():
             self.checkpoints.remove_finished()
+        self._joules_begun = account.gpu_joules()
         self._begun = self._saved = time.monotonic()
         try:
             with self.heeding_sigterm():
@@ -133,7 +146,15 @@ class Keeper(TrainerCallback):
             state.save_to_json(str(folder / TRAINER_STATE_NAME))
             if follow.best.exists():
                 os.link(follow.best, folder / BEST)  # which is replaced, never written to
-            progress = {"tokens": trainer.tokens, "supervised": trainer.supervised, "seconds": self.seconds}
+            joules = self.joules
+            progress = {
+                "tokens": trainer.tokens,
+                "supervised": trainer.supervised,
+                "seconds": self.seconds,
+                "joules": None if isinstance(joules, str) else joules,
+                # Other packs of the same rows add up in another order.
+                "pack_tokens": trainer.data_collator.max_tokens,
+            }
             best = {"loss": follow.best_loss, "epoch": follow.best_epoch, "worse": follow.worse} if follow.best_epoch else None
             runtime.write_json(folder / PROGRESS, {**progress, "best": best, "evaluation_due": evaluation_due})
         self._saved = time.monotonic()
@@ -143,7 +164,9 @@ class Keeper(TrainerCallback):
         trainer, follow, progress = self.trainer, self.follow, runtime.read_json(folder / PROGRESS)
         restore_trainable(trainer.model, folder / WEIGHTS)
         trainer.tokens, trainer.supervised = progress["tokens"], progress["supervised"]
-        self._seconds_before, self._evaluation_due = progress["seconds"], progress["evaluation_due"]
+        trainer.data_collator.max_tokens = progress["pack_tokens"]
+        self._seconds_before, self._joules_before = progress["seconds"], progress["joules"]
+        self._evaluation_due = progress["evaluation_due"]
         if (best := progress["best"]) is not None:
             if (folder / BEST).exists():  # not where the last epoch is to be kept
                 shutil.copyfile(folder / BEST, follow.best)

@@ -128,6 +128,32 @@ def adapter_config(method: Method, config: TrainConfig) -> object | None:
     )
 
 
+def require_trained_as_said(network: torch.nn.Module, method: Method) -> int:
+    """How many parameters are trained.
+
+    Raises:
+        ConfigError: they are not those of the method: all of them, or an adapter's on each linear layer but the output's.
+    """
+    output = network.get_output_embeddings()  # type: ignore[operator]
+    if method.name == "full":
+        wrong = [f"{name} is not trained" for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    else:
+        wrong = [f"{name} is trained" for name, p in network.named_parameters() if p.requires_grad and "lora_" not in name]
+        wrong += [
+            f"{name} has no adapter"
+            for name, module in network.named_modules()
+            if isinstance(module, torch.nn.Linear)
+            and module is not output
+            and not name.endswith("base_layer")
+            and "lora_" not in name
+        ]
+    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    if wrong or not trained:
+        found = f"{wrong[0]}{f', and {len(wrong) - 1} more' if wrong[1:] else ''}" if wrong else "nothing is trained"
+        raise ConfigError(f"train.method: {method.name} does not do to this base model what it should: {found}")
+    return trained
+
+
 def _computes_in_bf16() -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()

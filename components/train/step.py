@@ -17,11 +17,12 @@ from calltune.attention import require_within_window
 from calltune.errors import DataError
 from calltune.records import sha256
 from calltune.settings import ModelConfig
-from components.train import ranks
+from components.train import account, ranks
 from components.train.checkpoints import Checkpoints
 from components.train.config import FEW_STEPS, TrainConfig
 from components.train.keeper import Keeper
-from components.train.method import Method, adapter_config, build, decide
+from components.train.method import Method, adapter_config, build, decide, require_trained_as_said
+from components.train.start import champions_adapter, go_on_from
 from components.train.trainer import Collator, Follow, TreeTrainer
 from components.train.weights import restore_trainable
 
@@ -32,27 +33,38 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What training came to: written to `metrics.json`."""
+class Trained(account.Cost):
+    """What training came to and what it cost: written to `metrics.json`.
+
+    Attributes:
+        started_from: the base model, or the champion whose adapter was gone on from.
+        unpacked_tokens: those of the rows one by one.
+        pack_tokens: of the longest pack allowed; less than at first where memory did not suffice.
+    """
 
     method: str
     reason: str
     learning_rate: float
+    started_from: str
     trainable_parameters: int
     steps: int
     epochs: float
     best_epoch: float
     train_loss: float
     validation_loss: float | None
-    seconds: float
-    tokens: int
-    supervised_tokens: int
     unpacked_tokens: int
-    tokens_per_s: float
+    pack_tokens: int
 
 
 def train(
-    dataset: Path, model: ModelConfig, config: TrainConfig, adapter: Path, out: Path, code: str = "", processes: int = 0
+    dataset: Path,
+    model: ModelConfig,
+    config: TrainConfig,
+    adapter: Path,
+    out: Path,
+    code: str = "",
+    champion: str = "",
+    processes: int = 0,
 ) -> Trained:
     """Train, and keep the weights of the best epoch, or of the last; go on where an earlier try was cut off.
 
@@ -63,26 +75,31 @@ def train(
         adapter: folder that gets the trained weights.
         out: folder that gets `metrics.json` and `loss.csv`.
         code: what the step's code is: checkpoints of another code do not count.
+        champion: JSON of the champion to go on from, as look found it; empty to start from the base model.
         processes: that train together, each on a part of every batch; 0 for one a GPU.
 
     Raises:
         DataError: no rows to train on.
-        ConfigError: the base model's attention is not one that training computes.
+        ConfigError: the base model's attention is not one that training computes, or the champion's adapter is of another shape.
         Stopped: by SIGTERM; the same call goes on where this one was.
         FloatingPointError: loss or weights are NaN or infinite, or the loss has exploded.
     """
     base = models.fetch(model)
+    # Here and not in each rank: it is fetched once.
+    before = champions_adapter(champion, model, decide(config, models.parameter_count(base.path)), config)
     together = processes or max(1, torch.cuda.device_count())
     if together > 1:
         runtime.note(f"train: {together} processes together, each on a part of every batch")
-        result = ranks.run(together, _train, (dataset, base, config, adapter, out, code))
+        result = ranks.run(together, _train, (dataset, base, before, config, adapter, out, code))
     else:
-        result = _train(dataset, base, config, adapter, out, code)
+        result = _train(dataset, base, before, config, adapter, out, code)
     assert result is not None  # the first rank's
     return result
 
 
-def _train(dataset: Path, base: models.ModelFolder, config: TrainConfig, adapter: Path, out: Path, code: str) -> Trained | None:
+def _train(
+    dataset: Path, base: models.ModelFolder, before: Path | None, config: TrainConfig, adapter: Path, out: Path, code: str
+) -> Trained | None:
     """Train in this process, alone or as one rank of several, of which the first writes the results."""
     folder = base.path
     out.mkdir(parents=True, exist_ok=True)
@@ -97,11 +114,14 @@ def _train(dataset: Path, base: models.ModelFolder, config: TrainConfig, adapter
     runtime.note(f"train: {method.reason}")
     # Before the model is built: an adapter's first weights are random.
     torch.manual_seed(config.seed)
+    rate = account.matmul_rate(account.device(), method.bf16)
     network = build(folder, method)
     longest = max(len(ids) for table in (rows, validation) for ids in table["input_ids"])
     require_within_window(network.config, longest)
     follow = Follow(out / "best.safetensors", config.patience, config.keep)
-    keeper = Keeper(_checkpoints(base, dataset, config, method, out, code), follow, config.checkpoint_minutes)
+    keeper = Keeper(
+        _checkpoints(base, dataset, config, method, out, [code, before and before.name]), follow, config.checkpoint_minutes
+    )
     # The Trainer's own `max_steps` may also be more than the epochs' steps.
     limited = config.model_copy(update={"max_steps": config.max_steps and config.steps(len(rows))})
     trainer = TreeTrainer(
@@ -117,8 +137,11 @@ def _train(dataset: Path, base: models.ModelFolder, config: TrainConfig, adapter
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # PEFT starts an adapter in bf16 on a 4-bit base; its sums need fp32
             parameter.data = parameter.data.float()
+    if before:
+        go_on_from(before, trainer.model)
+    trainable = require_trained_as_said(trainer.model, method)
     outcome = keeper.train(trainer)
-    seconds = keeper.seconds
+    seconds, joules = keeper.seconds, account.of_all(keeper.joules)
     if not ranks.is_first():
         return None
     if follow.best.exists():
@@ -133,17 +156,16 @@ def _train(dataset: Path, base: models.ModelFolder, config: TrainConfig, adapter
         method=method.name,
         reason=method.reason,
         learning_rate=method.learning_rate,
-        trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        started_from=f"the champion {before.name}" if before else "the base model",
+        trainable_parameters=trainable,
         steps=outcome.global_step,
         epochs=round(trainer.state.epoch or 0, 2),
         best_epoch=follow.best_epoch or round(trainer.state.epoch or 0, 2),
         train_loss=sum(trained) / len(trained),
         validation_loss=follow.best_loss if len(validation) else None,
-        seconds=round(seconds, 2),
-        tokens=trainer.tokens,
-        supervised_tokens=trainer.supervised,
         unpacked_tokens=round(sum(map(len, rows["input_ids"])) * (trainer.state.epoch or 0)),
-        tokens_per_s=round(trainer.tokens / seconds, 1),
+        pack_tokens=trainer.data_collator.max_tokens,
+        **vars(account.cost(trainer.model, trainer.tokens, trainer.supervised, seconds, rate, joules, config.price_per_hour)),
     )
     runtime.write_json(out / "metrics.json", asdict(result))
     keeper.checkpoints.finish()
@@ -151,13 +173,13 @@ def _train(dataset: Path, base: models.ModelFolder, config: TrainConfig, adapter
 
 
 def _checkpoints(
-    base: models.ModelFolder, dataset: Path, config: TrainConfig, method: Method, out: Path, code: str
+    base: models.ModelFolder, dataset: Path, config: TrainConfig, method: Method, out: Path, origin: list[str | None]
 ) -> Checkpoints:
-    """The checkpoints of trainings that would come to the same weights as this one."""
+    """The checkpoints of trainings that would come to the same weights as this one; `origin` says of which code, from where."""
     data = [models.file_sha256(dataset / f"{name}.parquet") for name in ("train", "validation")]
     # The decided method, too: on another device `auto` may mean another precision.
     decided = [method.name, method.learning_rate, method.bf16]
-    key = sha256([base.digest, data, config.result_settings(), decided, code])
+    key = sha256([base.digest, data, config.result_settings(), decided, origin])
     # Ranks behind the first write none, and must not clear away what it writes.
     local = out / (".checkpoints" if ranks.is_first() else ".no-checkpoints")
     return Checkpoints(storage.of_run(), key[:32], local, config.checkpoints_kept)

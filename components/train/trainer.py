@@ -13,6 +13,7 @@ from trl import SFTTrainer
 from calltune import runtime
 from calltune.errors import Stopped
 from components.train import attention, ranks
+from components.train.fitting import Packs, fit
 from components.train.keeper import Keeper
 from components.train.packing import Row, pack
 from components.train.weights import save_trainable
@@ -33,14 +34,27 @@ class Collator:
         """Pack this rank's part of the rows, each with `id`, `input_ids` and `loss_mask`.
 
         Returns:
-            The `packs`; how many tokens of all the rows are `supervised`; the rows' `ids`, to name those of a bad batch.
+            The `packs`; the `rows` in them; how many tokens of all the rows are `supervised`; the `ids` of all the rows, to name
+            those of a bad batch.
         """
         batch = sorted((Row(row["input_ids"], row["loss_mask"]) for row in rows), key=lambda row: row.input_ids)
-        packs = pack(ranks.part(batch), self.max_tokens)
-        fields = [{field: getattr(p, field) for field in p.__dataclass_fields__} for p in packs]
+        own = ranks.part(batch)
         # A row's first token is predicted by none.
         supervised = sum(sum(row.loss_mask[1:]) for row in batch)
-        return {"packs": fields, "supervised": supervised, "ids": [row["id"] for row in rows]}
+        return {"packs": self.packed(own), "rows": own, "supervised": supervised, "ids": [row["id"] for row in rows]}
+
+    def packed(self, rows: Sequence[Row]) -> Packs:
+        """The rows' packs, each as a dict of its fields."""
+        return [{field: getattr(p, field) for field in p.__dataclass_fields__} for p in pack(rows, self.max_tokens)]
+
+    def halve(self, rows: Sequence[Row]) -> bool:
+        """Halve `max_tokens` until these rows make more packs; false where each of them is a pack of its own already."""
+        before = len(pack(rows, self.max_tokens))
+        if before == len(rows):
+            return False
+        while len(pack(rows, self.max_tokens)) <= before:
+            self.max_tokens //= 2
+        return True
 
 
 class TreeTrainer(SFTTrainer):
@@ -62,16 +76,22 @@ class TreeTrainer(SFTTrainer):
 
         Raises:
             FloatingPointError: the loss is NaN or infinite or has exploded: nothing after this step would be worth its hours.
+            UserError: a row by itself does not fit into memory.
         """
         model.train()
         packs, supervised = self._prepare_inputs(inputs)["packs"], inputs["supervised"]
-        tokens = torch.tensor(sum(p["input_ids"].numel() for p in packs), device=self.args.device)
-        total = torch.zeros((), device=self.args.device)
-        with ranks.own_dice(self.state.global_step):
+
+        def summed(packs: Packs) -> tuple[torch.Tensor, torch.Tensor]:
+            model.zero_grad()  # of a try that did not fit
+            total = torch.zeros((), device=self.args.device)
             for p in packs:
                 loss = self._summed_loss(model, p) / supervised
                 self.accelerator.backward(loss)
                 total += loss.detach()
+            return total, torch.tensor(sum(p["input_ids"].numel() for p in packs), device=self.args.device)
+
+        with ranks.own_dice(self.state.global_step):
+            total, tokens = fit(summed, packs, inputs["rows"], self.data_collator, self.args.device)
         ranks.add_up([total, tokens])
         ranks.add_up_gradients(model)
         self.supervised += supervised
@@ -122,8 +142,13 @@ class TreeTrainer(SFTTrainer):
             for batch in self.get_eval_dataloader():
                 if stopping := self.keeper is not None and self.keeper.stopping:
                     break
-                for p in self._prepare_inputs(batch)["packs"]:
-                    total += self._summed_loss(self.model, p).item()
+                total += fit(
+                    lambda packs: sum(self._summed_loss(self.model, p).item() for p in packs),
+                    self._prepare_inputs(batch)["packs"],
+                    batch["rows"],
+                    self.data_collator,
+                    self.args.device,
+                )
                 supervised += batch["supervised"]
         if stopping and self.keeper is not None:
             self.keeper.save(evaluation_due=True)
@@ -172,9 +197,7 @@ class Follow(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Begin the progress bar."""
-        self.progress = runtime.Progress("train", state.max_steps, "steps")
-        if state.global_step:
-            self.progress.update(state.global_step)
+        self.progress = runtime.Progress("train", state.max_steps, "steps", already=state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         """Move the progress bar."""

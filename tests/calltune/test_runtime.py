@@ -39,6 +39,17 @@ def test_a_users_error_is_exit_code_2_and_in_the_record(store, events, capsys):
     assert capsys.readouterr().err == "calltune: ingest: row 3: no question\n"
 
 
+def test_progress_says_what_is_left_at_the_speed_of_this_process(events, monkeypatch):
+    now = iter([0.0, 0.0, 30.0, 60.0, 100.0])
+    monkeypatch.setattr(runtime.time, "monotonic", lambda: next(now))
+    progress = runtime.Progress("train", 100, "steps", already=80)
+    for done in (83, 86, 100):
+        progress.update(done)
+    told = [(event["done"], event["left_s"]) for event in events("progress")]
+    # Ten seconds a step, whatever the 80 before them took.
+    assert told == [(80, None), (83, 170.0), (86, 140.0), (100, 0.0)]
+
+
 def test_any_other_exception_goes_up_with_its_traceback_in_the_log(store, events, capsys):
     with pytest.raises(ZeroDivisionError), runtime.step("train"):
         _ = 1 / 0

@@ -69,6 +69,12 @@ def test_the_resolution_of_the_test_set_is_half_the_interval_of_a_paired_differe
     assert "1.96·√(d/n)" in line(checked(), "test set")
 
 
+def test_going_on_from_the_champion_is_said(checked):
+    said = "goes on from the champion's adapter, where there is a champion"
+    assert any(said in text for text in checked(train={"method": "qlora", "start_from": "champion"}))
+    assert not any(said in text for text in checked())
+
+
 def test_a_margin_that_the_test_set_cannot_show_is_a_warning(checked):
     against = {"tool_accuracy": {"test": "not_worse", "margin": 0.02}, "call_accuracy": {"test": "better", "margin": 0.01}}
     lines = checked(train={"epochs": 8}, gate={"over_baseline": {"tool_accuracy": 0.3}, "against_champion": against})

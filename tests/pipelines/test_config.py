@@ -97,6 +97,15 @@ def test_a_steps_settings_survive_the_way_through_kfp(recipe, step):
         ModelConfig(**received["model"])
 
 
+def test_another_price_is_another_report_and_nothing_else(written):
+    free, dear = load(written()), load(written(train={"price_per_hour": 2.5}))
+    assert [step for step in STEPS if free.for_step(step) != dear.for_step(step)] == ["look", "report"], (
+        "and look is never cached"
+    )
+    assert dear.for_step("report")["price_per_hour"] == 2.5
+    assert free.sha256 == dear.sha256
+
+
 def test_integers_are_integers_again_in_the_step(written):
     config = load(written(train={"epochs": 7, "learning_rate": 1e-4}))
     received = through_kfp(config.for_step("train"))

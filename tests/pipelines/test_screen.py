@@ -57,12 +57,40 @@ def test_eighty_columns_have_room_for_everything_in_one_piece():
     [
         {"kind": "note", "message": f"unpacking into {PATH} (once)"},
         {"kind": "error", "step": "look", "message": f"{PATH}: no such data file"},
-        {"kind": "progress", "name": f"fetch {PATH}", "time": 0, "done": 1, "total": 1, "unit": "files", "detail": ""},
+        {
+            "kind": "progress",
+            "name": f"fetch {PATH}",
+            "time": 0,
+            "done": 1,
+            "total": 1,
+            "unit": "files",
+            "detail": "",
+            "left_s": 0.0,
+        },
     ],
     ids=lambda event: event["kind"],
 )
 def test_a_path_stays_on_one_line(event):
     assert PATH in said(40, lambda console: Screen(console).show(event))
+
+
+@pytest.mark.parametrize(
+    ("left_s", "words"),
+    [(None, ""), (0.0, ""), (0.4, " 1 s left"), (59, " 59 s left"), (61, " 2 min left"), (3900, " 1 h 05 min left")],
+)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_left_is_said_beside_the_count(left_s, words, terminal):
+    def show(console):
+        event = {"kind": "progress", "name": "train", "total": 9, "unit": "steps", "detail": "loss 0.5", "left_s": left_s}
+        with Screen(console) as screen:
+            screen.show({**event, "done": 0, "time": 0.0, "left_s": None})
+            screen.show({**event, "done": 3, "time": 100.0})
+
+    file = io.StringIO()
+    show(Console(file=file, width=160, force_terminal=terminal, color_system=None))
+    text = file.getvalue()
+    assert "3/9" in text and "loss 0.5" in text
+    assert words in text if words else "left" not in text
 
 
 def test_a_phase_of_the_command_is_shown_when_it_has_ended():

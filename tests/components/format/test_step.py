@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from calltune import models
-from calltune.errors import DataError
+from calltune.errors import ConfigError, DataError
 from calltune.records import content_sha256, read_jsonl, sha256, user_text, write_jsonl
 from components.format.config import FormatConfig, SplitConfig
 from components.format.split import parts_of
@@ -53,6 +53,22 @@ def test_it_writes_every_file_of_the_contract(dataset, small_records):
     assert stats["tokens"]["rows"] == [len(ids) for ids in train["input_ids"].to_pylist()]
     assert stats["tokens"]["supervised"] == [sum(mask) for mask in train["loss_mask"].to_pylist()]
     assert {part: sum(counts.values()) for part, counts in stats["strata"].items()} == {"train": 28, "validation": 12, "test": 20}
+
+
+def test_a_template_that_leaves_out_a_tool_is_refused_on_the_rows_themselves(some, tiny, tmp_path):
+    """The probe of a file has one tool, which this one prints."""
+    text = """{{- '<|im_start|>system\\n' + (tools[:1] | tojson) + '<|im_end|>\\n' -}}
+    {%- for m in messages -%}
+    {{- '<|im_start|>' + m['role'] + '\\n' + (m['content'] | default('', true)) -}}
+    {%- for call in m['tool_calls'] | default([], true) -%}
+    {{- '<tool_call>\\n' + ({'name': call['function']['name'], 'arguments': call['function']['arguments']} | tojson) -}}
+    {{- '\\n</tool_call>' -}}
+    {%- endfor -%}
+    {{- '<|im_end|>\\n' -}}
+    {%- endfor -%}
+    {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"""
+    with pytest.raises(ConfigError, match=r"format\.template: 'file' leaves \w+ out of the prompt of row \w+"):
+        formatted(some, tiny, tmp_path, template=text)
 
 
 def test_the_three_parts_share_no_question_and_lose_none(dataset, small_records):

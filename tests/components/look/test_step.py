@@ -50,6 +50,14 @@ def test_the_champion_is_told_as_evaluate_needs_it(store, tracking, config):
     assert look(config).champion == seen.champion, "equal text, so that a cached evaluation is found again"
 
 
+def test_training_goes_on_from_the_champion_only_if_asked_to_and_not_from_its_version(store, tracking, config):
+    asked = config.model_copy(update={"run": {**config.run, "train": {"start_from": "champion"}}})
+    assert look(asked).start == ""
+    serve(config, "old")
+    assert json.loads(look(asked).start) == {"uri": "s3://x/models/d1", "digest": "d1"}
+    assert look(config).start == "", "another champion is then no reason to train again"
+
+
 def test_changed_data_is_a_reason_to_train(store, tracking, config):
     serve(config, "old")
     assert look(changed(config)).reason == "the data or the base model has changed"

@@ -74,6 +74,28 @@ def test_the_numbers_of_the_run_appear(material: Material) -> None:
     assert "0d" * 32 in section(html, "origin")
 
 
+def test_what_training_cost_is_told_and_only_once(material: Material) -> None:
+    told = section(render(material), "training")
+    for said in (
+        "Time 14 min 34 s",
+        "246.8 a second, 16.98 supervised",
+        "31.2 % of 0.244 TFLOP/s",
+        "Peak memory 2.8 GiB",
+        "GPU-hours 0, trained on the CPU",
+        "Energy of the GPU not known: no GPU",
+        "Price 0.15",
+    ):
+        assert told.count(said) == 1, said
+    assert "MFU: FLOPs / seconds / device_tflops." in told and "Device tflops" not in told
+
+
+def test_on_a_gpu_its_memory_hours_and_energy_are_told_and_no_price_where_none_is_set(material: Material) -> None:
+    on_gpu = {"peak_gpu_mib": 40960, "gpu_hours": 2.5, "energy_kwh": 1.234, "energy_source": "NVML, the whole GPU", "price": None}
+    told = section(render(replace(material, train=material.train | on_gpu)), "training")
+    assert "GPU 40.0 GiB" in told and "GPU-hours 2.5" in told and "1.23 kWh (NVML, the whole GPU)" in told
+    assert "on the CPU" not in told and "Price" not in told
+
+
 def test_the_gate_shows_each_check_with_its_reason(material: Material) -> None:
     shown = section(render(refused(material)), "gate")
     for check in refused(material).decision["checks"]:

@@ -21,7 +21,7 @@ from components.train.step import train
 from components.train.trainer import TreeTrainer
 
 EVERY_STEP = 1e-9
-WALL = {"seconds", "tokens_per_s"}
+WALL = {"seconds", "tokens_per_s", "supervised_tokens_per_s", "mfu", "device_tflops", "peak_rss_mib"}
 CASES = {
     "full": dict(method="full", learning_rate=2e-3, schedule="cosine", epochs=3),
     "lora": dict(method="lora", learning_rate=1e-2, schedule="constant", dropout=0.2, epochs=4, max_steps=8),

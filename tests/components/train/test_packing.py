@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from benchmarks.exactness import random_tree, row, tokens
 from calltune import models
 from components.train.attention import BY_SEGMENT, arguments
-from components.train.packing import MIN_SHARED_TOKENS, Row, pack, tree, tree_tokens
+from components.train.packing import MIN_SHARED_TOKENS, pack, tree, tree_tokens
 from components.train.trainer import Collator
 
-VOCABULARY = 1000
 NO_LIMIT = 100_000
 
 
@@ -20,36 +20,6 @@ NO_LIMIT = 100_000
 def networks(tiny_model):
     """The tiny model in fp32 twice: as transformers has it, and with tree attention."""
     return [models.load(tiny_model, dtype=torch.float32, attn_implementation=name).eval() for name in ("sdpa", BY_SEGMENT)]
-
-
-def tokens(count, dice):
-    return [dice.randrange(10, VOCABULARY) for _ in range(count)]
-
-
-def row(prompt, answer, *later):
-    """A row that is supervised on `answer`, and on every second of the `later` turns."""
-    ids, mask = [*prompt, *answer], [False] * len(prompt) + [True] * len(answer)
-    for number, turn in enumerate(later):
-        ids += turn
-        mask += [number % 2 == 1] * len(turn)
-    return Row(ids, mask)
-
-
-def random_tree(seed):
-    """Rows as a tool-calling set has them: a system message, some shared further text, questions, answers."""
-    dice = random.Random(seed)
-    systems = [tokens(dice.choice([0, 5, 33, 60]), dice) for _ in range(dice.randint(1, 2))]
-    middles = [tokens(dice.choice([0, 3, 32, 40]), dice) for _ in range(dice.randint(1, 3))]
-    rows = []
-    for _ in range(dice.randint(1, 7)):
-        prompt = dice.choice(systems) + dice.choice(middles) + tokens(dice.randint(1, 12), dice)
-        later = [tokens(dice.randint(1, 6), dice) for _ in range(2 * dice.randint(0, 1))]
-        made = row(prompt, tokens(dice.randint(1, 9), dice), *later)
-        rows += [made] * dice.choice([1, 1, 1, 2])
-        if dice.random() < 0.3:  # the same prompt, another answer
-            rows.append(row(prompt, tokens(dice.randint(1, 9), dice)))
-    dice.shuffle(rows)
-    return rows
 
 
 def named_cases():
