@@ -19,6 +19,13 @@ MEANS = ("prompt_tokens_mean",)
 
 METRICS = (*PROPORTIONS, *MEANS)
 
+ROBUSTNESS = {
+    "shuffled_tools": "tool_accuracy_shuffled_tools",
+    "distractor": "tool_accuracy_distractor",
+    "rephrased": "tool_accuracy_rephrased",
+}
+"""Ways to ask every question again, and the metric of each: a share of all questions, there only where it was asked so."""
+
 LOWER_IS_BETTER = frozenset({"max_length_stop_rate", "prompt_tokens_mean"})
 
 VERDICTS = (

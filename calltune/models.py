@@ -34,6 +34,9 @@ MANIFEST = "manifest.json"
 SERVING = "calltune.json"
 """In an exported folder: the template's name and call syntax."""
 
+TRAINED_ON = "trained_on.json"
+"""In an exported folder: `question_sha256` of each question that it was trained on, and its base model before it."""
+
 
 @dataclass(frozen=True)
 class ModelFolder:

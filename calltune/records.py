@@ -51,6 +51,14 @@ def user_text(record: Record) -> str:
     return "\n".join(m["content"] for m in record["messages"] if m["role"] == "user")
 
 
+def question_sha256(record: Record) -> str:
+    """What a list of training rows keeps of a question: a part of the SHA-256 of the user's words.
+
+    Case and spacing do not count. Of a million questions the 16 hex digits make no two the same.
+    """
+    return sha256(" ".join(user_text(record).lower().split()))[:16]
+
+
 def canonical(value: Any) -> str:
     """One JSON text for equal values, whatever the order of their keys: the basis of every fingerprint."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

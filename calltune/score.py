@@ -14,7 +14,7 @@ from calltune import stats
 from calltune.errors import ConfigError
 from calltune.guard import check_all
 from calltune.match import ast_match, is_empty, token_f1
-from calltune.metrics import MEANS, PROPORTIONS, UNREADABLE, label_of
+from calltune.metrics import MEANS, PROPORTIONS, ROBUSTNESS, UNREADABLE, label_of
 from calltune.parse import Parsed
 from calltune.records import Call, Record, Tool, expected_calls
 
@@ -127,16 +127,20 @@ def answer_matches(
     """
     if len(calls) != len(expected):
         return False
-    fits = [[_difference(call, gold, tools, rules, literal) is None for call in calls] for gold in expected]
-    return None not in _assigned(fits)
+    fits = [[mismatch(call, gold, tools, rules, literal) is None for call in calls] for gold in expected]
+    return None not in assigned(fits)
 
 
-def summarise(answers: Mapping[str, Answer], seed: int = 0) -> dict[str, Any]:
+def summarise(
+    answers: Mapping[str, Answer], seed: int = 0, again: Mapping[str, Mapping[str, Scored]] | None = None
+) -> dict[str, Any]:
     """The metrics of an evaluation: `n`, `metrics`, `verdicts`, `outcomes` and `confusion` of `metrics.json`.
 
     Args:
         answers: by question id.
         seed: of the bootstrap of the means.
+        again: for each way in which the questions were asked again (of :data:`calltune.metrics.ROBUSTNESS`) the
+            scored answers, by question id.
     """
     outcomes: dict[str, dict[str, int]] = {metric: {} for metric in PROPORTIONS}
     confusion: dict[str, Counter[str]] = {}
@@ -145,6 +149,8 @@ def summarise(answers: Mapping[str, Answer], seed: int = 0) -> dict[str, Any]:
             outcomes[metric][id_] = outcome
         outcomes["max_length_stop_rate"][id_] = int(answer.stop == "length")
         confusion.setdefault(answer.scored.expected, Counter())[answer.scored.called] += 1
+    for way, scored in (again or {}).items():
+        outcomes[ROBUSTNESS[way]] = {id_: one.outcomes["tool_accuracy"] for id_, one in scored.items()}
     metrics = {metric: stats.wilson(sum(counted.values()), len(counted)) for metric, counted in outcomes.items()}
     (prompt_tokens_mean,) = MEANS
     metrics[prompt_tokens_mean] = stats.mean([answer.prompt_tokens for answer in answers.values()], seed)
@@ -174,7 +180,7 @@ def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
     return list((Counter(names) - Counter(others)).elements())
 
 
-def _assigned(fits: Sequence[Sequence[bool]]) -> list[int | None]:
+def assigned(fits: Sequence[Sequence[bool]]) -> list[int | None]:
     """For each expected call the call that it is paired with, so that as many as possible are paired.
 
     Augmenting paths, because taking the first fitting call for each expected one in turn can leave a later one without.
@@ -200,8 +206,8 @@ def _first_difference(
     calls: Sequence[Call], expected: Sequence[Gold], tools: Sequence[Tool], rules: Rules, literal: bool
 ) -> str | None:
     """What differs between the first unpaired expected call and an unpaired call of the same tool."""
-    differences = [[_difference(call, gold, tools, rules, literal) for call in calls] for gold in expected]
-    paired = _assigned([[difference is None for difference in row] for row in differences])
+    differences = [[mismatch(call, gold, tools, rules, literal) for call in calls] for gold in expected]
+    paired = assigned([[difference is None for difference in row] for row in differences])
     left = [index for index in range(len(calls)) if index not in paired]
     for gold, call in enumerate(paired):
         if call is None:
@@ -210,7 +216,7 @@ def _first_difference(
     return None
 
 
-def _difference(call: Call, gold: Gold, tools: Sequence[Tool], rules: Rules | None, literal: bool) -> str | None:
+def mismatch(call: Call, gold: Gold, tools: Sequence[Tool], rules: Rules | None, literal: bool) -> str | None:
     """How the call differs from the expected one, None if it does not."""
     tool, arguments, accepted = gold["name"], call["arguments"], gold["arguments"]
     if call["name"] != tool:
@@ -223,12 +229,13 @@ def _difference(call: Call, gold: Gold, tools: Sequence[Tool], rules: Rules | No
         if name not in arguments:
             if not optional:
                 return f"{tool}.{name}: is expected and missing"
-        elif not _fits(arguments[name], values, _rule(tool, name, tools, rules), literal):
+        elif not value_fits(arguments[name], values, rule_of(tool, name, tools, rules), literal):
             return f"{tool}.{name}: {_short(arguments[name])} is not among the accepted {_short(values)}"
     return None
 
 
-def _fits(value: Any, accepted: Sequence[Any], rule: str, literal: bool) -> bool:
+def value_fits(value: Any, accepted: Sequence[Any], rule: str, literal: bool) -> bool:
+    """Whether a value is an accepted one by the rule."""
     if ast_match(value, accepted, literal):
         return True
     if rule == "any":
@@ -236,7 +243,8 @@ def _fits(value: Any, accepted: Sequence[Any], rule: str, literal: bool) -> bool
     return rule != "ast" and token_f1(value, accepted) >= _threshold(rule)
 
 
-def _rule(tool: str, argument: str, tools: Sequence[Tool], rules: Rules | None) -> str:
+def rule_of(tool: str, argument: str, tools: Sequence[Tool], rules: Rules | None) -> str:
+    """The match rule of an argument: the one that was set, or the default for its type; `ast` where `rules` is None."""
     if rules is None:
         return "ast"
     key = f"{tool}.{argument}"

@@ -168,7 +168,7 @@ def evaluate(
         done = step.evaluate(served, questions, settings.evaluate, *results)
     for name, row in done["metrics"].items():
         interval = "nothing to count" if row["value"] is None else f"{row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})"
-        print(f"{name:<22} {interval}, n = {row['n']}")
+        print(f"{name:<29} {interval}, n = {row['n']}")
 
 
 @app.command(rich_help_panel=PANEL)

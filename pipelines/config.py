@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from calltune.errors import ConfigError
+from calltune.metrics import ROBUSTNESS
 from calltune.records import sha256
 from calltune.settings import ModelConfig, Settings, written_as
 from components.evaluate.config import EvaluateConfig
@@ -84,6 +85,16 @@ class RunConfig(Settings):
     def _the_gate_has_enough_questions(self) -> "RunConfig":
         if self.format.split.test == 0:
             raise ValueError("format.split.test is 0: the gate needs held-out questions")
+        return self
+
+    @model_validator(mode="after")
+    def _the_gates_metrics_are_measured(self) -> "RunConfig":
+        asked = {*self.gate.thresholds, *self.gate.over_baseline, *self.gate.against_champion}
+        for way, metric in ROBUSTNESS.items():
+            if metric in asked and way not in self.evaluate.robustness:
+                raise ValueError(
+                    f"the gate has a condition on {metric}: name {way} in evaluate.robustness, so that it is measured"
+                )
         return self
 
     @property

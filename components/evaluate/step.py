@@ -1,23 +1,32 @@
 """Answers to the test questions, judged: the base model, the candidate as it will be served, the present champion."""
 
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from calltune import exports, models, runtime, storage
+from calltune.breakdown import by_argument, by_tool
 from calltune.errors import DataError
 from calltune.parse import PARSERS
-from calltune.records import Record, expected_calls, prompt_of, read_jsonl, sha256, user_text, write_jsonl
+from calltune.records import Record, expected_calls, prompt_of, question_sha256, read_jsonl, sha256, user_text, write_jsonl
 from calltune.render import Renderer, answer_text, prompt_ids
-from calltune.score import Answer, check_rules, summarise, verdict
+from calltune.score import Answer, Rules, Scored, check_rules, summarise, verdict
 from calltune.settings import ModelConfig
 from calltune.template import template_in
 from components.evaluate import hf
 from components.evaluate.config import EvaluateConfig
+from components.evaluate.journal import Asked, Journal, Written
+from components.evaluate.robustness import WAYS
+
+FIRST = ""
+"""How a question is asked that is not asked again: as it stands in the test set."""
+SEED = 0
+"""Of the questions asked again. The metrics of two models compare only if they were asked the same."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,19 @@ class Served:
     syntax: str
     stop_ids: list[int]
     identity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An answer, judged.
+
+    Attributes:
+        scored: its verdict and outcomes.
+        said: what `predictions.jsonl` says of it.
+    """
+
+    scored: Scored
+    said: dict[str, Any]
 
 
 def base(model: ModelConfig, dataset: Path) -> Served:
@@ -86,14 +108,18 @@ def run(
     else:
         return absent(which, metrics, predictions)
     test = dataset / "test.jsonl"
-    place = f"evaluations/{_key(served, test, config, code)}"
+    key = _key(served, test, config, code)
+    place = f"evaluations/{key}"
     earlier = _earlier(place, served, metrics, predictions)
     if earlier is not None:
         return earlier
-    result = evaluate(served, test, config, metrics, predictions)
     store = storage.of_run()
+    file = models.cache_dir() / "evaluations" / f"{key}.jsonl"
+    journal = Journal(store, f"{place}/answers", file, f"evaluate {which}")
+    result = evaluate(served, test, config, metrics, predictions, journal)
     store.upload(predictions, f"{place}/predictions.jsonl")
     store.put_json(f"{place}/metrics.json", result)  # last: with it, the result is whole
+    journal.remove()
     return result
 
 
@@ -117,7 +143,9 @@ def _earlier(place: str, served: Served, metrics: Path, predictions: Path) -> di
     return result
 
 
-def evaluate(served: Served, test: Path, config: EvaluateConfig, metrics: Path, predictions: Path) -> dict[str, Any]:
+def evaluate(
+    served: Served, test: Path, config: EvaluateConfig, metrics: Path, predictions: Path, journal: Journal | None = None
+) -> dict[str, Any]:
     """Answer every question and judge the answers.
 
     Args:
@@ -126,6 +154,7 @@ def evaluate(served: Served, test: Path, config: EvaluateConfig, metrics: Path, 
         config: the step's settings.
         metrics: gets `metrics.json` as docs/metrics.md describes it.
         predictions: gets one JSON object a question.
+        journal: of the answers as they come, and of those that an earlier try has given; None to begin anew.
 
     Raises:
         DataError: there is no question, or a match rule names no argument of the tools.
@@ -136,44 +165,103 @@ def evaluate(served: Served, test: Path, config: EvaluateConfig, metrics: Path, 
         raise DataError(f"{test}: no questions to evaluate with")
     for record in records:
         check_rules({rule: how for rule, how in config.arguments.items() if _concerns(rule, record)}, record["tools"])
-    prompts = [prompt_ids(served.tokenizer, prompt_of(record), record["tools"]) for record in records]
-    name = f"evaluate {served.identity['which']}"
-    generated = hf.answers(hf.load(served.folder.path), prompts, served.stop_ids, config.max_new_tokens)
-    rows: dict[str, dict[str, Any]] = {}
-    answers: dict[str, Answer] = {}
-    for answer in runtime.tracked(generated, name, len(records), "questions"):
-        record = records[answer.row]
-        text = answer_text(served.tokenizer, answer.ids, served.stop_ids)
-        parsed = PARSERS[served.syntax](text)
-        scored = verdict(record, parsed, config.arguments)
-        stop = "stop" if answer.stopped else "length"
-        answers[record["id"]] = Answer(scored, stop, len(prompts[answer.row]))
-        rows[record["id"]] = {
-            "id": record["id"],
-            "question": user_text(record),
-            "text": text,
-            "calls": list(parsed.calls),
-            "expected": expected_calls(record),
-            "verdict": scored.verdict,
-            "reason": scored.reason,
-            "stop": stop,
-            "prompt_tokens": len(prompts[answer.row]),
-            "new_tokens": len(answer.ids),
-        }
-    write_jsonl(predictions, (rows[record["id"]] for record in records))
+    asked = {FIRST: records, **{way: WAYS[way](records, SEED) for way in config.robustness}}
+    prompts = {
+        way: [prompt_ids(served.tokenizer, prompt_of(record), record["tools"]) for record in questions]
+        for way, questions in asked.items()
+    }
+    judged: dict[str, dict[str, Judged]] = {way: {} for way in asked}
+    answers = _answers(served, asked, prompts, config.max_new_tokens, journal)
+    total = len(records) * len(asked)
+    for way, answer in runtime.tracked(answers, f"evaluate {served.identity['which']}", total, "questions"):
+        record = asked[way][answer.row]
+        judged[way][record["id"]] = judge(served, record, answer, len(prompts[way][answer.row]), config.arguments)
+    first = {record["id"]: judged[FIRST][record["id"]] for record in records}
+    write_jsonl(predictions, (_row(record, judged) for record in records))
+    summary = summarise(
+        {id_: Answer(one.scored, one.said["stop"], one.said["prompt_tokens"]) for id_, one in first.items()},
+        again={way: {record["id"]: judged[way][record["id"]].scored for record in records} for way in config.robustness},
+    )
     result = {
         "present": True,
         **served.identity,
         "model_digest": served.folder.digest,
         "test_fingerprint": test_fingerprint(records),
-        "settings": {"engine": "hf", "max_new_tokens": config.max_new_tokens, "arguments": config.arguments},
+        "settings": {"engine": "hf", **config.model_dump(mode="json")},
         "template_sha256": sha256(served.tokenizer.chat_template),
         "predictions_sha256": models.file_sha256(predictions),
-        **summarise({record["id"]: answers[record["id"]] for record in records}),
+        "seen_in_training": _seen_in_training(served.folder.path, records),
+        **summary,
+        "tools": by_tool(summary["confusion"]),
+        "arguments": by_argument([(record, first[record["id"]].said["calls"]) for record in records], config.arguments),
         "seconds": round(time.monotonic() - started, 2),
     }
     runtime.write_json(metrics, result)
     return result
+
+
+def _answers(
+    served: Served,
+    asked: Mapping[str, Sequence[Record]],
+    prompts: Mapping[str, Sequence[Sequence[int]]],
+    max_new_tokens: int,
+    journal: Journal | None,
+) -> Iterator[tuple[str, hf.Answer]]:
+    """The answers by way and row: those in the journal first, then the others as they come, which go into it."""
+    with contextlib.ExitStack() as stack:
+        known = journal.read() if journal else {}
+        if journal:
+            stack.enter_context(journal.writing())
+        network = None
+        for way, records in asked.items():
+            written = [known.get(Asked(way, record["id"])) for record in records]
+            yield from ((way, hf.Answer(row, one.ids, one.stopped)) for row, one in enumerate(written) if one)
+            rows = [row for row, one in enumerate(written) if one is None]
+            if not rows:
+                continue
+            network = network or hf.load(served.folder.path)
+            # Each way by itself: all its prompts begin alike, which another way's do not.
+            for answer in hf.answers(network, [prompts[way][row] for row in rows], served.stop_ids, max_new_tokens):
+                row = rows[answer.row]
+                if journal:
+                    journal.add(Asked(way, records[row]["id"]), Written(answer.ids, answer.stopped))
+                yield way, hf.Answer(row, answer.ids, answer.stopped)
+
+
+def judge(served: Served, record: Record, answer: hf.Answer, prompt_tokens: int, rules: Rules) -> Judged:
+    """Read one answer and judge it."""
+    text = answer_text(served.tokenizer, answer.ids, served.stop_ids)
+    parsed = PARSERS[served.syntax](text)
+    scored = verdict(record, parsed, rules)
+    return Judged(
+        scored,
+        {
+            "question": user_text(record),
+            "text": text,
+            "calls": list(parsed.calls),
+            "verdict": scored.verdict,
+            "reason": scored.reason,
+            "stop": "stop" if answer.stopped else "length",
+            "prompt_tokens": prompt_tokens,
+            "new_tokens": len(answer.ids),
+        },
+    )
+
+
+def _row(record: Record, judged: Mapping[str, Mapping[str, Judged]]) -> dict[str, Any]:
+    """A question's line in `predictions.jsonl`; what was said where it was asked again is below `robustness`."""
+    id_ = record["id"]
+    row = {"id": id_, "expected": expected_calls(record), **judged[FIRST][id_].said}
+    again = {way: answers[id_].said for way, answers in judged.items() if way != FIRST}
+    return {**row, "robustness": again} if again else row
+
+
+def _seen_in_training(folder: Path, records: Sequence[Record]) -> list[str] | None:
+    """Ids of the questions that the model was trained on; None where its folder does not say what that was."""
+    if not (folder / models.TRAINED_ON).is_file():
+        return None
+    seen = set(runtime.read_json(folder / models.TRAINED_ON))
+    return [record["id"] for record in records if question_sha256(record) in seen]
 
 
 def absent(which: str, metrics: Path, predictions: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import GenerationConfig
 
@@ -68,6 +69,7 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
             _finish(base if is_adapter else adapter, Renderer(tokenizer, template), dtype, work)
             tokenizer.save_pretrained(work)
             runtime.write_json(work / models.SERVING, {"template": template.name, "syntax": template.syntax})
+            runtime.write_json(work / models.TRAINED_ON, _trained_on(base, stats))
         agreement = verify(work, base, adapter, dataset, template, config.merge_into)
         serve = serving.write_serving(template, dtype, work)
         card.write_card(model, base, adapter, dataset, template, config, agreement, serve, work)
@@ -100,6 +102,12 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
     )
     runtime.write_json(out, asdict(result))
     return result
+
+
+def _trained_on(base: Path, stats: dict[str, Any]) -> list[str]:
+    """The questions that the model has seen, those of a base that was itself exported among them."""
+    earlier = runtime.read_json(base / models.TRAINED_ON) if (base / models.TRAINED_ON).is_file() else []
+    return sorted({*earlier, *stats["trained_on"]})
 
 
 def _finish(source: Path, renderer: Renderer, dtype: str, out: Path) -> None:

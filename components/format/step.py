@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from calltune import models, runtime, validate
 from calltune.errors import ConfigError, DataError
-from calltune.records import Record, prompt_of, read_jsonl, sha256, write_jsonl
+from calltune.records import Record, prompt_of, question_sha256, read_jsonl, sha256, write_jsonl
 from calltune.render import Rendered, Renderer, prompt_ids
 from calltune.settings import ModelConfig
 from calltune.template import Template, with_tool_detail
@@ -118,6 +118,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             "shortened": sum(len(rows.shown[r["id"]]["messages"]) < len(r["messages"]) for r in kept),
             "contaminated": len(repeated),
             "unseen_tools": sorted(unseen),
+            "trained_on": sorted({question_sha256(record) for record in split[TRAIN]}),
             "tokens": {
                 "rows": [len(row.input_ids) for row in training],
                 "supervised": [sum(row.loss_mask) for row in training],

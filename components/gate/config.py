@@ -6,11 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from calltune.metrics import LOWER_IS_BETTER, METRICS, PROPORTIONS
+from calltune.metrics import LOWER_IS_BETTER, METRICS, PROPORTIONS, ROBUSTNESS
 from calltune.settings import Settings
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share of the questions, or a difference of two, 0 to 1."""
+
+
+SHARES = (*PROPORTIONS, *ROBUSTNESS.values())
+"""The metrics that have an outcome for each question."""
 
 
 class AgainstChampion(Settings):
@@ -55,14 +59,14 @@ class GateConfig(Settings):
     @field_validator("thresholds", "over_baseline")
     @classmethod
     def _more_is_better(cls, conditions: dict[str, float]) -> dict[str, float]:
-        _check_names(conditions, [name for name in PROPORTIONS if name not in LOWER_IS_BETTER], "limit it in gate.maximum")
+        _check_names(conditions, [name for name in SHARES if name not in LOWER_IS_BETTER], "limit it in gate.maximum")
         return conditions
 
     @field_validator("maximum")
     @classmethod
     def _less_is_better(cls, conditions: dict[str, float]) -> dict[str, float]:
         _check_names(conditions, LOWER_IS_BETTER, "more of it is better: set it in gate.thresholds")
-        for name in set(conditions) & set(PROPORTIONS):
+        for name in set(conditions) & set(SHARES):
             if conditions[name] >= 1:
                 raise ValueError(f"{name}: a share of the questions is limited below 1, not by {conditions[name]}")
         return conditions
@@ -70,14 +74,15 @@ class GateConfig(Settings):
     @field_validator("against_champion")
     @classmethod
     def _has_outcomes(cls, conditions: dict[str, AgainstChampion]) -> dict[str, AgainstChampion]:
-        _check_names(conditions, PROPORTIONS, "it has no outcome per question to compare: limit it in gate.maximum")
+        _check_names(conditions, SHARES, "it has no outcome per question to compare: limit it in gate.maximum")
         return conditions
 
 
 def _check_names(given: Iterable[str], allowed: Iterable[str], otherwise: str) -> None:
     for name in given:
-        if name not in METRICS:
-            nearest = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
+        known = (*METRICS, *ROBUSTNESS.values())
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise ValueError(f"{name!r} is not a metric; the nearest is {nearest!r}")
         if name not in allowed:
             raise ValueError(f"{name!r} cannot stand here; {otherwise}")

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from calltune import stats
+from calltune.breakdown import by_tool
 from calltune.guard import once
-from calltune.metrics import METRICS, NO_CALL, PROPORTIONS, VERDICTS
+from calltune.metrics import MEANS, NO_CALL, PROPORTIONS, ROBUSTNESS, VERDICTS
 from calltune.records import canonical
 
 Outcomes = dict[str, dict[str, int]]
@@ -38,10 +39,13 @@ class Evidence:
         settings: of the evaluation, as canonical JSON.
         template: SHA-256 of the chat template.
         outcomes: per metric and question.
-        estimates: the metrics, recomputed from the outcomes; the means as recorded.
+        estimates: the metrics, recomputed from the outcomes; the means as recorded. Without a value and with n = 0
+            where the settings do not ask for one.
+        robustness: the ways in which the questions were asked again.
         questions: expected tool → questions that expect it.
         verdicts: question id → verdict.
         predictions: recorded SHA-256 of the predictions file.
+        seen_in_training: ids of the questions that the model was trained on; None where that is not known.
     """
 
     n: int
@@ -51,9 +55,11 @@ class Evidence:
     template: str
     outcomes: Outcomes
     estimates: dict[str, stats.Estimate]
+    robustness: tuple[str, ...]
     questions: dict[str, int]
     verdicts: dict[str, str]
     predictions: str
+    seen_in_training: tuple[str, ...] | None
 
 
 def read(text: str) -> Any:
@@ -84,9 +90,16 @@ def examine(results: Any) -> Evidence:
     settings = results.get("settings")
     if not isinstance(settings, dict) or not settings:
         raise Unsound("settings are missing, so nobody can tell how the answers were made")
-    verdicts = _verdicts(results)
-    outcomes = _outcomes(results, verdicts)
+    verdicts, robustness = _verdicts(results), _robustness(settings)
+    asked_for = (*PROPORTIONS, *(ROBUSTNESS[way] for way in robustness))
+    outcomes = _outcomes(results, verdicts, asked_for)
     _refuse_contradictions(verdicts, outcomes)
+    estimates = _estimates(results, outcomes, len(verdicts))
+    questions = _questions(results, verdicts, outcomes)
+    _refuse_other_tools(results)
+    for metric in ROBUSTNESS.values():
+        outcomes.setdefault(metric, {})
+        estimates.setdefault(metric, stats.wilson(0, 0))
     return Evidence(
         n=len(verdicts),
         digest=digest,
@@ -94,10 +107,12 @@ def examine(results: Any) -> Evidence:
         settings=canonical(settings),
         template=template,
         outcomes=outcomes,
-        estimates=_estimates(results, outcomes, len(verdicts)),
-        questions=_questions(results, verdicts, outcomes),
+        estimates=estimates,
+        robustness=robustness,
+        questions=questions,
         verdicts=verdicts,
         predictions=predictions,
+        seen_in_training=_seen(results, verdicts),
     )
 
 
@@ -145,16 +160,35 @@ def _verdicts(results: dict[str, Any]) -> dict[str, str]:
     return verdicts
 
 
-def _outcomes(results: dict[str, Any], verdicts: dict[str, str]) -> Outcomes:
-    outcomes = _object(results, "outcomes")
-    _refuse_other_names("outcomes", outcomes, PROPORTIONS)
-    for metric in PROPORTIONS:
+def _seen(results: dict[str, Any], verdicts: dict[str, str]) -> tuple[str, ...] | None:
+    seen = results.get("seen_in_training", "")
+    if seen is None:
+        return None
+    if not isinstance(seen, list) or any(not isinstance(id_, str) or id_ not in verdicts for id_ in seen):
+        raise Unsound("seen_in_training is missing, or names something else than test questions")
+    return tuple(seen)
+
+
+def _robustness(settings: dict[str, Any]) -> tuple[str, ...]:
+    ways = settings.get("robustness", [])
+    if not isinstance(ways, list) or any(not isinstance(way, str) or way not in ROBUSTNESS for way in ways):
+        raise Unsound(f"the settings name {ways!r} as robustness, which are not ways to ask again")
+    if len(set(ways)) < len(ways):
+        raise Unsound("the settings name a way to ask again twice")
+    return tuple(ways)
+
+
+def _outcomes(results: dict[str, Any], verdicts: dict[str, str], metrics: tuple[str, ...]) -> Outcomes:
+    outcomes: Outcomes = {**_object(results, "outcomes")}
+    _refuse_other_names("outcomes", outcomes, metrics)
+    for metric in metrics:
         for id_, outcome in _object(outcomes, metric).items():
             if id_ not in verdicts:
                 raise Unsound(f"{metric} counts question {id_!r}, which has no verdict")
             if not _is_count(outcome) or outcome > 1:
                 raise Unsound(f"{metric} of question {id_!r} is {outcome!r}, neither 0 nor 1")
-    for metric in ("tool_accuracy", "call_accuracy", "ast_call_accuracy", "max_length_stop_rate"):
+    again = (metric for metric in metrics if metric not in PROPORTIONS)
+    for metric in ("tool_accuracy", "call_accuracy", "ast_call_accuracy", "max_length_stop_rate", *again):
         if len(outcomes[metric]) != len(verdicts):
             raise Unsound(f"{metric} counts {len(outcomes[metric])} of {len(verdicts)} questions")
     asked, silent = outcomes["tool_accuracy_calls"].keys(), outcomes["abstention_accuracy"].keys()
@@ -199,11 +233,12 @@ def _refuse_contradictions(verdicts: dict[str, str], outcomes: Outcomes) -> None
 
 def _estimates(results: dict[str, Any], outcomes: Outcomes, n: int) -> dict[str, stats.Estimate]:
     metrics = _object(results, "metrics")
-    _refuse_other_names("metrics", metrics, METRICS)
+    names = (*outcomes, *MEANS)
+    _refuse_other_names("metrics", metrics, names)
     estimates: dict[str, stats.Estimate] = {}
-    for metric in METRICS:
+    for metric in names:
         recorded = _object(metrics, metric)
-        if metric in PROPORTIONS:
+        if metric in outcomes:
             estimate = stats.wilson(sum(outcomes[metric].values()), len(outcomes[metric]))
         else:
             value, low, high = (recorded.get(key) for key in ("value", "low", "high"))
@@ -247,3 +282,16 @@ def _questions(results: dict[str, Any], verdicts: dict[str, str], outcomes: Outc
         for tool in set(expected.split(" + ")) - {NO_CALL}:
             questions[tool] += sum(row.values())
     return dict(questions)
+
+
+def _refuse_other_tools(results: dict[str, Any]) -> None:
+    """Refuse numbers by tool that are not those of the confusion matrix, which has been checked."""
+    recorded, expected = _object(results, "tools"), by_tool(results["confusion"])
+    if recorded.keys() != expected.keys():
+        raise Unsound("the numbers by tool are not of the tools that the confusion matrix expects")
+    for tool, parts in expected.items():
+        for part, estimate in parts.items():
+            found = _object(_object(recorded, tool), part)
+            for key, value in estimate.items():
+                if key not in found or not close(found[key], value):
+                    raise Unsound(f"{part}.{key} of {tool} is {found.get(key)}, but {value} follows from the confusion matrix")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calltune.errors import DataError
-from calltune.metrics import NO_CALL, UNREADABLE, label_of
+from calltune.metrics import NO_CALL, ROBUSTNESS, UNREADABLE, VERDICTS, label_of
 from calltune.records import canonical, read_jsonl
 from calltune.score import answer_matches
 from components.gate.evidence import Evidence, Unsound, close
@@ -50,6 +50,7 @@ def check_predictions(evidence: Evidence, path: Path) -> int:
 
 def _refuse_other_story(row: dict[str, Any], evidence: Evidence) -> None:
     id_ = row["id"]
+    _refuse_other_answers_again(row, evidence)
     if row["verdict"] != evidence.verdicts[id_]:
         raise Unsound(f"question {id_!r} is {row['verdict']} in the predictions and {evidence.verdicts[id_]} in the results")
     if int(row["stop"] == "length") != evidence.outcomes["max_length_stop_rate"][id_]:
@@ -63,6 +64,19 @@ def _refuse_other_story(row: dict[str, Any], evidence: Evidence) -> None:
         raise Unsound(f"question {id_!r} expects another answer in the predictions than in the results")
     if row["verdict"] != UNREADABLE:
         _refuse_other_match(row, evidence)
+
+
+def _refuse_other_answers_again(row: dict[str, Any], evidence: Evidence) -> None:
+    """Hold what was said where the question was asked again against the metric of that way."""
+    id_, again = row["id"], row.get("robustness", {})
+    if again.keys() != set(evidence.robustness):
+        raise Unsound(f"question {id_!r} was asked again in other ways in the predictions than the settings say")
+    expected = label_of([call["name"] for call in row["expected"]])
+    for way, said in again.items():
+        same_tools = int(expected == label_of([call["name"] for call in said["calls"]]))
+        recorded = evidence.outcomes[ROBUSTNESS[way]][id_]
+        if said["verdict"] not in VERDICTS or (same_tools != recorded and not (said["verdict"] == UNREADABLE and recorded == 0)):
+            raise Unsound(f"question {id_!r} calls other tools in the predictions than {ROBUSTNESS[way]} says")
 
 
 def _refuse_other_match(row: dict[str, Any], evidence: Evidence) -> None:

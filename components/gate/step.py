@@ -5,37 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from calltune import stats
-from calltune.metrics import ALPHA, LOWER_IS_BETTER
+from calltune.metrics import ALPHA, LOWER_IS_BETTER, ROBUSTNESS
 from calltune.runtime import note, read_json, write_json
+from components.gate.check import Check
 from components.gate.config import AgainstChampion, GateConfig
 from components.gate.evidence import Evidence, Unsound, examine, read
-from components.gate.predictions import check_predictions
+from components.gate.questions import enough, predictions_check, unseen
 
 ROUNDING = 1e-9
 """0.9 - 0.8 is 0.09999999999999998, and still a gain of 0.1."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check of the decision.
-
-    Attributes:
-        name: what is checked.
-        passed: whether it holds.
-        reason: why, in one sentence, also if it passed.
-        observed: the number that was found, None if there is none.
-        required: the number that was asked for.
-        low: lower end of the 95 % interval of `observed`.
-        high: upper end.
-    """
-
-    name: str
-    passed: bool
-    reason: str
-    observed: float | None = None
-    required: float | None = None
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +98,7 @@ def gate(
     checks: list[Check] = []
     ours = _believed("candidate", candidate, checks)
     if ours is not None:
-        checks += [_predictions(ours, predictions, config), *_enough(ours, config)]
+        checks += [predictions_check(ours, predictions, config), *enough(ours, config), unseen("candidate", ours)]
     base = None
     if baseline is not None:
         base = _comparable("base", baseline, ours, checks)
@@ -190,7 +168,10 @@ def _champion(champion: Any, ours: Evidence | None, config: GateConfig, checks: 
     if isinstance(champion, dict) and champion.get("present") is False and champion.items() <= absent.items():
         checks.append(Check("champion: results", True, "there is no champion yet: this would be the first."))
         return None, False
-    return _comparable("champion", champion, ours, checks), True
+    best = _comparable("champion", champion, ours, checks)
+    if best is not None:
+        checks.append(unseen("champion", best))
+    return best, True
 
 
 def _identity(champion: Any) -> dict[str, str | None]:
@@ -200,34 +181,6 @@ def _identity(champion: Any) -> dict[str, str | None]:
         "version": str(version) if isinstance(version, str | int) and not isinstance(version, bool) else None,
         "digest": digest if isinstance(digest, str) else None,
     }
-
-
-def _predictions(ours: Evidence, path: Path | None, config: GateConfig) -> Check:
-    name = "candidate: predictions"
-    if path is None:
-        return Check(name, True, "none were given, so the results were checked against themselves only.")
-    try:
-        different = check_predictions(ours, path)
-    except Unsound as error:
-        return Check(name, False, f"{error}.")
-    if different < min(ours.n, config.min_questions):
-        reason = f"only {different} of the {ours.n} questions are different ones, at least {config.min_questions} required."
-        return Check(name, False, reason)
-    return Check(name, True, "their checksum is the recorded one, and they say what the results say.")
-
-
-def _enough(ours: Evidence, config: GateConfig) -> list[Check]:
-    asked = {"questions": (ours.n, config.min_questions)}
-    if config.min_questions_per_tool:
-        asked |= {f"questions: {tool}": (n, config.min_questions_per_tool) for tool, n in sorted(ours.questions.items())}
-    if config.min_questions_per_metric:
-        conditions = {*config.thresholds, *config.maximum, *config.over_baseline, *config.against_champion}
-        counted = {metric: ours.estimates[metric].n for metric in sorted(conditions)}
-        asked |= {f"questions in {metric}": (n, config.min_questions_per_metric) for metric, n in counted.items()}
-    return [
-        Check(name, n >= least, f"{n} test question{'s' * (n != 1)}, at least {least} required.", n, least)
-        for name, (n, least) in asked.items()
-    ]
 
 
 def _threshold(ours: Evidence | None, metric: str, least: float) -> Check:
@@ -244,7 +197,7 @@ def _absolute(kind: str, ours: Evidence | None, metric: str, limit: float, word:
         return _unjudged(name, "the candidate's results cannot be believed", limit)
     found = ours.estimates[metric]
     if found.value is None:
-        return _unjudged(name, f"{metric} has no value, because no question counts in it", limit)
+        return _unjudged(name, _no_value(metric, ours), limit)
     passed = found.value >= limit - ROUNDING if above else found.value <= limit + ROUNDING
     reason = f"{metric} is {found.value:.4g}, {word} {limit:g} is required."
     return Check(name, passed, reason, found.value, limit, found.low, found.high)
@@ -256,7 +209,7 @@ def _over_baseline(ours: Evidence | None, base: Evidence | None, metric: str, le
         return _unjudged(name, "there are no results of both to compare", least)
     gain = _gain(ours, base, metric)
     if gain.value is None:
-        return _unjudged(name, f"{metric} has no value on one side", least)
+        return _unjudged(name, _no_value(metric, ours, base), least)
     reason = f"{metric} gains {gain.value:+.4g} over the base model, at least {least:+g} is required."
     return Check(name, gain.value >= least - ROUNDING, reason, gain.value, least, gain.low, gain.high)
 
@@ -270,7 +223,7 @@ def _against_champion(ours: Evidence | None, best: Evidence | None, metric: str,
         return Check(name, True, "the candidate is the champion itself, so promoting it changes nothing.", 0.0, required)
     gain = _gain(ours, best, metric)
     if gain.value is None:
-        return _unjudged(name, f"{metric} has no value on one side", required)
+        return _unjudged(name, _no_value(metric, ours, best), required)
     told = f"{metric} gains {gain.value:+.4g} over the champion"
     if asked.test == "point":
         passed, told = gain.value >= required - ROUNDING, f"{told}, at least {required:+g} is required."
@@ -291,6 +244,15 @@ def _gain(ours: Evidence, theirs: Evidence, metric: str) -> stats.Estimate:
     if metric in LOWER_IS_BETTER:
         return stats.paired_difference(theirs.outcomes[metric], ours.outcomes[metric])
     return stats.paired_difference(ours.outcomes[metric], theirs.outcomes[metric])
+
+
+def _no_value(metric: str, ours: Evidence, theirs: Evidence | None = None) -> str:
+    if metric in ROBUSTNESS.values() and not ours.outcomes[metric]:
+        way = next(way for way, name in ROBUSTNESS.items() if name == metric)
+        return f"{metric} was not measured; name {way} in evaluate.robustness"
+    if theirs is not None:
+        return f"{metric} has no value on one side"
+    return f"{metric} has no value, because no question counts in it"
 
 
 def _unjudged(name: str, why: str, required: float) -> Check:

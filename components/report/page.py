@@ -14,7 +14,7 @@ from markupsafe import Markup
 from calltune import stats
 from calltune.metrics import LOWER_IS_BETTER, METRICS
 from calltune.pages import plots, render_page
-from components.report import words
+from components.report import breakdown, words
 from components.report.costs import SHOWN, costs
 
 ANSWERS_SHOWN = 20
@@ -33,6 +33,9 @@ MEANINGS = {
     "abstention_accuracy": "no call, where none is expected",
     "max_length_stop_rate": "cut off at max_new_tokens; lower is better",
     "prompt_tokens_mean": "tokens of a prompt, tools included",
+    "tool_accuracy_shuffled_tools": "tool_accuracy with the tools in another order",
+    "tool_accuracy_distractor": "tool_accuracy with one tool more that fits nothing",
+    "tool_accuracy_rephrased": "tool_accuracy with courtesy, typos, small letters",
 }
 
 
@@ -86,6 +89,8 @@ def render(material: Material) -> str:
         models=models,
         tiles=_tiles(material),
         numbers=[_number_row(name, models) for name in _metric_names(models)],
+        by_tool=breakdown.by_tool(models),
+        by_argument=breakdown.by_argument(models),
         verdict_looks=words.VERDICT_LOOKS,
         loss_plot=_loss_plot(material),
         verdict_plot=plots.verdict_bars({name: _verdict_counts(metrics) for name, metrics in models.items()}),

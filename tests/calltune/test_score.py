@@ -400,6 +400,15 @@ def test_summarise_counts_each_metric_over_its_own_questions() -> None:
     json.dumps(results, allow_nan=False)
 
 
+def test_what_was_asked_again_is_a_metric_over_all_questions_and_changes_no_other() -> None:
+    answers = all_answers()
+    wrong = score(question(Q))
+    results = summarise(answers, again={"rephrased": dict.fromkeys(answers, wrong)})
+    assert results["outcomes"].pop("tool_accuracy_rephrased") == dict.fromkeys(answers, 0)
+    assert results["metrics"].pop("tool_accuracy_rephrased") == stats.wilson(0, 17).as_dict()
+    assert results == summarise(answers)
+
+
 def test_the_means_interval_follows_from_the_seed() -> None:
     scored = score(question())
     answers = {str(number): Answer(scored, "stop", 100 + number**2) for number in range(50)}

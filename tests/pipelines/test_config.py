@@ -133,6 +133,15 @@ def test_every_step_of_the_dag_has_settings():
         ({"train": {"method": "magic"}}, r"train\.method: must be 'auto', 'full', 'lora' or 'qlora', not 'magic'$"),
         ({"format": {"split": {"test": 0.7, "validation": 0.4}}}, r"leave no row to train on"),
         ({"format": {"split": {"test": 0}}}, r"format\.split\.test is 0: the gate needs held-out questions"),
+        (
+            {"gate": {"thresholds": {"tool_accuracy_rephrased": 0.5}}},
+            r"name rephrased in evaluate\.robustness, so that it is measured",
+        ),
+        ({"evaluate": {"robustness": ["rephrased", "rephrased"]}}, r"evaluate\.robustness: .*names one of them twice"),
+        (
+            {"evaluate": {"robustness": ["louder"]}},
+            r"evaluate\.robustness.*must be 'shuffled_tools', 'distractor' or 'rephrased'",
+        ),
         ({"name": "My Shop"}, r"name: must be small letters, digits, - and _, .* not 'My Shop'$"),
         ({"name": 7}, r"name: must be text, in quotes, not 7$"),
         ({"storage": {"uri": "s3:/bucket"}}, STORAGE + r", not 's3:/bucket'$"),

@@ -3,10 +3,13 @@
 import json
 from collections import Counter
 
+import pyarrow.parquet as pq
 import pytest
 
+from calltune import stats
 from calltune.errors import ConfigError, DataError
-from calltune.records import read_jsonl, write_jsonl
+from calltune.records import expected_calls, question_sha256, read_jsonl, write_jsonl
+from components.evaluate import hf
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.step import evaluate, run
 from components.evaluate.step import exported as served_export
@@ -18,6 +21,7 @@ from components.gate.step import gate
 
 NEW_TOKENS = 24
 CODE = "code-1"
+WAYS = ["rephrased", "shuffled_tools", "distractor"]
 
 
 def settings(tiny, **changes):
@@ -35,6 +39,7 @@ def measured(exported, dataset, tiny, tmp_path_factory):
         "candidate": ("candidate", full.json),
         "champion": ("champion", champion),
         "absent": ("champion", ""),
+        "again": ("candidate", full.json),
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CALLTUNE_STORAGE", str(place / "store"))
@@ -43,13 +48,14 @@ def measured(exported, dataset, tiny, tmp_path_factory):
         found = {}
         for name, (which, source) in sources.items():
             out = place / name
-            result = run(which, source, dataset, settings(tiny), CODE, out / "metrics.json", out / "predictions.jsonl")
+            config = settings(tiny, robustness=WAYS if name == "again" else [])
+            result = run(which, source, dataset, config, CODE, out / "metrics.json", out / "predictions.jsonl")
             assert json.loads((out / "metrics.json").read_text()) == result
             found[name] = (result, out)
     return found
 
 
-@pytest.mark.parametrize("name", ["base", "candidate", "champion"])
+@pytest.mark.parametrize("name", ["base", "candidate", "champion", "again"])
 def test_the_gate_believes_what_evaluate_writes(measured, name):
     result, folder = measured[name]
     evidence = examine(result)
@@ -76,7 +82,7 @@ def test_predictions_say_everything_about_every_question_in_order(measured, ques
     _, folder = measured["candidate"]
     rows = list(read_jsonl(folder / "predictions.jsonl"))
     assert [row["id"] for row in rows] == [record["id"] for record in questions]
-    fields = ["id", "question", "text", "calls", "expected", "verdict", "reason", "stop", "prompt_tokens", "new_tokens"]
+    fields = ["id", "expected", "question", "text", "calls", "verdict", "reason", "stop", "prompt_tokens", "new_tokens"]
     assert all(list(row) == fields for row in rows)
     assert all(row["question"] == record["messages"][0]["content"] for row, record in zip(rows, questions, strict=True))
     assert all((row["stop"] == "length") == (row["new_tokens"] == NEW_TOKENS) or row["stop"] == "stop" for row in rows)
@@ -108,6 +114,87 @@ def test_each_model_is_named_by_its_digest_and_asked_the_same(measured, exported
         assert base[key] == candidate[key] == champion[key]
     assert base["test_fingerprint"] == fingerprint_of(questions)
     assert [result["which"] for result in (base, candidate, champion)] == ["base", "candidate", "champion"]
+
+
+def test_questions_asked_again_are_metrics_of_their_own_and_change_nothing_else(measured, questions):
+    again, folder = measured["again"]
+    rows = list(read_jsonl(folder / "predictions.jsonl"))
+    before, one = {**measured["candidate"][0]}, {**again}
+    for way in WAYS:
+        metric = f"tool_accuracy_{way}"
+        for row in rows:
+            wanted, said = Counter(c["name"] for c in row["expected"]), row["robustness"][way]
+            if said["verdict"] != "malformed":  # which may be right or wrong by its tools
+                assert one["outcomes"][metric][row["id"]] == int(Counter(c["name"] for c in said["calls"]) == wanted)
+        assert one["metrics"][metric] == stats.wilson(sum(one["outcomes"][metric].values()), 20).as_dict()
+        assert all((row["question"] != row["robustness"][way]["question"]) == (way == "rephrased") for row in rows)
+    tokens = {way: [row["robustness"][way]["prompt_tokens"] - row["prompt_tokens"] for row in rows] for way in WAYS}
+    assert min(tokens["distractor"]) > 20 and len(set(tokens["distractor"])) == 1
+    assert one["settings"]["robustness"] == WAYS and before["settings"]["robustness"] == []
+    assert {name: one["metrics"][name] for name in before["metrics"]} == before["metrics"]
+    assert [{**row, "robustness": None} for row in rows] == [
+        {**row, "robustness": None} for row in read_jsonl(measured["candidate"][1] / "predictions.jsonl")
+    ]
+
+
+def test_numbers_by_tool_and_argument_are_of_the_expected_ones(measured, questions):
+    result = measured["candidate"][0]
+    expected = {call["name"] for record in questions for call in expected_calls(record)}
+    assert result["tools"].keys() == expected
+    asked = Counter(name for record in questions for name in {call["name"] for call in expected_calls(record)})
+    assert {tool: parts["recall"]["n"] for tool, parts in result["tools"].items()} == asked
+    assert all(key.split(".")[0] in expected for key in result["arguments"])
+
+
+def test_an_exported_model_says_what_it_was_trained_on(measured, exported, dataset, small_records, questions):
+    assert [measured[name][0]["seen_in_training"] for name in ("base", "candidate", "champion")] == [None, [], []]
+    ids = set(pq.read_table(dataset / "train.parquet")["id"].to_pylist())
+    learnt = {question_sha256(record) for record in read_jsonl(small_records / "records.jsonl") if record["id"] in ids}
+    assert json.loads((exported("full").folder / "trained_on.json").read_text()) == sorted(learnt)
+    assert not learnt & {question_sha256(record) for record in questions}
+
+
+def test_test_questions_that_the_model_was_trained_on_are_named(exported, dataset, tmp_path, small_records):
+    ids = pq.read_table(dataset / "train.parquet")["id"].to_pylist()[:2]
+    learnt = [record for record in read_jsonl(small_records / "records.jsonl") if record["id"] in ids]
+    asked = learnt[0]["messages"][-2]
+    asked["content"] = f"  {asked['content'].upper()}"
+    write_jsonl(tmp_path / "test.jsonl", [*read_jsonl(dataset / "test.jsonl"), *learnt])
+    served = served_export(json.loads(exported("full").json.read_text()), "candidate")
+    result = evaluate(
+        served, tmp_path / "test.jsonl", EvaluateConfig(max_new_tokens=1), tmp_path / "m.json", tmp_path / "p.jsonl"
+    )
+    assert result["seen_in_training"] == [record["id"] for record in learnt]
+
+
+def test_a_step_that_is_started_again_goes_on_where_it_was(measured, exported, dataset, tiny, tmp_path, monkeypatch):
+    asked, whole = [], hf.answers
+
+    def cut_off(model, prompts, stop_ids, limit):
+        asked.append(len(prompts))
+        for count, answer in enumerate(whole(model, prompts, stop_ids, limit)):
+            if asked == [20] and count == 7:
+                raise MemoryError("killed here")
+            yield answer
+
+    monkeypatch.setattr(hf, "answers", cut_off)
+    out = tmp_path / "out"
+
+    def run_it():
+        results = (out / "metrics.json", out / "predictions.jsonl")
+        return run("candidate", exported("full").json, dataset, settings(tiny), CODE, *results)
+
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "one machine"))
+    with pytest.raises(MemoryError):
+        run_it()
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "another machine"))
+    again = run_it()
+    assert asked == [20, 13]
+    assert "7 answers were written before; goes on from there" in (tmp_path / "events.jsonl").read_text()
+    before, folder = measured["candidate"]
+    assert (out / "predictions.jsonl").read_bytes() == (folder / "predictions.jsonl").read_bytes()
+    assert {**again, "seconds": 0} == {**before, "seconds": 0}
+    assert not list((tmp_path / "store").rglob("answers/*"))
 
 
 def test_no_champion_is_said_and_not_an_error(measured):

@@ -55,6 +55,8 @@ def against(**test: Any) -> dict[str, Any]:
         (against(test="best"), "'better', 'not_worse' or 'point'"),
         (against(margin=0.1), "Field required"),
         (against(test="point", margin=5), "less than or equal to 1"),
+        ({"thresholds": {"tool_accuracy_shuffled": 0.5}}, "the nearest is 'tool_accuracy_shuffled_tools'"),
+        ({"maximum": {"tool_accuracy_rephrased": 0.5}}, "'tool_accuracy_rephrased' cannot stand here; more of it is better"),
         ({"min_questions": 0}, "greater than or equal to 1"),
         ({"min_questions": 2.5}, "valid integer"),
         ({"min_questions_per_tool": -1}, "greater than or equal to 0"),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calltune import stats
+from calltune.breakdown import by_tool
 from calltune.errors import UserError
 from calltune.parse import Parsed
 from calltune.records import expected_calls
@@ -53,8 +54,11 @@ def answer_of(number: int, kind: str) -> Parsed:
     return Parsed((call("ticket" if expected and expected[0]["name"] == "search" else "search"),), "")
 
 
-def results(path: Path, which: str, wrong: dict[str, str], n: int = N) -> Results:
-    """Results as evaluate writes them: every answer is right, but for those in `wrong` (id → kind of answer)."""
+def results(path: Path, which: str, wrong: dict[str, str], n: int = N, ways: tuple[str, ...] = ()) -> Results:
+    """Results as evaluate writes them: every answer is right, but for those in `wrong` (id → kind of answer).
+
+    Asked again in one of the `ways`, the model answers the same.
+    """
     answers: dict[str, Answer] = {}
     rows: list[dict[str, Any]] = []
     for number in range(N - n, N):
@@ -70,25 +74,31 @@ def results(path: Path, which: str, wrong: dict[str, str], n: int = N) -> Result
         )
         rows[-1] |= {"verdict": scored.verdict, "reason": scored.reason, "stop": stop, "prompt_tokens": 500 + number}
         rows[-1] |= {"new_tokens": 9}
+        if ways:
+            said = {"calls": list(parsed.calls), "verdict": scored.verdict}
+            rows[-1]["robustness"] = {way: copy.deepcopy(said) for way in ways}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    summary = summarise(answers, again={way: {id_: answer.scored for id_, answer in answers.items()} for way in ways})
     return {
         "present": True,
         "which": which,
         "model_digest": f"digest of {which}",
         "test_fingerprint": "the test",
-        "settings": {"max_new_tokens": 64, "engine": "hf"},
+        "settings": {"max_new_tokens": 64, "engine": "hf", **({"robustness": list(ways)} if ways else {})},
         "template_sha256": "template",
         "predictions_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "seen_in_training": None if which == "base" else [],
         "seconds": 1.5,
-        **summarise(answers),
+        **summary,
+        "tools": by_tool(summary["confusion"]),
     }
 
 
 class Case:
     """A candidate with 90 % right, a base model that never calls, a champion with 60 % right, and a config they pass."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, ways: tuple[str, ...] = ()) -> None:
+        self.folder, self.ways = folder, ways
         self.predictions: Path | None = None
         kinds = ["other tool", "wrong argument", "invalid argument", "unreadable", "silent"]
         self.candidate = self.make("candidate", {f"q{30 + i}": kinds[i % 5] for i in range(10)})
@@ -105,7 +115,7 @@ class Case:
         path = self.folder / f"{which}.jsonl"
         if which == "candidate":
             self.predictions = path
-        return results(path, which, wrong, n)
+        return results(path, which, wrong, n, self.ways)
 
     def decide(self) -> Decision:
         return gate(self.candidate, self.baseline, self.champion, GateConfig.model_validate(self.config), self.predictions)
@@ -123,6 +133,15 @@ def case(made: Case, tmp_path: Path) -> Case:
     for name in ("candidate", "baseline", "champion", "config"):
         setattr(mine, name, copy.deepcopy(getattr(made, name)))
     return mine
+
+
+@pytest.fixture
+def asked_again(tmp_path: Path) -> Case:
+    """The case whose models were asked again in two ways, with conditions on both."""
+    case = Case(tmp_path, ("rephrased", "distractor"))
+    case.config["thresholds"]["tool_accuracy_rephrased"] = 0.94
+    case.config["against_champion"]["tool_accuracy_distractor"] = {"test": "better", "margin": 0.1}
+    return case
 
 
 def failing(decision: Decision) -> list[Check]:
@@ -150,10 +169,12 @@ def test_a_better_model_passes_and_every_check_has_its_reason(case: Case) -> Non
         "candidate: results",
         "candidate: predictions",
         "questions",
+        "candidate: test unseen",
         "base: results",
         "base: same test",
         "champion: results",
         "champion: same test",
+        "champion: test unseen",
         "threshold: tool_accuracy",
         "threshold: valid_call_rate",
         "maximum: max_length_stop_rate",
@@ -438,6 +459,7 @@ def a_partial_answer_not_counted_as_an_attempt(case: Case) -> None:
     confusion = case.candidate["confusion"]
     confusion["search"]["no call"] -= 1
     confusion["search + search"] = {"search": 1}
+    case.candidate["tools"] = by_tool(confusion)
     write_predictions(case, rows)
 
 
@@ -493,6 +515,7 @@ def other_questions_without_a_call(case: Case) -> None:
             champion["outcomes"]["valid_call_rate"]["q0"] = 1
     champion["confusion"]["search"]["search"] += 1
     champion["confusion"]["no call"]["no call"] -= 1
+    champion["tools"] = by_tool(champion["confusion"])
     for metric in ("abstention_accuracy", "tool_accuracy_calls", "valid_call_rate"):
         counted = champion["outcomes"][metric]
         champion["metrics"][metric] = stats.wilson(sum(counted.values()), len(counted)).as_dict()
@@ -695,6 +718,26 @@ WAYS: dict[str, tuple[Fool, str]] = {
     "a candidate that failed": (put("error", value="out of memory"), "the evaluation failed: out of memory"),
     "a candidate that is no object": (a_number_where_results_should_be, "the results are not a JSON object"),
     "candidate and base swapped": (swapped, "they are the results of 'base', not of 'candidate'"),
+    "a number by tool edited by hand": (
+        put("tools", "search", "recall", "value", value=1.0),
+        "recall.value of search is 1.0, but",
+    ),
+    "a tool left out of the numbers by tool": (drop("tools", "ticket"), "numbers by tool are not of the tools"),
+    "numbers by tool left out": (drop("tools"), "tools is missing"),
+    "a champion that was trained on the test": (
+        put("seen_in_training", value=["q3", "q7"], side="champion"),
+        "it was trained on 2 of the 100 test questions: q3, q7; with format.split.mode: growing",
+    ),
+    "a candidate that was trained on the test": (
+        put("seen_in_training", value=[f"q{i}" for i in range(30)]),
+        "it was trained on 30 of the 100 test questions: q0, q1",
+    ),
+    "a candidate that does not say what it was trained on": (put("seen_in_training", value=None), "this cannot be judged"),
+    "a list of what training saw that is left out": (drop("seen_in_training"), "seen_in_training is missing"),
+    "one that names no questions": (
+        put("seen_in_training", value=["q999"], side="champion"),
+        "something else than test questions",
+    ),
     "a prompt length of 0": (put("metrics", "prompt_tokens_mean", "value", value=0), "prompt_tokens_mean is 0 in the interval"),
     "a prompt length outside its interval": (put("metrics", "prompt_tokens_mean", "high", value=1.0), "which cannot be"),
     "a prompt length over fewer questions": (put("metrics", "prompt_tokens_mean", "n", value=3), "prompt_tokens_mean.n is 3"),
@@ -714,6 +757,78 @@ def test_cannot_be_fooled_by(case: Case, way: str) -> None:
     assert not decision.passed
     assert any(reason in check.reason for check in failing(decision)), [check.reason for check in failing(decision)]
     json.dumps(decision.as_dict(), allow_nan=False)
+
+
+AGAIN = "tool_accuracy_rephrased"
+
+
+def right_when_asked_again(case: Case) -> None:
+    """Outcomes and metric are edited to match, and the predictions are as they were."""
+    counted = case.candidate["outcomes"][AGAIN] = dict.fromkeys(case.candidate["outcomes"][AGAIN], 1)
+    case.candidate["metrics"][AGAIN] = stats.wilson(len(counted), len(counted)).as_dict()
+
+
+def said_again(**changes: Any) -> Fool:
+    return edited_row(
+        robustness={way: {"calls": [call("search")], "verdict": "correct"} | changes for way in ("rephrased", "distractor")}
+    )
+
+
+WAYS_AGAIN: dict[str, tuple[Fool, str]] = {
+    "an outcome edited by hand": (put("outcomes", AGAIN, "q30", value=1), f"{AGAIN}.value is 0.94, but 0.95 follows"),
+    "outcomes and metric edited by hand": (right_when_asked_again, f"calls other tools in the predictions than {AGAIN} says"),
+    "outcomes left out": (drop("outcomes", AGAIN), f"outcomes lack {AGAIN}"),
+    "an outcome left out": (drop("outcomes", AGAIN, "q30"), f"{AGAIN} counts 99 of 100 questions"),
+    "a metric left out": (drop("metrics", AGAIN), f"metrics lack {AGAIN}"),
+    "NaN": (put("metrics", AGAIN, "value", value=NAN), f"metrics.{AGAIN}.value is nan"),
+    "a way that the settings do not name": (put("settings", "robustness", value=["distractor"]), f"outcomes name '{AGAIN}'"),
+    "a way that nobody knows": (put("settings", "robustness", value=["louder"]), "which are not ways to ask again"),
+    "ways that are no list": (put("settings", "robustness", value="rephrased"), "which are not ways to ask again"),
+    "a way twice": (put("settings", "robustness", value=["rephrased", "distractor"] * 2), "a way to ask again twice"),
+    "a champion that was not asked again": (
+        lambda case: setattr(case, "champion", results(case.folder / "c.jsonl", "champion", {}) | {"version": "4"}),
+        "the settings of the evaluations differ",
+    ),
+    "predictions without it": (
+        edited_row(robustness={}),
+        "was asked again in other ways in the predictions than the settings say",
+    ),
+    "predictions that call another tool": (said_again(calls=[call("ticket")]), "'q99' calls other tools in the predictions than"),
+    "predictions with no such verdict": (said_again(verdict="fine"), "'q99' calls other tools in the predictions than"),
+    "predictions without calls": (said_again(calls=None), "are not what evaluate writes: TypeError"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_AGAIN)
+def test_where_questions_were_asked_again_cannot_be_fooled_by(asked_again: Case, way: str) -> None:
+    edit, reason = WAYS_AGAIN[way]
+    assert asked_again.decide().passed, failing(asked_again.decide())
+    edit(asked_again)
+    assert any(reason in check.reason for check in failing(asked_again.decide())), failing(asked_again.decide())
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"thresholds": {AGAIN: 0.1}},
+        {"over_baseline": {AGAIN: 0.0}},
+        {"against_champion": {AGAIN: {"test": "point", "margin": -1.0}}},
+    ],
+)
+def test_a_condition_on_what_was_not_measured_refuses(case: Case, condition: dict[str, Any]) -> None:
+    case.config = {**condition, "min_questions_per_metric": 1}
+    reasons = {check.reason for check in failing(case.decide())}
+    assert reasons == {
+        f"cannot be judged: {AGAIN} was not measured; name rephrased in evaluate.robustness.",
+        "0 test questions, at least 1 required.",
+    }
+
+
+def test_a_champion_from_before_there_were_lists_of_training_rows_can_be_replaced(case: Case) -> None:
+    case.champion["seen_in_training"] = None
+    decision = case.decide()
+    assert decision.passed, failing(decision)
+    assert "was not looked at" in named(decision, "champion: test unseen").reason
 
 
 def test_five_more_right_and_none_less_is_chance_six_is_not(case: Case) -> None:

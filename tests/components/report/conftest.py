@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from calltune.breakdown import by_tool
 from components.report.page import Material
 
 TOOLS = ["search_knowledge_base", "search_web", "create_ticket", "find_employee", "book_room"]
@@ -118,6 +119,12 @@ def evaluated(which: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
             "abstention_accuracy": {row["id"]: int(row["verdict"] == "correct") for row in rows if not row["expected"]},
         },
         "confusion": confusion,
+        "tools": by_tool(confusion),
+        "arguments": {
+            "search_web.query": {"rule": "any", **interval(30, 36)},
+            "book_room.start": {"rule": "ast", **interval(20, 40)},
+            "book_room.note": {"rule": "any", **interval(0, 0)},
+        },
         "seconds": 118.2,
     }
 

@@ -40,6 +40,7 @@ def test_the_report_has_every_section_in_reading_order(material: Material) -> No
         "gate",
         "training",
         "verdicts",
+        "tools",
         "answers",
         "data",
         "chosen",
@@ -94,6 +95,29 @@ def test_on_a_gpu_its_memory_hours_and_energy_are_told_and_no_price_where_none_i
     told = section(render(replace(material, train=material.train | on_gpu)), "training")
     assert "GPU 40.0 GiB" in told and "GPU-hours 2.5" in told and "1.23 kWh (NVML, the whole GPU)" in told
     assert "on the CPU" not in told and "Price" not in told
+
+
+def test_tools_and_arguments_are_shown_worst_first(material: Material) -> None:
+    shown = section(render(material), "tools")
+    tools = material.candidate["tools"]
+    worst = sorted(tools, key=lambda tool: (tools[tool]["recall"]["value"], -tools[tool]["recall"]["n"]))
+    assert [shown.index(f" {tool} ") for tool in worst] == sorted(shown.index(f" {tool} ") for tool in worst)
+    assert re.search(r"book_room\.start ast 50\.0 % .* search_web\.query any 83\.3 % .* book_room\.note any –", shown)
+
+
+def test_what_was_asked_again_is_among_the_numbers(material: Material) -> None:
+    again = {"value": 0.75, "low": 0.69, "high": 0.8, "n": 210}
+    sides = [
+        side
+        | {
+            "metrics": {**side["metrics"], "tool_accuracy_rephrased": again},
+            "settings": {"robustness": ["rephrased", "distractor"]},
+        }
+        for side in (material.base, material.candidate)
+    ]
+    html = render(replace(material, base=sides[0], candidate=sides[1]))
+    assert "tool_accuracy with courtesy, typos, small letters" in section(html, "numbers")
+    assert "Evaluated with robustness rephrased, distractor" in section(html, "origin")
 
 
 def test_the_gate_shows_each_check_with_its_reason(material: Material) -> None:
@@ -155,8 +179,8 @@ def test_a_run_without_loss_lengths_or_questions_is_rendered(material: Material)
         stats=material.stats | {"tokens": {"rows": [], "prefix": 0, "supervised": []}, "strata": {"train": {}, "test": {}}},
         base_predictions=[],
         candidate_predictions=[],
-        base=material.base | {"verdicts": {}, "confusion": {}},
-        candidate=material.candidate | {"verdicts": {}, "confusion": {}},
+        base=material.base | {"verdicts": {}, "confusion": {}, "tools": {}, "arguments": {}},
+        candidate=material.candidate | {"verdicts": {}, "confusion": {}, "tools": {}, "arguments": {}},
         champion={"present": False},
     )
     html = render(empty)

@@ -1,0 +1,57 @@
+"""The gate's checks of the questions: that they are the ones in the predictions, enough, and none that training has seen."""
+
+from pathlib import Path
+
+from components.gate.check import Check
+from components.gate.config import GateConfig
+from components.gate.evidence import Evidence, Unsound
+from components.gate.predictions import check_predictions
+
+LISTED = 20
+"""Ids that a reason names; all of them are in `metrics.json`."""
+
+
+def predictions_check(ours: Evidence, path: Path | None, config: GateConfig) -> Check:
+    """Whether the predictions are those of the results, and of enough different questions."""
+    name = "candidate: predictions"
+    if path is None:
+        return Check(name, True, "none were given, so the results were checked against themselves only.")
+    try:
+        different = check_predictions(ours, path)
+    except Unsound as error:
+        return Check(name, False, f"{error}.")
+    if different < min(ours.n, config.min_questions):
+        reason = f"only {different} of the {ours.n} questions are different ones, at least {config.min_questions} required."
+        return Check(name, False, reason)
+    return Check(name, True, "their checksum is the recorded one, and they say what the results say.")
+
+
+def enough(ours: Evidence, config: GateConfig) -> list[Check]:
+    """Whether there are as many questions as the config asks for."""
+    asked = {"questions": (ours.n, config.min_questions)}
+    if config.min_questions_per_tool:
+        asked |= {f"questions: {tool}": (n, config.min_questions_per_tool) for tool, n in sorted(ours.questions.items())}
+    if config.min_questions_per_metric:
+        conditions = {*config.thresholds, *config.maximum, *config.over_baseline, *config.against_champion}
+        counted = {metric: ours.estimates[metric].n for metric in sorted(conditions)}
+        asked |= {f"questions in {metric}": (n, config.min_questions_per_metric) for metric, n in counted.items()}
+    return [
+        Check(name, n >= least, f"{n} test question{'s' * (n != 1)}, at least {least} required.", n, least)
+        for name, (n, least) in asked.items()
+    ]
+
+
+def unseen(which: str, evidence: Evidence) -> Check:
+    """Whether the model was trained on none of the test questions."""
+    name, seen = f"{which}: test unseen", evidence.seen_in_training
+    if seen is None:
+        # A champion that has seen the test is only harder to beat; one from before there were such lists must not stay for ever.
+        lenient = which == "champion"
+        said = "so this was not looked at: it could only be harder to beat" if lenient else "so this cannot be judged"
+        return Check(name, lenient, f"the model's folder does not say what it was trained on, {said}.")
+    if not seen:
+        return Check(name, True, "it was trained on none of the test questions.", 0, 0)
+    ids = ", ".join(seen[:LISTED]) + (f" and {len(seen) - LISTED} more" if len(seen) > LISTED else "")
+    advice = "; with format.split.mode: growing no question moves into the test" if which == "champion" else ""
+    reason = f"it was trained on {len(seen)} of the {evidence.n} test questions: {ids}{advice}."
+    return Check(name, False, reason, len(seen), 0)
