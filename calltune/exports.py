@@ -1,12 +1,13 @@
 """Exported models: known by their digest, brought from the store to this machine once, and checked each time."""
 
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from calltune import runtime, storage
 from calltune.errors import DataError
-from calltune.models import MANIFEST, ModelFolder, cache_dir, checksums, digest, making
+from calltune.models import MANIFEST, ModelFolder, cache_dir, checksums, digest, file_sha256, making
 
 
 def fetch(model: dict[str, Any]) -> ModelFolder:
@@ -107,6 +108,31 @@ def require_stored(model: dict[str, Any]) -> None:
     for name in runtime.tracked(absent, "upload model again", len(absent), "files"):
         store.upload(copy / name, f"{prefix}/{name}")
     runtime.note(f"store: it had lost {', '.join(absent)} of model {model['digest'][:12]}; uploaded again")
+
+
+def require_whole(model: dict[str, Any]) -> None:
+    """Make sure that the store has an exported model file by file as it was exported: reads every one, and keeps none.
+
+    Args:
+        model: `uri`, `digest` and `files`, as in `model.json` and in the ledger.
+
+    Raises:
+        DataError: a file is absent in the store, or is not the one that was exported.
+    """
+    store, prefix = storage.at(model["uri"])
+    there, found = set(store.list(prefix)), {}
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    # One at a time, so that there must be room for the largest alone.
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
+        for name in runtime.tracked(model["files"], f"check model {model['digest'][:12]}", len(model["files"]), "files"):
+            if f"{prefix}/{name}" in there:
+                copy = Path(folder) / "file"
+                store.download(f"{prefix}/{name}", copy)
+                found[name] = file_sha256(copy)
+    if digest(found) != model["digest"]:
+        absent = [f"{name} is gone" for name in model["files"] if name not in found]
+        changed = [f"{name} is not what was exported" for name in found if found[name] != model["files"][name]]
+        raise DataError(f"{model['uri']}: {', '.join([*absent, *changed]) or 'its files have another digest'}")
 
 
 def _fetch(uri: str, told: str, files: dict[str, str]) -> ModelFolder:

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 Entry = dict[str, Any]
-"""``{"n", "version", "uri", "digest", "files", "run_id", "fingerprint", "reason", "time"}``; `time` is UTC, ISO 8601."""
+"""``{"n", "version", "uri", "digest", "files", "run_id", "fingerprint", "reason", "time"}``; `time` is UTC, ISO 8601.
+
+A rollback's has also ``by``, who asked for it, and ``rolled_back``, the digest of the model that served until then.
+"""
+PASSES = 10
+"""How often healing looks again whether the ledger has gone on meanwhile: once for each promoter that ends just then."""
 
 
 def entries(name: str, alias: str) -> list[Entry]:
@@ -32,7 +37,24 @@ def append(name: str, alias: str, entry: Entry) -> None:
         AlreadyThere: somebody else has promoted since.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    storage.of_run().put_json(f"ledger/{name}/{alias}/{entry['n']:06}.json", {**entry, "time": now}, only_if_new=True)
+    store, key = storage.of_run(), f"ledger/{name}/{alias}/{entry['n']:06}.json"
+    try:
+        store.put_json(key, {**entry, "time": now}, only_if_new=True)
+    except storage.AlreadyThere:
+        # A write whose answer was lost is retried, and then finds itself.
+        winner = store.get_json(key)
+        if (winner["run_id"], winner["digest"]) != (entry["run_id"], entry["digest"]):
+            raise
+
+
+def rolled_back(history: Sequence[Entry]) -> dict[str, Entry]:
+    """Models that somebody has gone back from and nobody to since: digest → the rollback's entry. No run promotes them again."""
+    found: dict[str, Entry] = {}
+    for entry in history:
+        if "rolled_back" in entry:
+            found[entry["rolled_back"]] = entry
+        found.pop(entry["digest"], None)
+    return found
 
 
 def previous_of(alias: str) -> str:
@@ -46,15 +68,25 @@ def heal(name: str, alias: str) -> list[Entry]:
     Returns:
         All entries, the first promotion first; `version` of the last two is what the registry calls them now.
     """
-    history = entries(name, alias)
-    before = tracking.aliases(name)
+    for _ in range(PASSES):
+        history = entries(name, alias)
+        # Whoever has moved an alias looks again: another promoter may have written an entry meanwhile, and moved it before.
+        if not _moved(name, alias, history):
+            break
+    return history
+
+
+def _moved(name: str, alias: str, history: list[Entry]) -> bool:
+    """Let the aliases follow the last two entries, and put the registry's versions into these; whether one had to move."""
+    before, moved = tracking.aliases(name), False
     for called, entry in zip((alias, previous_of(alias)), reversed(history), strict=False):
         entry["version"] = _version(name, entry)
         if before.get(called) != entry["version"]:
             tracking.set_alias(name, called, entry["version"])
+            moved = True
             was = f"version {before[called]}" if called in before else "not set"
             runtime.note(f"registry: {name}@{called} is version {entry['version']}, as the promotion ledger says; it was {was}")
-    return history
+    return moved
 
 
 def version_in(known: "Sequence[ModelVersion]", entry: Entry) -> str | None:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from calltune import runtime, storage
 
@@ -38,11 +39,7 @@ def run_of(name: str) -> str:
     parameter of a cached step.
     """
     mlflow = client()
-    found = mlflow.get_experiment_by_name(name)
-    if found is None:
-        experiment = mlflow.create_experiment(name, artifact_location=f"{storage.of_run().uri}/mlflow/{name}")
-    else:
-        experiment = found.experiment_id
+    experiment = _experiment(mlflow, name)
     runs = mlflow.search_runs([experiment], filter_string=f"tags.`{RUN_TAG}` = '{runtime.run_id()}'", max_results=1)
     if runs:
         return str(runs[0].info.run_id)
@@ -93,6 +90,18 @@ def log(
 def end(run: str, ok: bool) -> None:
     """Mark the run as finished or failed."""
     client().set_terminated(run, "FINISHED" if ok else "FAILED")
+
+
+def is_server() -> bool:
+    """Whether MLflow is a server with pages, and no file."""
+    return os.environ.get("CALLTUNE_TRACKING", "").startswith(("http://", "https://"))
+
+
+def page_of(run: str) -> str:
+    """Address of a run's page on MLflow's server, without user and password."""
+    parts = urlsplit(os.environ["CALLTUNE_TRACKING"].rstrip("/"))
+    experiment = client().get_run(run).info.experiment_id
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}/#/experiments/{experiment}/runs/{run}"
 
 
 def register(name: str, uri: str, digest: str, run: str | None, tags: Mapping[str, str]) -> str:
@@ -159,6 +168,20 @@ def _git(folder: Path, *arguments: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
+
+
+def _experiment(mlflow: "MlflowClient", name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = mlflow.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(mlflow.create_experiment(name, artifact_location=f"{storage.of_run().uri}/mlflow/{name}"))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = mlflow.get_experiment_by_name(name)  # two first runs at once: the other was faster
+    return str(found.experiment_id)
 
 
 def _ensure_model(mlflow: "MlflowClient", name: str) -> None:

@@ -18,6 +18,7 @@ from components.gate.config import GateConfig
 from components.ingest.sources import Source, find
 from components.train.config import FEW_STEPS
 from pipelines.config import RunConfig, require_one_store
+from pipelines.preflight import needed_by_notify
 from pipelines.sample import Sample, look, too_many_refused
 
 DISCORDANT = 0.2
@@ -67,6 +68,7 @@ def check(config: RunConfig) -> Iterator[str]:
         yield from _margins(config.gate, test)
         yield from _gate(config.gate, test)
     yield from _places(config)
+    yield from _notify(config)
 
 
 def _size(source: Source) -> str:
@@ -245,3 +247,13 @@ def _places(config: RunConfig) -> Iterator[str]:
     store = "an S3 server that the run starts, data in WORKDIR/s3" if storage.uri == "embedded" else storage.uri + at
     yield f"store        {store}"
     yield f"tracking     {'MLflow in WORKDIR/mlflow.db' if tracking == 'embedded' else f'MLflow at {tracking}'}"
+
+
+def _notify(config: RunConfig) -> Iterator[str]:
+    if not config.notify.via:
+        return
+    outcomes = ", ".join(config.notify.about) or "nothing"
+    yield f"notify       {', '.join(config.notify.via)}, of runs that end as: {outcomes}"
+    for name in needed_by_notify(config):
+        if not os.environ.get(name):
+            yield f"warning: notify.via: {name} is neither set here nor in cluster.secrets: nothing would be sent there"

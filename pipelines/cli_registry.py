@@ -1,4 +1,4 @@
-"""What has been made so far, and what works from here: the registry, its ledger, MLflow in the browser, the doctor."""
+"""What has been made so far, and what works from here: the registry, its ledger, the way back, MLflow's pages, the doctor."""
 
 import time
 from pathlib import Path
@@ -59,6 +59,29 @@ def history(config: Config, set_: Overrides = [], workdir: Workdir = None) -> No
     with standalone(settings, workdir, store=True):
         table = promotions(settings)
     _print(table)
+
+
+@models_app.command()
+def rollback(
+    config: Config,
+    reason: Annotated[str, typer.Option(help="Why; the ledger keeps it.")],
+    to: Annotated[int | None, typer.Option(help="A version that has served; the one before by default.", min=1)] = None,
+    set_: Overrides = [],  # noqa: B006
+    workdir: Workdir = None,
+) -> None:
+    """Let an earlier champion serve again, after its files were checked; no run promotes the present one again.
+
+    Example: calltune models rollback -c pipelines/recipes/helpdesk.yaml --reason "calls a tool for greetings"
+    """
+    from pipelines.config import load
+    from pipelines.registry import require_registry, roll_back
+    from pipelines.standalone import standalone, workdir_of
+
+    settings = load(config, set_)
+    require_registry(settings, workdir_of(settings, workdir))
+    with standalone(settings, workdir, store=True):
+        said = roll_back(settings, to, reason)
+    print(said)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from components.export.config import ExportConfig
 from components.format.config import FormatConfig
 from components.gate.config import GateConfig
 from components.ingest.config import IngestConfig
+from components.notify.config import NotifySection
 from components.promote.config import PromoteSection
 from components.train.config import TrainConfig
 from pipelines import plain_yaml
@@ -74,6 +75,7 @@ class RunConfig(Settings):
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
     promote: PromoteSection = PromoteSection()
+    notify: NotifySection = NotifySection()
     retrain: RetrainConfig = RetrainConfig()
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -104,7 +106,7 @@ class RunConfig(Settings):
         Of a local path only the last name counts, so that one config has one hash wherever its files lie; what is in them
         is in the data's fingerprint.
         """
-        settings = self.model_dump(mode="json", exclude={"storage", "tracking", "resources", "cluster", "images"})
+        settings = self.model_dump(mode="json", exclude={"notify", "storage", "tracking", "resources", "cluster", "images"})
         del settings["train"]["price_per_hour"]
         for section, key in _paths(self):
             settings[section][key] = Path(settings[section][key]).name
@@ -119,17 +121,15 @@ class RunConfig(Settings):
                 **look,
                 "when": self.retrain.when,
                 "config_sha256": self.sha256,
-                "run": self.model_dump(mode="json", exclude_none=True, exclude={"cluster", "images"}),
+                "run": self.model_dump(mode="json", exclude_none=True, exclude={"notify", "cluster", "images"}),
             }
-        if step == "notify":
-            return {"name": self.name}
         if step == "report":
             # Here and not in train, where another price would be another key in the cache.
             return {"name": self.name, "config_sha256": self.sha256, "price_per_hour": self.train.price_per_hour}
         section: dict[str, Any] = getattr(self, step).model_dump(mode="json", exclude_none=True)
         if step == "train":
             del section["price_per_hour"]
-        if step == "promote":
+        if step in ("promote", "notify"):
             return {**section, "name": self.name}
         return {**section, "model": model} if step in ("format", "train", "export", "evaluate") else section
 

@@ -1,7 +1,6 @@
 """The pipeline as a package for Kubeflow Pipelines: YAML, the same bytes for the same config, and no credential in it."""
 
 import hashlib
-import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -9,25 +8,13 @@ from pathlib import Path
 
 import yaml
 
+from calltune.credentials import secrets_in
 from calltune.errors import ConfigError
 from pipelines.config import RunConfig
 from pipelines.placement import image_of
 
 MAX_BYTES = 200_000
 """KFP keeps a package in its database and in each workflow, and etcd refuses an object above 1.5 MB."""
-SECRET_VARIABLES = (
-    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
-    *(
-        "MLFLOW_TRACKING_USERNAME",
-        "MLFLOW_TRACKING_PASSWORD",
-        "MLFLOW_TRACKING_TOKEN",
-        "CALLTUNE_KFP_TOKEN",
-        "CALLTUNE_KFP_COOKIE",
-    ),
-)
-"""Variables whose values must not be in a package, whatever path they would come by."""
-IDENTIFIERS = ("AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_USERNAME")
-"""Those of them that say who, and are no secret by themselves."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +71,5 @@ def _refuse_credentials(text: str) -> None:
         raise ConfigError(
             f"{shown}: an address with credentials would be readable in KFP: name a secret with them in cluster.secrets instead"
         )
-    for name in SECRET_VARIABLES:
-        value = os.environ.get(name, "")
-        # A user or a key may be called `calltune`, as a package is everywhere; what AWS makes has 16 letters at least.
-        if len(value) >= (16 if name in IDENTIFIERS else 8) and value in text:
-            raise ConfigError(f"the config holds the value of {name}, readable in KFP: name a secret in cluster.secrets instead")
+    for name, _ in secrets_in(text):
+        raise ConfigError(f"the config holds the value of {name}, readable in KFP: name a secret in cluster.secrets instead")

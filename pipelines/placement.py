@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kfp import dsl, kubernetes
 
+from calltune.credentials import NOTIFY_VARIABLES
 from calltune.models import BUNDLED
 from pipelines.cluster import Resources
 from pipelines.config import RunConfig
@@ -111,7 +112,9 @@ def _set_environment(task: dsl.PipelineTask, step: str, config: RunConfig) -> No
     # Each run's own, which no parameter may be: it would be in the cache key.
     kubernetes.use_field_path_as_env(task, env_name="CALLTUNE_RUN_ID", field_path="metadata.labels['pipeline/runid']")
     for secret, keys in config.cluster.secrets.items():
-        kubernetes.use_secret_as_env(task, secret, keys)
+        own = {key: variable for key, variable in keys.items() if step == "notify" or variable not in NOTIFY_VARIABLES}
+        if own:
+            kubernetes.use_secret_as_env(task, secret, own)
     if config.cluster.image_pull_secrets:
         kubernetes.set_image_pull_secrets(task, config.cluster.image_pull_secrets)
 

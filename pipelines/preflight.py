@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 from calltune.errors import UserError
+from components.notify.config import variables
 from pipelines.config import RunConfig
 from pipelines.kube import Kube, Unknown
 
@@ -33,6 +34,12 @@ def look(config: RunConfig, namespace: str) -> Iterator[str]:
             )
     except Unknown as error:
         yield f"note: secrets, accounts and GPUs were not looked at: {error}"
+
+
+def needed_by_notify(config: RunConfig) -> list[str]:
+    """Variables that notify needs and that no secret of the config brings."""
+    brought = {variable for keys in config.cluster.secrets.values() for variable in keys.values()}
+    return [name for name in variables(config.notify) if name not in brought]
 
 
 def _store(config: RunConfig) -> str:
@@ -66,6 +73,12 @@ def _store(config: RunConfig) -> str:
 
 
 def _secrets(config: RunConfig, kube: Kube) -> Iterator[str]:
+    absent = next(iter(needed_by_notify(config)), None)
+    if absent:
+        raise UserError(
+            f"notify.via: notify's pod would have no {absent}: name a secret with it in cluster.secrets, "
+            f"for example {{calltune-notify: {{key: {absent}}}}}"
+        )
     for name, keys in config.cluster.secrets.items():
         found = kube.secret_keys(name)
         if found is None:

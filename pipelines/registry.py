@@ -1,7 +1,9 @@
-"""The registry and the promotion ledger as tables."""
+"""The registry and the promotion ledger as tables, and the way back."""
 
+import getpass
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,6 +14,8 @@ from rich.table import Table
 
 from calltune import ledger, tracking
 from calltune.errors import UserError
+from components.promote.config import PromoteConfig
+from components.promote.rollback import rollback
 from pipelines.config import RunConfig
 
 if TYPE_CHECKING:
@@ -60,7 +64,7 @@ def promotions(config: RunConfig) -> Table:
         UserError: the registry does not answer.
     """
     table = Table(title=f"Champions of {config.name}", title_justify="left")
-    for column in ("n", "version", "alias", "digest", "promoted", METRIC, "run", "reason"):
+    for column in ("n", "version", "alias", "digest", "promoted", METRIC, "by", "reason"):
         table.add_column(column, justify="right" if column in ("n", "version", METRIC) else "left", overflow="fold")
     with _answering(config):
         known = {str(found.version): found for found in tracking.versions(config.name)}
@@ -76,10 +80,41 @@ def promotions(config: RunConfig) -> Table:
                 entry["digest"][:12],
                 _when(datetime.fromisoformat(entry["time"])),
                 _accuracy(known[version]) if version else "",
-                entry["run_id"],
-                entry["reason"],
+                entry.get("by", entry["run_id"]),
+                f"rollback: {entry['reason']}" if "rolled_back" in entry else entry["reason"],
             )
     return table
+
+
+def roll_back(config: RunConfig, to: int | None, reason: str) -> str:
+    """Let an earlier champion serve again; returns what was done, in one sentence.
+
+    Args:
+        config: of the run whose registry it is.
+        to: the version; None for the one that served before.
+        reason: for the ledger.
+
+    Raises:
+        UserError: no reason, no such champion, its files are not whole, or the registry does not answer.
+    """
+    why = " ".join(reason.split())
+    if not why:
+        raise UserError("--reason: say why; the ledger keeps it")
+    with _answering(config):
+        done = rollback(PromoteConfig(**config.for_step("promote")), to, why, _who())
+    what = f"{config.name}@{config.promote.alias}"
+    if done.version == done.before:
+        return f"{what} is version {done.version} already: nothing changes"
+    return f"{what} is version {done.version} again; it was version {done.before}"
+
+
+def _who() -> str:
+    """As this machine knows the user: a hint for colleagues, no proof."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user has a number only
+        name = f"user {os.getuid()}"
+    return f"{name}@{socket.gethostname()}"
 
 
 def address(config: RunConfig, workdir: Path, reference: str) -> str:

@@ -115,7 +115,9 @@ def closing(console: Console, summary: dict[str, Any], steps: list[dict[str, Any
     console.print(_costs(summary, steps))
     promoted = summary["promoted"]
     if promoted is None:
-        console.print("[bold red]refused[/]: the alias stays where it was")
+        # The gate's reasons stand above; where it has passed, promote has found one.
+        why = f"{escape(summary['reason'])}; " if summary["gate"]["passed"] else ""
+        console.print(f"[bold red]refused[/]: {why}the alias stays where it was")
     elif promoted["unchanged"]:
         console.print(f"[bold]unchanged[/]: {promoted['model']} version {promoted['version']} is {promoted['alias']} already")
     else:

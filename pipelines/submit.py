@@ -162,7 +162,8 @@ def verdict(summary: dict[str, Any]) -> str:
         return f"promoted: {what}{', as before' if promoted['unchanged'] else ''}"
     if summary["outcome"] == "refused":
         reasons = [check["reason"] for check in summary["gate"]["checks"] if not check["passed"]]
-        return f"refused: {'; '.join(reasons)}"
+        # Where the gate has passed, promote has found a reason: somebody else was faster, or has gone back from this model.
+        return f"refused: {'; '.join(reasons) or summary['reason']}"
     return "nothing new: the champion was trained on the same data, tools and base model"
 
 

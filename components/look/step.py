@@ -14,6 +14,8 @@ from calltune import ledger, runtime, storage, tools, tracking
 from components.look.config import LookConfig
 from components.look.fingerprint import fingerprint
 
+NOTHING_NEW = "nothing new since the champion was trained"
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -49,8 +51,8 @@ def look(config: LookConfig) -> Seen:
         serving = history[-1] if history else None
         run = tracking.run_of(config.name)
         tracking.log(run, params=flat(config.run), tags={"fingerprint": found})
-    reason = _reason(config, found, serving)
-    runtime.note(f"look: {reason or 'nothing new since the champion was trained'}")
+    reason = _reason(config, found, history)
+    runtime.note(f"look: {reason or NOTHING_NEW}")
     if not reason:
         summary = _nothing_new(found, config.config_sha256, round(time.monotonic() - started, 2))
         storage.of_run().put_json(f"runs/{runtime.run_id()}/summary.json", summary)
@@ -100,12 +102,15 @@ def _may_bring(source: str, tool: str) -> bool:
         return True  # the fingerprint says what is wrong with the file
 
 
-def _reason(config: LookConfig, found: str, serving: ledger.Entry | None) -> str:
+def _reason(config: LookConfig, found: str, history: list[ledger.Entry]) -> str:
     if config.when == "always":
         return "asked for"
-    if serving is None:
+    if not history:
         return "no champion yet"
-    return "the data or the base model has changed" if serving["fingerprint"] != found else ""
+    serving = history[-1]
+    # What a model was trained on that somebody has gone back from is nothing new: it would be the same model again.
+    back = [entry["fingerprint"] for entry in history if entry["digest"] == serving.get("rolled_back")]
+    return "" if found in (serving["fingerprint"], *back) else "the data or the base model has changed"
 
 
 def _nothing_new(found: str, config_sha256: str, seconds: float) -> dict[str, Any]:
@@ -113,6 +118,7 @@ def _nothing_new(found: str, config_sha256: str, seconds: float) -> dict[str, An
     return {
         "run_id": runtime.run_id(),
         "outcome": "nothing_new",
+        "reason": NOTHING_NEW,
         "config_sha256": config_sha256,
         "dataset": {"fingerprint": found},
         "baseline": None,

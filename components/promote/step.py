@@ -7,6 +7,8 @@ from typing import Any
 from calltune import exports, ledger, runtime, storage, tracking
 from components.promote.config import PromoteConfig
 
+CHANGED = "the champion has changed since the gate compared: evaluate and gate again"
+
 
 @dataclass(frozen=True)
 class Promotion:
@@ -87,23 +89,24 @@ def _decided(
     history: list[ledger.Entry],
     config: PromoteConfig,
 ) -> Promotion:
+    def left(reason: str) -> Promotion:
+        return Promotion(name, version, config.alias, None, False, False, reason)
+
     if not verdict["passed"]:
-        return Promotion(name, version, config.alias, None, False, False, _refusal(verdict))
+        return left(_refusal(verdict))
     if verdict["candidate"]["digest"] != exported["digest"]:
-        return Promotion(name, version, config.alias, None, False, False, "the gate decided about another model")
+        return left("the gate decided about another model")
     serving = history[-1] if history else None
     compared = (verdict.get("champion") or {}).get("digest")
-    changed = Promotion(
-        name,
-        version,
-        config.alias,
-        None,
-        False,
-        False,
-        "the champion has changed since the gate compared: evaluate and gate again",
-    )
     if compared != (serving["digest"] if serving else None):
-        return changed
+        return left(CHANGED)
+    back = ledger.rolled_back(history).get(exported["digest"])
+    if back is not None:
+        served = next(entry["version"] for entry in reversed(history) if entry["digest"] == exported["digest"])
+        return left(
+            f"it was rolled back from ({back['reason']}), so that no run promotes it again; "
+            f"`calltune models rollback --to {served}` would"
+        )
     entry = {
         "n": (serving["n"] if serving else 0) + 1,
         "version": version,
@@ -115,9 +118,6 @@ def _decided(
     try:
         ledger.append(name, config.alias, entry)
     except storage.AlreadyThere:
-        # A write whose answer was lost is retried, and then finds itself.
-        winner = next(found for found in ledger.entries(name, config.alias) if found["n"] == entry["n"])
-        if (winner["run_id"], winner["digest"]) != (entry["run_id"], entry["digest"]):
-            return changed
+        return left(CHANGED)
     ledger.heal(name, config.alias)
     return _promoted(name, version, history, config)

@@ -64,6 +64,7 @@ def report(inputs: Inputs, fingerprint: str, config: ReportConfig, page: Path) -
     summary = {
         "run_id": runtime.run_id(),
         "outcome": "promoted" if promotion["promoted"] else "refused",
+        "reason": promotion["reason"],
         "config_sha256": config.config_sha256,
         "dataset": {
             "fingerprint": fingerprint,

@@ -162,7 +162,7 @@ def last_run(registry):
 
 def test_the_summary_has_the_keys_of_its_contract_and_no_others(first):
     summary = first.summary
-    top = "run_id outcome config_sha256 dataset baseline candidate champion gate promoted steps artifacts"
+    top = "run_id outcome reason config_sha256 dataset baseline candidate champion gate promoted steps artifacts"
     assert list(summary) == top.split()
     assert summary["outcome"] == "promoted" and summary["champion"] is None
     counts = "fingerprint read kept quarantined duplicates train validation test"

@@ -260,6 +260,17 @@ def test_a_model_without_the_templates_markers_is_refused(checked, tiny_model, t
         checked(model={"base": str(folder)})
 
 
+def test_who_is_told_is_named_and_what_that_needs_is_a_warning(checked, monkeypatch):
+    monkeypatch.setenv("CALLTUNE_SLACK_URL", "https://hooks.example.com/SECRET")
+    monkeypatch.delenv("CALLTUNE_WEBHOOK_URL", raising=False)
+    lines = checked(notify={"via": ["slack", "webhook"], "about": ["promoted", "failed"]})
+    assert line(lines, "notify") == "notify       slack, webhook, of runs that end as: promoted, failed"
+    assert [text for text in warnings(lines) if "notify" in text] == [
+        "warning: notify.via: CALLTUNE_WEBHOOK_URL is neither set here nor in cluster.secrets: nothing would be sent there"
+    ]
+    assert "SECRET" not in str(lines)
+
+
 def test_another_store_and_tracking_are_named(checked):
     lines = checked(
         storage={"uri": "s3://models/shop", "endpoint_url": "http://minio:9000"}, tracking={"uri": "http://mlflow:5000"}

@@ -97,6 +97,11 @@ MISTAKES = {
         "kubectl create secret generic store -n team-a --from-literal=id=…",
     ),
     "no key": (kube(f"{NAMESPACE}/secrets/store", secret("key")), SUBMIT, "has no key 'id', only key"),
+    "no address for notify": (
+        nothing,
+        (*SUBMIT, "--set", "notify.via=[slack]"),
+        "notify's pod would have no CALLTUNE_SLACK_URL: name a secret with it in cluster.secrets",
+    ),
     "no pull secret": (
         nothing,
         (*SUBMIT, "--set", "cluster.image_pull_secrets=[mirror]"),

@@ -28,6 +28,7 @@ REPO = Path(__file__).parents[2]
 RECIPES = sorted((REPO / "pipelines" / "recipes").rglob("*.yaml"))
 SMALL = {"name": "shop", "model": {"base": "bundled:smollm2-135m"}, "ingest": {"source": "rows.jsonl"}}
 STORAGE = r"storage\.uri: must be embedded, s3://bucket/prefix, or a folder whose path begins with / or \./"
+MAIL = {"host": "smtp.example.com", "sender": "calltune@example.com", "to": ["team@example.com"]}
 CONFIGS = {
     "look": LookConfig,
     "ingest": IngestConfig,
@@ -157,6 +158,20 @@ def test_every_step_of_the_dag_has_settings():
         ({"promote": {"alias": "v2"}}, r"promote\.alias: must be letters.*, not 'v2'$"),
         ({"promote": {"alias": ""}}, r"promote\.alias: must be letters.*, not ''$"),
         ({"export": {"formats": []}}, r"export\.formats: unknown key; known are merge_into, dtype, base_license, data_license$"),
+        ({"notify": {"via": ["sms"]}}, r"notify\.via\.0: must be 'slack', 'webhook' or 'email', not 'sms'$"),
+        ({"notify": {"via": ["email"]}}, r"notify: email\.host is empty: mail needs host, sender and to$"),
+        (
+            {"notify": {"via": ["email"], "email": {**MAIL, "user": "me", "security": "none"}}},
+            r"notify: email\.security is none: the password of email\.user would travel in clear text$",
+        ),
+        (
+            {"notify": {"email": {**MAIL, "to": ["team"]}}},
+            r"notify\.email\.to\.0: must be an e-mail address such as .*, not 'team'$",
+        ),
+        (
+            {"notify": {"slack": "https://hooks/SECRET"}},
+            r"notify\.slack: unknown key; (did you mean \w+\?|known are via, about, email)$",
+        ),
         ({"resources": {"train": {"gpus": 1}}}, r"resources\.train\.gpus: unknown key; did you mean gpu\?$"),
         ({"resources": {"trian": {"gpu": 1}}}, r"resources\.trian: unknown key; did you mean train\?$"),
         ({"resources": {"x": {"gpu": 1}}}, r"resources\.x: unknown key; known are ingest, format, train, export, evaluate,"),

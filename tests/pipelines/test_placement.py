@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from calltune.credentials import NOTIFY_VARIABLES, SECRET_VARIABLES
 from calltune.errors import ConfigError
 from pipelines.config import load
-from pipelines.package import MAX_BYTES, SECRET_VARIABLES, package
+from pipelines.package import MAX_BYTES, package
 from pipelines.placement import scratch_gib
 
 REPO = Path(__file__).parents[2]
@@ -130,6 +131,19 @@ def test_who_one_is_may_be_called_as_a_word_of_the_package(monkeypatch):
     for name in ("MLFLOW_TRACKING_USERNAME", "AWS_ACCESS_KEY_ID"):
         monkeypatch.setenv(name, "calltune")
     assert package(load(RECIPE, [*CLUSTER, *GPUS[0]])).text == compiled(*GPUS[0]).text
+
+
+def test_only_notify_gets_what_notify_alone_needs():
+    keys = ", ".join(f"{number}: {name}" for number, name in enumerate(NOTIFY_VARIABLES))
+    both = "store-keys: {id: AWS_ACCESS_KEY_ID, key: AWS_SECRET_ACCESS_KEY, hook: CALLTUNE_WEBHOOK_URL}"
+    _, executors = documents(compiled(f"cluster.secrets={{calltune-notify: {{{keys}}}, {both}}}", *GPUS[0]).text)
+    got = {
+        name: {key["envVar"] for secret in executor["secretAsEnv"] for key in secret["keyToEnv"]}
+        for name, executor in executors.items()
+    }
+    store = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert got.pop("exec-notify") == {*store, *NOTIFY_VARIABLES}
+    assert set(map(frozenset, got.values())) == {frozenset(store)}
 
 
 def test_images_come_from_the_registry_and_by_digest_the_cache_knows_a_new_one():

@@ -1,10 +1,13 @@
-"""What `models history` says: the ledger's promotions, each with what the registry knows of that very model."""
+"""What `models history` says: the ledger's promotions, each with what the registry knows of that very model; `rollback`."""
 
+import getpass
+import hashlib
+import socket
 from datetime import datetime
 
 import pytest
 
-from calltune import ledger
+from calltune import ledger, models
 from calltune.tracking import register, run_of
 from pipelines.config import load
 from pipelines.registry import promotions
@@ -38,7 +41,7 @@ def test_a_registry_that_was_lost_and_counts_anew_is_read_by_digest(config):
     for number in (3, 2):  # as healed: the champion first, the one before the previous never again
         registered(number)
     told = [
-        [row[name] for name in ("n", "version", "alias", "digest", "tool_accuracy", "run")] for row in rows(promotions(config))
+        [row[name] for name in ("n", "version", "alias", "digest", "tool_accuracy", "by")] for row in rows(promotions(config))
     ]
     assert told == [
         ["3", "1", "champion", "d3", "0.300", "run-3"],
@@ -60,3 +63,36 @@ def test_the_history_is_that_of_the_runs_alias(config):
     assert [row["digest"] for row in rows(promotions(config))] == ["d1"]
     staging = config.model_copy(update={"promote": config.promote.model_copy(update={"alias": "staging"})})
     assert [(row["digest"], row["alias"]) for row in rows(promotions(staging))] == [("d2", "staging")]
+
+
+def test_a_rollback_is_one_line_and_one_more_line_of_the_history(store, tracking, tmp_path, command):
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    (tmp_path / "run.yaml").write_text(
+        f"name: shop\nmodel: {{base: none}}\ningest: {{source: none.jsonl}}\nstorage: {{uri: {tmp_path}/store}}\n"
+        f"tracking: {{uri: '{address}'}}\n"
+    )
+    for number in (1, 2):
+        files = {"weights": hashlib.sha256(bytes(number)).hexdigest()}
+        digest = models.digest(files)
+        store.put(f"models/{digest}/weights", bytes(number))
+        register("shop", f"{store.uri}/models/{digest}", digest, run_of("shop"), {})
+        entry = {"n": number, "version": str(number), "uri": f"{store.uri}/models/{digest}", "digest": digest, "files": files}
+        ledger.append("shop", "champion", {**entry, "run_id": f"run-{number}", "fingerprint": "f", "reason": "passed the gate"})
+    given = ["models", "rollback", "-c", tmp_path / "run.yaml"]
+    code, _, said = command(*given, "--reason", " ")
+    assert (code, said) == (2, "calltune: --reason: say why; the ledger keeps it\n")
+    code, printed, _ = command(*given, "--reason", "wrong\nrefunds")
+    assert (code, printed) == (0, "shop@champion is version 1 again; it was version 2\n")
+    code, printed, _ = command(*given, "--reason", "again", "--to", "1")
+    assert (code, printed) == (0, "shop@champion is version 1 already: nothing changes\n")
+    last = rows(promotions(load(tmp_path / "run.yaml")))[0]
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    assert [last[name] for name in ("n", "version", "alias", "by", "reason")] == [
+        "3",
+        "1",
+        "champion",
+        who,
+        "rollback: wrong refunds",
+    ]
+    code, _, said = command(*given, "--reason", "r", "--to", "7")
+    assert code == 2 and said.splitlines()[-1].startswith("calltune: shop@champion: version 7 has never served")

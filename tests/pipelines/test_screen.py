@@ -52,6 +52,13 @@ def test_eighty_columns_have_room_for_everything_in_one_piece():
     assert text.count("(0.858–0.938)") == 3 * (len(METRICS) - 1)
 
 
+def test_where_the_gate_has_passed_promotes_reason_is_said():
+    passed = {**summary(champion=False), "gate": {"passed": True, "checks": []}, "reason": "somebody was faster"}
+    assert said(120, lambda console: closing(console, passed, [])).endswith(
+        "refused: somebody was faster; the alias stays where it was\n"
+    )
+
+
 @pytest.mark.parametrize(
     "event",
     [

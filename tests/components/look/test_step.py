@@ -63,6 +63,19 @@ def test_changed_data_is_a_reason_to_train(store, tracking, config):
     assert look(changed(config)).reason == "the data or the base model has changed"
 
 
+def test_the_data_of_a_model_that_was_rolled_back_from_are_nothing_new(store, tracking, config):
+    serve(config, "old")
+    first, now = ledger.entries("helpdesk", "champion")[0], fingerprint(config.source, config.tools)
+    version = register("helpdesk", "s3://x/models/d2", "d2", run_of("helpdesk"), {})
+    second = {"uri": "s3://x/models/d2", "digest": "d2", "fingerprint": now, "version": version}
+    ledger.append("helpdesk", "champion", {**first, **second, "n": 2})
+    ledger.append("helpdesk", "champion", {**first, "n": 3, "by": "ana", "rolled_back": "d2"})
+    assert look(changed(config)).reason == ""
+    third = {"uri": "s3://x/models/d3", "digest": "d3", "fingerprint": "newer", "run_id": "run-3"}
+    ledger.append("helpdesk", "champion", {**first, **third, "n": 4})
+    assert look(changed(config)).reason == "the data or the base model has changed", "a run has promoted since"
+
+
 def test_changed_weights_of_a_base_model_in_a_folder_are_a_reason_to_train(store, tracking, config, tmp_path):
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "model.safetensors").write_bytes(b"1")
@@ -109,7 +122,7 @@ def test_unchanged_data_ends_the_run_with_a_summary(store, tracking, config):
     summary = store.get_json("runs/run-1/summary.json")
     assert (summary["run_id"], summary["outcome"], summary["config_sha256"]) == ("run-1", "nothing_new", "c0" * 32)
     assert summary["dataset"] == {"fingerprint": fingerprint(config.source, config.tools)}
-    top = "run_id outcome config_sha256 dataset baseline candidate champion gate promoted steps artifacts"
+    top = "run_id outcome reason config_sha256 dataset baseline candidate champion gate promoted steps artifacts"
     assert list(summary) == top.split(), "the keys of every summary"
     (step,) = summary["steps"]
     assert step["name"] == "look" and step["seconds"] > 0 and step["peak_rss_mib"] > 0 and step["cached"] is False

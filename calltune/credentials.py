@@ -1,0 +1,32 @@
+"""Secrets in the environment: which variables hold them, and a text without their values."""
+
+import os
+import re
+from collections.abc import Iterator
+
+NOTIFY_VARIABLES = ("CALLTUNE_SLACK_URL", "CALLTUNE_WEBHOOK_URL", "CALLTUNE_SMTP_PASSWORD")
+"""What notify alone needs. Whoever has a webhook's address may write there, so that it is a secret, too."""
+SECRET_VARIABLES = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+    *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+    *("CALLTUNE_KFP_TOKEN", "CALLTUNE_KFP_COOKIE", *NOTIFY_VARIABLES),
+)
+"""Variables whose values must be neither in a package nor in a message, whatever path they would come by."""
+IDENTIFIERS = ("AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_USERNAME")
+"""Those of them that say who, and are no secret by themselves."""
+
+
+def secrets_in(text: str) -> Iterator[tuple[str, str]]:
+    """Variables whose values are in a text: name and value."""
+    for name in SECRET_VARIABLES:
+        value = os.environ.get(name, "")
+        # A user or a key may be called `calltune`, as a package is everywhere; what AWS makes has 16 letters at least.
+        if len(value) >= (16 if name in IDENTIFIERS else 8) and value in text:
+            yield name, value
+
+
+def without_secrets(text: str) -> str:
+    """The text with … where it has a secret's value, or user and password in an address."""
+    for _, value in secrets_in(text):
+        text = text.replace(value, "…")
+    return re.sub(r"://[^/\s'\"@]+@", "://…@", text)
