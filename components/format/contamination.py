@@ -1,18 +1,15 @@
 """Training rows that ask what the test or the validation asks: found by the user's words, without comparing all with all."""
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from calltune.likeness import ROUNDING, likeness, words
 from calltune.records import Record, user_text
 from components.format.config import ContaminationConfig
 from components.format.split import TRAIN, question_key
 
-# Chinese, Japanese and Korean put no space between words: there each character counts as one.
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_WORD = re.compile(f"[{_CJK}]|[^\\W{_CJK}]+")
 COMMON = 0.01
 """Words in a row that more than this share of all rows have, and more than ten rows, are a phrase of the data."""
 
@@ -30,11 +27,6 @@ class Pair:
     train: int
     held: int
     why: str
-
-
-def words(text: str) -> list[str]:
-    """A text's words, in small letters, in order."""
-    return _WORD.findall(text.lower())
 
 
 def contaminated(records: Sequence[Record], parts: Sequence[str], config: ContaminationConfig) -> list[Pair]:
@@ -74,7 +66,7 @@ def _near(texts: Sequence[list[str]], training: Sequence[int], held: Sequence[in
 
     def rarest(row: int) -> list[str]:
         size = len(sets[row])
-        return sorted(sets[row], key=lambda word: (counts[word], word))[: size - math.ceil(least * size - 1e-9) + 1]
+        return sorted(sets[row], key=lambda word: (counts[word], word))[: size - math.ceil(least * size - ROUNDING) + 1]
 
     having = defaultdict(list)
     for row in held:
@@ -82,12 +74,11 @@ def _near(texts: Sequence[list[str]], training: Sequence[int], held: Sequence[in
             having[word].append(row)
     found = {}
     for row in training:
-        best, nearest = least - 1e-9, None
+        best, nearest = least - ROUNDING, None
         for other in sorted({other for word in rarest(row) for other in having[word]}):
-            shared = len(sets[row] & sets[other])
-            likeness = shared / (len(sets[row]) + len(sets[other]) - shared)
-            if likeness > best:
-                best, nearest = likeness, other
+            alike = likeness(sets[row], sets[other])
+            if alike > best:
+                best, nearest = alike, other
         if nearest is not None:
             why = "the same words" if texts[row] == texts[nearest] else f"{best:.0%} of the words of both"
             found[row] = Pair(row, nearest, why)
