@@ -27,7 +27,7 @@ of two candidates of the same base it is mostly less, of the base model and a tu
 
 
 def check(config: RunConfig) -> Iterator[str]:
-    """Yield, line by line, what was found and what a run would do. Nothing is downloaded but an S3 source's first rows.
+    """Yield, line by line, what was found and what a run would do. Nothing is downloaded but the first rows of S3 and the Hub.
 
     Raises:
         ConfigError: a setting that a run would stumble over.

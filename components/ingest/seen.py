@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from calltune.errors import DataError
 from calltune.likeness import ROUNDING, likeness, words
@@ -136,7 +137,7 @@ class Seen:
         file, row = self._one("SELECT file, row FROM kept WHERE id = ?", kept)
         return list(self.files)[file], row
 
-    def _one(self, statement: str, *values: bytes | int | str) -> tuple:  # type: ignore[type-arg]
+    def _one(self, statement: str, *values: bytes | int | str) -> Any:
         return self.database.execute(statement, values).fetchone()
 
     def __enter__(self) -> "Seen":
