@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 
 from calltune.errors import ConfigError, DataError
 from calltune.parse import PARSERS
-from calltune.records import Message, Record, Tool, calls_of, canonical
+from calltune.records import Message, Record, Tool, calls_of, canonical, sha256
 from calltune.template import TEMPLATES, Template, template_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["TEMPLATES", "NotRepresentable", "Rendered", "Renderer", "Template", "template_of"]
+
+
+PREFIXES_KNOWN = 4096
+"""Of data whose every row has tools of its own, knowing all prefixes would take more memory than the rows."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,10 @@ class Renderer:
         """
         first_user = next(i for i, message in enumerate(record["messages"]) if message["role"] == "user")
         head, tools = record["messages"][:first_user], record["tools"]
-        key = canonical([head, tools])
+        key = sha256([head, tools])
         if key not in self._prefixes:
+            if len(self._prefixes) >= PREFIXES_KNOWN:
+                self._prefixes.clear()
             one, two = (token_ids(self.tokenizer, [*head, {"role": "user", "content": text}], tools) for text in ("A", "z"))
             self._prefixes[key] = common_prefix(one, two)
         return self._prefixes[key]

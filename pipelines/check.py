@@ -15,11 +15,12 @@ from calltune.power import smallest_difference
 from calltune.records import Tool
 from calltune.tools import names_of
 from components.gate.config import GateConfig
+from components.ingest.reading import taken
 from components.ingest.sources import Source, find
 from components.train.config import FEW_STEPS
 from pipelines.config import RunConfig, require_one_store
 from pipelines.preflight import needed_by_notify
-from pipelines.sample import Sample, look, too_many_refused
+from pipelines.sample import Sample, look, together, too_many_refused
 
 DISCORDANT = 0.2
 """Share of the questions that only one of two models answers rightly, for the width of the interval of their difference:
@@ -27,7 +28,7 @@ of two candidates of the same base it is mostly less, of the base model and a tu
 
 
 def check(config: RunConfig) -> Iterator[str]:
-    """Yield, line by line, what was found and what a run would do. Nothing is downloaded but an S3 source's first rows.
+    """Yield, line by line, what was found and what a run would do. Nothing is downloaded but the first rows of S3 and the Hub.
 
     Raises:
         ConfigError: a setting that a run would stumble over.
@@ -36,14 +37,21 @@ def check(config: RunConfig) -> Iterator[str]:
     yield f"config       valid: {config.name}, {config.sha256[:12]}"
     require_one_store(config)
     given = tools.load(config.ingest.tools) if config.ingest.tools else []
-    source = find(config.ingest.source)
-    sample = look(config.ingest, source, given)
-    total = None if source.keys else sum(1 for _ in source.rows())
-    yield f"source       {config.ingest.source}: {_size(source)}"
-    well = f"{len(sample.records)} of the first {_count(sample.read, 'row')} read well"
-    yield f"dialect      {sample.dialect} ({sample.why}); {well}"
-    if sample.first:
-        yield f"warning: the first row that does not: {sample.first}"
+    samples, total = [], 0
+    for part in config.ingest.sources:
+        source = find(part.source)
+        sample = look(part, source, given)
+        samples.append(sample)
+        # Rows of S3 and the Hub would have to be downloaded to be counted.
+        known = source.unit == "bytes" and total is not None
+        total = total + sum(1 for _ in taken(source.rows(), part.weight)) if known else None
+        share = "" if part.weight == 1 else f", {part.weight:.3g} of its rows"
+        yield f"source       {part.source}: {_size(source)}{share}"
+        well = f"{len(sample.records)} of the first {_count(sample.read, 'row')} read well"
+        yield f"dialect      {sample.dialect} ({sample.why}); {well}"
+        if sample.first:
+            yield f"warning: the first row that does not: {sample.first}"
+    sample = together(samples)
     doubt = too_many_refused(config.ingest, sample, total)
     if doubt:
         yield f"warning: {doubt}: the run would end there if the other rows are like these"
@@ -52,7 +60,7 @@ def check(config: RunConfig) -> Iterator[str]:
     folder = yield from _base_model(config)
     yield from _template(config, folder)
     if total is None:
-        yield "split        not known before ingest has read every object"
+        yield "split        not known before ingest has read every row"
     else:
         questions = _questions(total, sample)
         test = round(config.format.split.test * questions)
@@ -72,7 +80,7 @@ def check(config: RunConfig) -> Iterator[str]:
 
 
 def _size(source: Source) -> str:
-    return _count(source.total, source.unit.removesuffix("s"))
+    return "on the Hub" if source.unit == "rows" else _count(source.total, source.unit.removesuffix("s"))
 
 
 def _count(number: int, thing: str) -> str:

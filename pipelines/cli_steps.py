@@ -27,7 +27,7 @@ class Split(StrEnum):
 
 @app.command(rich_help_panel=PANEL)
 def ingest(config: Config, out: OutFolder, set_: Overrides = [], workdir: Workdir = None) -> None:  # noqa: B006
-    """Read, check and deduplicate the source: `records.jsonl`, `quarantine.jsonl`, `profile.json`.
+    """Read, check and deduplicate the source: `records.jsonl`, `quarantine.jsonl`, `duplicates.jsonl`, `profile.json`, `.html`.
 
     Example: calltune ingest -c pipelines/recipes/helpdesk.yaml -o out/records
     """
@@ -241,7 +241,8 @@ def promote(
         from components.promote.config import PromoteConfig
         from components.promote.step import promote
 
-        found = fingerprint(settings.ingest.source, settings.ingest.tools, settings.model.base, settings.model.revision)
+        more = [part.source for part in settings.ingest.more]
+        found = fingerprint(settings.ingest.source, settings.ingest.tools, settings.model.base, settings.model.revision, more)
         done = promote(exported, decision, found, PromoteConfig(**settings.for_step("promote")), out)
         tracking.end(tracking.run_of(settings.name), ok=True)
     what = f"is {done.alias}" if done.promoted else "is registered, and not promoted"

@@ -110,6 +110,8 @@ class RunConfig(Settings):
         del settings["train"]["price_per_hour"]
         for section, key in _paths(self):
             settings[section][key] = Path(settings[section][key]).name
+        for source in settings["ingest"]["more"]:
+            source["source"] = Path(source["source"]).name if _is_local(source["source"]) else source["source"]
         return sha256(settings)
 
     def for_step(self, step: str) -> dict[str, Any]:
@@ -119,6 +121,7 @@ class RunConfig(Settings):
             look = {"name": self.name, "source": self.ingest.source, "tools": self.ingest.tools, "alias": self.promote.alias}
             return {
                 **look,
+                "more": [part.source for part in self.ingest.more],
                 "when": self.retrain.when,
                 "config_sha256": self.sha256,
                 "run": self.model_dump(mode="json", exclude_none=True, exclude={"notify", "cluster", "images"}),
@@ -207,15 +210,25 @@ def absolute(config: RunConfig) -> RunConfig:
     for section, key in _paths(config):
         before = sections.get(section, getattr(config, section))
         sections[section] = before.model_copy(update={key: os.path.abspath(getattr(before, key))})
+    if config.ingest.more:
+        more = [
+            part.model_copy(update={"source": os.path.abspath(part.source)}) if _is_local(part.source) else part
+            for part in config.ingest.more
+        ]
+        sections["ingest"] = sections.get("ingest", config.ingest).model_copy(update={"more": more})
     return config.model_copy(update=sections)
 
 
 def _paths(config: RunConfig) -> list[tuple[str, str]]:
     """Section and key of the settings that are local paths."""
     files = {"source": config.ingest.source, "tools": config.ingest.tools}
-    local = [("ingest", key) for key, value in files.items() if value and "://" not in value]
+    local = [("ingest", key) for key, value in files.items() if value and _is_local(value)]
     # A Hub id looks like a path, too: it is one where there is such a folder.
     return [*local, ("model", "base")] if Path(config.model.base).is_dir() else local
+
+
+def _is_local(source: str) -> bool:
+    return "://" not in source
 
 
 def require_one_store(config: RunConfig) -> None:
@@ -226,7 +239,8 @@ def require_one_store(config: RunConfig) -> None:
     """
     if config.storage.uri != "embedded":
         return
-    for key, uri in (("ingest.source", config.ingest.source), ("model.base", config.model.base)):
+    sources = [("ingest.more" if number else "ingest.source", part.source) for number, part in enumerate(config.ingest.sources)]
+    for key, uri in (*sources, ("model.base", config.model.base)):
         if uri.startswith("s3://"):
             raise ConfigError(
                 f"{key}: {uri} cannot be reached from a run with storage.uri: embedded, whose S3 is a server of its own: "

@@ -64,6 +64,12 @@ class Inputs:
         sections: dict[str, Any] = {"ingest": config.ingest, "model": config.model}
         if "://" not in config.ingest.source:
             sections["ingest"] = sections["ingest"].model_copy(update={"source": self._source(Path(config.ingest.source))})
+        if config.ingest.more:
+            more = [
+                part if "://" in part.source else part.model_copy(update={"source": self._source(Path(part.source))})
+                for part in config.ingest.more
+            ]
+            sections["ingest"] = sections["ingest"].model_copy(update={"more": more})
         if config.ingest.tools and not config.ingest.tools.startswith("s3://"):
             sections["ingest"] = sections["ingest"].model_copy(update={"tools": self._tools(config.ingest.tools)})
         if Path(config.model.base).is_dir() or config.model.base in models.BUNDLED:

@@ -1,13 +1,14 @@
 """The first rows of a source as ingest would read them: what is in them, and whether ingest would go on."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calltune import validate
 from calltune.dialects.reading import RowError
 from calltune.errors import DataError
 from calltune.records import Record, Tool
-from components.ingest.config import IngestConfig
+from components.ingest.config import IngestConfig, SourceConfig
 from components.ingest.reading import dialect_of, first_rows, parsed, record_of
 from components.ingest.sources import Source
 
@@ -33,11 +34,11 @@ class Sample:
     why: str
 
 
-def look(config: IngestConfig, source: Source, given: list[Tool]) -> Sample:
+def look(config: SourceConfig, source: Source, given: list[Tool]) -> Sample:
     """Read the first rows.
 
     Args:
-        config: ingest's settings.
+        config: of the source.
         source: the rows.
         given: the tools of the tools file.
 
@@ -64,6 +65,16 @@ def look(config: IngestConfig, source: Source, given: list[Tool]) -> Sample:
     if not records:
         raise DataError(f"{config.source}: none of the first {len(read)} rows can be used; first, {first}")
     return Sample(len(read), records, rules, first, dialect, why)
+
+
+def together(samples: Sequence[Sample]) -> Sample:
+    """What the first rows of several sources hold, as one."""
+    rules: Counter[str] = Counter()
+    for one in samples:
+        rules.update(one.rules)
+    records = [record for one in samples for record in one.records]
+    first = next((one.first for one in samples if one.first), "")
+    return Sample(sum(one.read for one in samples), records, rules, first, samples[0].dialect, samples[0].why)
 
 
 def too_many_refused(config: IngestConfig, sample: Sample, total: int | None) -> str:

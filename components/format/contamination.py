@@ -1,18 +1,18 @@
 """Training rows that ask what the test or the validation asks: found by the user's words, without comparing all with all."""
 
 import math
-import re
-from collections import Counter, defaultdict
+from array import array
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from calltune.likeness import ROUNDING, likeness, words
 from calltune.records import Record, user_text
 from components.format.config import ContaminationConfig
 from components.format.split import TRAIN, question_key
 
-# Chinese, Japanese and Korean put no space between words: there each character counts as one.
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_WORD = re.compile(f"[{_CJK}]|[^\\W{_CJK}]+")
 COMMON = 0.01
 """Words in a row that more than this share of all rows have, and more than ten rows, are a phrase of the data."""
 
@@ -32,30 +32,51 @@ class Pair:
     why: str
 
 
-def words(text: str) -> list[str]:
-    """A text's words, in small letters, in order."""
-    return _WORD.findall(text.lower())
+class _Texts:
+    """All users' texts as numbers of words, one after the other: a few bytes for each word, whatever its length.
+
+    Attributes:
+        names: the words, by number.
+        rows_with: in how many texts each word is, by number.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+        self.flat, self.ends = array("I"), array("q", [0])
+        self.rows_with = array("I")
+
+    def add(self, text: str) -> None:
+        found = [self.numbers.setdefault(word, len(self.numbers)) for word in words(text)]
+        self.rows_with.extend([0] * (len(self.numbers) - len(self.rows_with)))
+        for number in set(found):
+            self.rows_with[number] += 1
+        self.flat.extend(found)
+        self.ends.append(len(self.flat))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, row: int) -> "array[int]":
+        return self.flat[self.ends[row] : self.ends[row + 1]]
 
 
 def contaminated(records: Sequence[Record], parts: Sequence[str], config: ContaminationConfig) -> list[Pair]:
     """For each training row that nearly repeats a held-out one the nearest such pair, in the rows' order.
 
     Args:
-        records: all rows.
+        records: all rows; gone through one by one, never all in memory.
         parts: `train`, `validation` or `test` for each of them.
         config: what counts as nearly equal.
     """
-    texts = [words(user_text(record)) for record in records]
-    training = [row for row, part in enumerate(parts) if part == TRAIN]
-    held = [row for row, part in enumerate(parts) if part != TRAIN]
-    asked = {question_key(records[row]): row for row in reversed(held)}
+    texts, keys = _Texts(), array("q")
+    for record in records:
+        texts.add(user_text(record))
+        keys.append(int(question_key(record)[:15], 16))
+    training = array("q", (row for row, part in enumerate(parts) if part == TRAIN))
+    held = array("q", (row for row, part in enumerate(parts) if part != TRAIN))
+    asked = {keys[row]: row for row in reversed(held)}
     # Conversations that begin alike, whatever their later turns; only a named test source lets them into two parts.
-    found = {
-        row: Pair(row, asked[key], "the same first question")
-        for row in training
-        for key in [question_key(records[row])]
-        if key in asked
-    }
+    found = {row: Pair(row, asked[keys[row]], "the same first question") for row in training if keys[row] in asked}
     for pair in _near(texts, [row for row in training if row not in found], held, config.similarity).values():
         found[pair.train] = pair
     for pair in _sharing(texts, training, held, config.shared_words):
@@ -63,56 +84,64 @@ def contaminated(records: Sequence[Record], parts: Sequence[str], config: Contam
     return [found[row] for row in sorted(found)]
 
 
-def _near(texts: Sequence[list[str]], training: Sequence[int], held: Sequence[int], least: float) -> dict[int, Pair]:
+def _near(texts: _Texts, training: Sequence[int], held: Sequence[int], least: float) -> dict[int, Pair]:
     """Pairs with a Jaccard similarity of their sets of words of at least `least`.
 
     Two such sets share a word among the rarest `size - ceil(least * size) + 1` of each, so that only rows with a rare word in
     common are compared (prefix filtering; Chaudhuri et al. 2006, Bayardo et al. 2007).
     """
-    sets = [set(text) for text in texts]
-    counts = Counter(word for one in sets for word in one)
 
-    def rarest(row: int) -> list[str]:
-        size = len(sets[row])
-        return sorted(sets[row], key=lambda word: (counts[word], word))[: size - math.ceil(least * size - 1e-9) + 1]
+    def rarest(row: int) -> list[int]:
+        unique = set(texts[row])
+        size = len(unique)
+        return sorted(unique, key=lambda word: (texts.rows_with[word], word))[: size - math.ceil(least * size - ROUNDING) + 1]
 
-    having = defaultdict(list)
+    having: dict[int, array[int]] = defaultdict(lambda: array("q"))
     for row in held:
         for word in rarest(row):
             having[word].append(row)
     found = {}
     for row in training:
-        best, nearest = least - 1e-9, None
-        for other in sorted({other for word in rarest(row) for other in having[word]}):
-            shared = len(sets[row] & sets[other])
-            likeness = shared / (len(sets[row]) + len(sets[other]) - shared)
-            if likeness > best:
-                best, nearest = likeness, other
+        best, nearest, own = least - ROUNDING, None, set(texts[row])
+        for other in sorted({other for word in rarest(row) if word in having for other in having[word]}):
+            alike = likeness(own, set(texts[other]))
+            if alike > best:
+                best, nearest = alike, other
         if nearest is not None:
             why = "the same words" if texts[row] == texts[nearest] else f"{best:.0%} of the words of both"
             found[row] = Pair(row, nearest, why)
     return found
 
 
-def _sharing(texts: Sequence[list[str]], training: Sequence[int], held: Sequence[int], length: int) -> list[Pair]:
+def _sharing(texts: _Texts, training: Sequence[int], held: Sequence[int], length: int) -> list[Pair]:
     """Pairs that share `length` words in a row which are no phrase of the whole data."""
-    first: dict[str, int] = {}
-    rows_with: Counter[str] = Counter()
-    for row in held:
-        for run in _runs(texts[row], length):
-            first.setdefault(run, row)
-            rows_with[run] += 1
-    shared = {row: [run for run in _runs(texts[row], length) if run in first] for row in training}
-    for runs in shared.values():
-        rows_with.update(runs)
-    most = max(10, COMMON * len(texts))
+    of_held, held_runs = _runs(texts, held, length)
+    known, first, counts = np.unique(held_runs, return_index=True, return_counts=True)
+    if not len(known):
+        return []
+    of_training, runs = _runs(texts, training, length)
+    places = np.minimum(np.searchsorted(known, runs), len(known) - 1)
+    hits = known[places] == runs
+    rows_with = counts + np.bincount(places[hits], minlength=len(known))
+    telling = hits & (rows_with[places] <= max(10, COMMON * len(texts)))
+    # Of each training row the first one: its runs stand together, in order.
+    rows, at = np.unique(of_training[telling], return_index=True)
+    names = list(texts.numbers)
     pairs = []
-    for row, runs in shared.items():
-        telling = [run for run in runs if rows_with[run] <= most]
-        if telling:
-            pairs.append(Pair(row, first[telling[0]], f"{length} words in a row, {telling[0][:80]!r}"))
+    for row, place, run in zip(rows.tolist(), places[telling][at].tolist(), runs[telling][at].tolist(), strict=True):
+        text = texts[row]
+        start = next(start for start in range(len(text)) if hash(text[start : start + length].tobytes()) == run)
+        shown = " ".join(names[number] for number in text[start : start + length])[:80]
+        pairs.append(Pair(row, int(of_held[first[place]]), f"{length} words in a row, {shown!r}"))
     return pairs
 
 
-def _runs(text: list[str], length: int) -> list[str]:
-    return list(dict.fromkeys(" ".join(text[at : at + length]) for at in range(len(text) - length + 1)))
+def _runs(texts: _Texts, rows: Sequence[int], length: int) -> "tuple[np.ndarray, np.ndarray]":
+    """Each row's runs of words, each once, as 64-bit hashes, beside the rows that they are of."""
+    of, found = array("q"), array("q")
+    for row in rows:
+        text = texts[row]
+        unique = dict.fromkeys(hash(text[at : at + length].tobytes()) for at in range(len(text) - length + 1))
+        found.extend(unique)
+        of.extend([row] * len(unique))
+    return np.array(of, np.int64), np.array(found, np.int64)

@@ -2,9 +2,9 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator
 
-from calltune.records import Record, canonical
+from calltune.records import Record, canonical, sha256
 
 
 def without_first_turn(record: Record) -> Record | None:
@@ -24,8 +24,8 @@ def without_tools(record: Record, hidden: Collection[str]) -> Record:
     return {**record, "tools": [tool for tool in record["tools"] if tool["function"]["name"] not in hidden]}
 
 
-def with_shuffled_tools(records: Sequence[Record], group: int, seed: int) -> list[Record]:
-    """The records, their tools in an order that `group` of them share.
+def with_shuffled_tools(records: Iterable[Record], group: int, seed: int) -> Iterator[Record]:
+    """Yield the records, their tools in an order that `group` of them share.
 
     Rows with the same tools are counted together: those that share an order share a prefix, which is computed once.
 
@@ -35,11 +35,8 @@ def with_shuffled_tools(records: Sequence[Record], group: int, seed: int) -> lis
         seed: another seed, other orders.
     """
     seen: dict[str, int] = defaultdict(int)
-    shuffled = []
     for record in records:
-        key = canonical(record["tools"])
-        tools = list(record["tools"])
-        random.Random(f"{seed} {seen[key] // group} {key}").shuffle(tools)
+        key, tools = sha256(record["tools"]), list(record["tools"])
+        random.Random(f"{seed} {seen[key] // group} {canonical(tools)}").shuffle(tools)
         seen[key] += 1
-        shuffled.append({**record, "tools": tools})
-    return shuffled
+        yield {**record, "tools": tools}

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from calltune.errors import DataError
 from calltune.records import Record, calls_of, expected_calls, sha256
 from components.format.config import SplitConfig
+from components.format.spill import Some
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
@@ -49,10 +50,9 @@ def parts_of(records: Sequence[Record], config: SplitConfig) -> list[str]:
 
         def rest_of(rest: Sequence[Record]) -> list[str]:
             quiet = [question_key(record) in silent for record in rest]
-            calling = iter(split([r for r, no in zip(rest, quiet, strict=True) if not no], 0, config.validation, config.seed))
-            others = iter(
-                split([r for r, no in zip(rest, quiet, strict=True) if no], config.test, config.validation, config.seed)
-            )
+            asking, telling = ([place for place, no in enumerate(quiet) if no == which] for which in (False, True))
+            calling = iter(split(Some(rest, asking), 0, config.validation, config.seed))
+            others = iter(split(Some(rest, telling), config.test, config.validation, config.seed))
             return [next(others) if no else next(calling) for no in quiet]
 
         return _after(records, [question_key(record) in asked for record in records], rest_of)
@@ -107,7 +107,7 @@ def _from_source(records: Sequence[Record], wanted: str) -> list[bool]:
 
 def _after(records: Sequence[Record], held: Sequence[bool], split: Callable[[Sequence[Record]], list[str]]) -> list[str]:
     """`test` for what is held out, and what `split` says for the rest."""
-    rest = iter(split([record for record, out in zip(records, held, strict=True) if not out]))
+    rest = iter(split(Some(records, (place for place, out in enumerate(held) if not out))))
     return [TEST if out else next(rest) for out in held]
 
 

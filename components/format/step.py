@@ -1,39 +1,28 @@
 """Records to token rows with a loss mask, split into training, validation and test."""
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from calltune import models, runtime, validate
 from calltune.errors import ConfigError, DataError
-from calltune.records import Record, prompt_of, question_sha256, read_jsonl, sha256, write_jsonl
+from calltune.records import Record, prompt_of
 from calltune.render import Rendered, Renderer, prompt_ids
 from calltune.settings import ModelConfig
 from calltune.template import Template, with_tool_detail
 from calltune.tools import names_of
 from components.format.config import FormatConfig
 from components.format.contamination import Pair, contaminated
+from components.format.part import Part
 from components.format.rows import Rows
 from components.format.shaping import with_shuffled_tools, without_tools
-from components.format.split import TEST, TRAIN, VALIDATION, parts_of, stratum, unseen_tools
+from components.format.spill import RecordFile, Some
+from components.format.split import TEST, TRAIN, VALIDATION, parts_of, unseen_tools
 from components.format.template import chosen
 
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("input_ids", pa.list_(pa.int32())),
-        ("loss_mask", pa.list_(pa.bool_())),
-        ("prefix_sha256", pa.string()),
-    ]
-)
 PREVIEW_ROWS = 3
-SAVED_ROWS = 200
 LOOKED_AT = 64
 """Training rows whose prompts must show their tools; all of them are rendered in the same way."""
 LISTED = 20
@@ -65,46 +54,40 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         ConfigError: the template does not fit the model.
     """
     out.mkdir(parents=True, exist_ok=True)
-    records = list(read_jsonl(records_dir / "records.jsonl"))
     folder = models.fetch(model).path
     tokenizer = models.tokenizer(folder)
     choice = chosen(config, tokenizer, folder)
     runtime.note(f"format.template: {choice.template.name} ({choice.reason})")
     template = with_tool_detail(choice.template, config.tool_detail)
     renderer = Renderer(tokenizer, template)
+    source = records_dir / "records.jsonl"
 
-    rows = Rows(renderer, config)
-    for record in runtime.tracked(records, "render", len(records)):
-        rows.take(record)
-    kept = [record for record in records if record["id"] in rows.rendered]
-    write_jsonl(out / "quarantine.jsonl", rows.quarantine)
-    _require_few_quarantined(records_dir / "records.jsonl", len(records), rows.quarantine, config, out)
-    # By the whole conversations: one that has lost its first turn still belongs to the question that it began with.
-    parts = parts_of(kept, config.split)
-    repeated = contaminated(kept, parts, config.contamination)
-    for pair in repeated:
-        message = f"asks what row {kept[pair.held]['id']} of the {parts[pair.held]} part asks: {pair.why}"
-        rows.refuse(kept[pair.train], "contaminated", message)
-    split = {
-        name: [rows.shown[r["id"]] for r, part in zip(kept, parts, strict=True) if part == name and r["id"] in rows.rendered]
-        for name in (TRAIN, VALIDATION, TEST)
-    }
-    unseen = unseen_tools(kept, config.split) if config.split.by == "tool" else set()
-    _reshape(split, unseen, rows, config)
-    write_jsonl(out / "quarantine.jsonl", rows.quarantine)
-    _require_few_contaminated(kept, parts, repeated, config, out)
-    _require_rows(split, rows.quarantine)
-    rendered, quarantine = rows.rendered, rows.quarantine
+    with RecordFile(source) as records, Rows(renderer, config, len(records), out / "quarantine.jsonl") as rows:
+        for index, record in enumerate(runtime.tracked(records, "render", len(records))):
+            rows.take(index, record)
+        kept = Some(records, filter(rows.has, range(len(records))))
+        _require_few_quarantined(source, len(records), rows, config, out)
+        # By the whole conversations: one that has lost its first turn still belongs to the question that it began with.
+        parts = parts_of(kept, config.split)
+        repeated = contaminated(kept, parts, config.contamination)
+        for pair in repeated:
+            message = f"asks what row {kept[pair.held]['id']} of the {parts[pair.held]} part asks: {pair.why}"
+            rows.refuse(kept.places[pair.train], kept[pair.train], "contaminated", message)
+        _require_few_contaminated(kept, parts, repeated, config, out)
+        unseen = unseen_tools(kept, config.split) if config.split.by == "tool" else set()
+        written: dict[str, Part] = {}
+        for part in (TRAIN, VALIDATION, TEST):
+            chosen_rows = (place for place, of in zip(kept.places, parts, strict=True) if of == part and rows.has(place))
+            with Part(part, out, renderer) as file:
+                for record, rendered in shown(part, chosen_rows, records, rows, config, unseen):
+                    file.add(record, rendered)
+            written[part] = file
+        _require_rows(written, rows)
+    train = written[TRAIN]
     if config.tool_detail != "none":
-        _require_tools_in_prompts(split[TRAIN][:LOOKED_AT], rendered, renderer)
-
-    for name in (TRAIN, VALIDATION):
-        pq.write_table(_table(split[name], rendered, renderer), out / f"{name}.parquet")
-    for name in (VALIDATION, TEST):
-        write_jsonl(out / f"{name}.jsonl", split[name])
-    training = [row for record in split[TRAIN] for row in rendered[record["id"]]]
-    (out / "preview.txt").write_text(_preview(split[TRAIN], rendered, renderer), encoding="utf-8")
-    result = Formatted(len(split[TRAIN]), len(split[VALIDATION]), len(split[TEST]), len(quarantine))
+        _require_tools_in_prompts(train.first[:LOOKED_AT], renderer)
+    (out / "preview.txt").write_text(_preview(train.first, renderer), encoding="utf-8")
+    result = Formatted(train.records, written[VALIDATION].records, written[TEST].records, rows.rules.total())
     runtime.write_json(
         out / "stats.json",
         {
@@ -113,32 +96,32 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             "template_reason": choice.reason,
             "chat_template": template.as_json(),
             "stop_ids": renderer.stop_ids,
-            "stops": _stops(training, renderer),
+            "stops": {tokenizer.decode([token]): count for token, count in train.stops.most_common()},
             "max_tokens": config.max_tokens,
-            "shortened": sum(len(rows.shown[r["id"]]["messages"]) < len(r["messages"]) for r in kept),
+            "shortened": len(rows.shortened),
             "contaminated": len(repeated),
             "unseen_tools": sorted(unseen),
-            "trained_on": sorted({question_sha256(record) for record in split[TRAIN]}),
+            "trained_on": sorted(train.questions),
             "tokens": {
-                "rows": [len(row.input_ids) for row in training],
-                "supervised": [sum(row.loss_mask) for row in training],
-                "prefix": max(renderer.prefix_length(record) for record in split[TRAIN]),
-                "saved_by_tool_detail": _saved(split[TRAIN], renderer, choice.template) if config.tool_detail != "full" else 0,
+                "rows": train.tokens.tolist(),
+                "supervised": train.supervised.tolist(),
+                "prefix": train.prefix,
+                "saved_by_tool_detail": _saved(train.first, renderer, choice.template) if config.tool_detail != "full" else 0,
             },
-            "strata": {name: dict(Counter(map(stratum, rows)).most_common()) for name, rows in split.items()},
+            "strata": {name: dict(part.strata.most_common()) for name, part in written.items()},
         },
     )
     return result
 
 
-def _require_tools_in_prompts(records: Sequence[Record], rendered: dict[str, list[Rendered]], renderer: Renderer) -> None:
+def _require_tools_in_prompts(shown_rows: Sequence[tuple[Record, list[Rendered]]], renderer: Renderer) -> None:
     """Refuse a template that leaves a tool out, for whatever reason: a model would learn to call what it was never shown.
 
     Raises:
         ConfigError: the tokens that the model is given do not have the name of each of the row's tools.
     """
-    for record in records:
-        for row in rendered[record["id"]]:
+    for record, rendered in shown_rows:
+        for row in rendered:
             given = [token for token, trained in zip(row.input_ids, row.loss_mask, strict=True) if not trained]
             text = renderer.tokenizer.decode(given)
             # A name with a quote or a bracket may be written otherwise.
@@ -149,38 +132,33 @@ def _require_tools_in_prompts(records: Sequence[Record], rendered: dict[str, lis
                 )
 
 
-def _reshape(split: dict[str, list[Record]], unseen: set[str], rows: Rows, config: FormatConfig) -> None:
-    """Render training rows again where the split hides tools from them, or their tools are to be shuffled."""
-    before = {name: split[name] for name in (TRAIN, VALIDATION)}
-    if unseen:
-        for name in before:
-            split[name] = [without_tools(record, unseen) for record in split[name]]
-    if config.shuffle_tools:
-        split[TRAIN] = with_shuffled_tools(split[TRAIN], config.shuffle_tools, config.split.seed)
-    for name, records in before.items():
-        if split[name] is not records:
-            for record in runtime.tracked(split[name], f"render {name} again", len(records)):
-                rows.take(record)
-            split[name] = [rows.shown[record["id"]] for record in split[name] if record["id"] in rows.rendered]
+def shown(
+    part: str, places: Iterable[int], records: Sequence[Record], rows: Rows, config: FormatConfig, unseen: Collection[str]
+) -> Iterator[tuple[Record, list[Rendered]]]:
+    """Yield the records of a part as they are shown, with what they are rendered to.
+
+    They are rendered again where the split hides tools from them, or their tools are shuffled, and may be refused then.
+    """
+    hides, shuffles = bool(unseen) and part != TEST, bool(config.shuffle_tools) and part == TRAIN
+    chosen_places = array("q", places)
+    found: Iterator[Record] = (rows.shown(place, records[place]) for place in chosen_places)
+    if hides:
+        found = (without_tools(record, unseen) for record in found)
+    if shuffles:
+        found = with_shuffled_tools(found, config.shuffle_tools, config.split.seed)
+    for place, record in zip(chosen_places, runtime.tracked(found, f"write {part}", len(chosen_places)), strict=True):
+        if hides or shuffles:
+            rows.take(place, record)
+        if rows.has(place):
+            yield rows.shown(place, record), rows.of(place)
 
 
-def _stops(rows: Sequence[Rendered], renderer: Renderer) -> dict[str, int]:
-    """How many answers end in which token."""
-    ends = Counter(
-        ids
-        for row in rows
-        for ids, on, after in zip(row.input_ids, row.loss_mask, [*row.loss_mask[1:], False], strict=True)
-        if on and not after
-    )
-    return {renderer.tokenizer.decode([token]): count for token, count in ends.most_common()}
-
-
-def _saved(records: Sequence[Record], renderer: Renderer, whole: Template) -> float:
+def _saved(rows: Sequence[tuple[Record, list[Rendered]]], renderer: Renderer, whole: Template) -> float:
     """How many prompt tokens a row saves on average by `tool_detail`; from the first rows."""
     saved = [
         len(prompt_ids(renderer.tokenizer, prompt_of(record), record["tools"], whole.text))
         - len(prompt_ids(renderer.tokenizer, prompt_of(record), record["tools"]))
-        for record in records[:SAVED_ROWS]
+        for record, _ in rows
     ]
     return round(sum(saved) / len(saved), 1)
 
@@ -191,57 +169,41 @@ def _require_few_contaminated(
     if not repeated:
         return
     training, most = parts.count(TRAIN), config.contamination.max_share
-    pairs = [f"{records[one.train]['id']} and {records[one.held]['id']} ({one.why})" for one in repeated]
+    pairs = [f"{records[one.train]['id']} and {records[one.held]['id']} ({one.why})" for one in repeated[:LISTED]]
     said = (
         f"{len(repeated)} of {training} training rows ({len(repeated) / training:.1%}) ask what the test or the validation asks"
     )
     if len(repeated) > most * training:
-        more = f" and {len(pairs) - LISTED} more" if len(pairs) > LISTED else ""
+        more = f" and {len(repeated) - LISTED} more" if len(repeated) > LISTED else ""
         raise DataError(
             f"format: {said}, format.contamination.max_share allows {most:.1%}: "
-            f"{'; '.join(pairs[:LISTED])}{more}; all in {out / 'quarantine.jsonl'}"
+            f"{'; '.join(pairs)}{more}; all in {out / 'quarantine.jsonl'}"
         )
     runtime.note(f"format: {said} and were quarantined; first, {pairs[0]}")
 
 
-def _require_few_quarantined(source: Path, read: int, quarantine: list[dict[str, Any]], config: FormatConfig, out: Path) -> None:
-    if not quarantine:
+def _require_few_quarantined(source: Path, read: int, rows: Rows, config: FormatConfig, out: Path) -> None:
+    if not rows.rules:
         return
-    rules = Counter(entry["rule"] for entry in quarantine)
-    first = f"row {quarantine[0]['row']}: {quarantine[0]['message']}"
-    validate.require_few_refused(source, read, rules, first, ("format", config.max_quarantined), out / "quarantine.jsonl")
-    runtime.note(f"format: {len(quarantine)} of {read} rows quarantined: {validate.commonest(rules)}; first, {first}")
+    limit = ("format", config.max_quarantined)
+    validate.require_few_refused(source, read, rows.rules, rows.first, limit, out / "quarantine.jsonl")
+    runtime.note(
+        f"format: {rows.rules.total()} of {read} rows quarantined: {validate.commonest(rows.rules)}; first, {rows.first}"
+    )
 
 
-def _require_rows(split: dict[str, list[Record]], quarantine: list[dict[str, Any]]) -> None:
-    reasons = validate.commonest(Counter(row["rule"] for row in quarantine))
-    because = f" ({len(quarantine)} rows quarantined: {reasons})" if quarantine else ""
+def _require_rows(written: dict[str, Part], rows: Rows) -> None:
+    because = f" ({rows.rules.total()} rows quarantined: {validate.commonest(rows.rules)})" if rows.rules else ""
     for name, settings in ((TRAIN, "more rows"), (TEST, "more rows, or a larger format.split.test")):
-        if not split[name]:
+        if not written[name].records:
             raise DataError(f"no row is left for {name}{because}: {settings} would be right")
 
 
-def _table(records: Sequence[Record], rendered: dict[str, list[Rendered]], renderer: Renderer) -> pa.Table:
-    rows = []
-    for record in records:
-        prefix = renderer.prefix_length(record)
-        for number, row in enumerate(rendered[record["id"]]):
-            rows.append(
-                {
-                    "id": record["id"] if number == 0 else f"{record['id']}#{number}",
-                    "input_ids": row.input_ids,
-                    "loss_mask": row.loss_mask,
-                    "prefix_sha256": sha256(row.input_ids[:prefix]),
-                }
-            )
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
-
-
-def _preview(records: Sequence[Record], rendered: dict[str, list[Rendered]], renderer: Renderer) -> str:
+def _preview(rows: Sequence[tuple[Record, list[Rendered]]], renderer: Renderer) -> str:
     """The first rows as the model sees them, the supervised text between ⟦ and ⟧."""
     pages = []
-    for record in records[:PREVIEW_ROWS]:
-        row = rendered[record["id"]][0]
+    for record, rendered in rows[:PREVIEW_ROWS]:
+        row = rendered[0]
         page, inside = [f"── row {record['id']}: {len(row.input_ids)} tokens, {sum(row.loss_mask)} supervised\n"], False
         start = 0
         for position in range(len(row.input_ids) + 1):

@@ -135,7 +135,7 @@ def _parquet(file: BinaryIO, uri: str, size: int) -> Iterator[RawRow]:
         for batch in table.iter_batches(batch_size=BATCH_ROWS):
             for row, unreadable in _batch_rows(batch):
                 number += 1
-                text, problem = _json_text(_given(row))
+                text, problem = json_text(row)
                 yield RawRow(uri, number, text, size * number // total, unreadable or problem)
     except pyarrow.ArrowException as error:
         raise DataError(f"{uri}: not a Parquet file that can be read: {' '.join(str(error).split())[:200]}") from None
@@ -167,7 +167,8 @@ def _given(value: Any) -> Any:
     return [_given(item) for item in value] if isinstance(value, list) else value
 
 
-def _json_text(row: dict[str, Any]) -> tuple[str, tuple[str, str] | None]:
+def json_text(row: dict[str, Any]) -> tuple[str, tuple[str, str] | None]:
+    """A row of a table as JSON without its nulls, and rule and message where it holds what no JSON has."""
     refused: list[str] = []
 
     def as_text(value: Any) -> str:
@@ -175,5 +176,5 @@ def _json_text(row: dict[str, Any]) -> tuple[str, tuple[str, str] | None]:
         return str(value)
 
     # A date or a decimal has one spelling that everybody means; bytes have none.
-    text = json.dumps(row, ensure_ascii=False, default=as_text)
+    text = json.dumps(_given(row), ensure_ascii=False, default=as_text)
     return text, ("not_json", "the row holds bytes, which no JSON has") if "bytes" in refused else None

@@ -1,5 +1,6 @@
 """From a raw row to a record, and the first rows of a source: ingest reads all rows so, `calltune check` the first ones."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from calltune.dialects import DIALECTS, detect
 from calltune.dialects.reading import RowError, strict_json
 from calltune.errors import DataError
 from calltune.records import Record, Tool
-from components.ingest.config import IngestConfig
+from components.ingest.config import SourceConfig
 from components.ingest.jsontext import RawRow
 
 LOOKED_AT = 100
@@ -32,6 +33,13 @@ def parsed(rows: Iterable[RawRow]) -> Iterator[tuple[RawRow, Parsed]]:
             yield raw, row if isinstance(row, dict) else RowError("not_an_object", "a row must be a JSON object")
 
 
+def taken(rows: Iterable[RawRow], weight: float) -> Iterator[RawRow]:
+    """This share of the rows: of the same rows always the same ones, wherever they stand."""
+    for raw in rows:
+        if weight == 1 or int.from_bytes(hashlib.sha256(raw.text.encode("utf-8", "replace")).digest()[:6]) < weight * 2**48:
+            yield raw
+
+
 def first_rows(rows: Iterator[tuple[RawRow, Parsed]]) -> list[tuple[RawRow, Parsed]]:
     """The rows up to the first readable one, and as many more as the dialect is told by."""
     sample: list[tuple[RawRow, Parsed]] = []
@@ -45,7 +53,7 @@ def first_rows(rows: Iterator[tuple[RawRow, Parsed]]) -> list[tuple[RawRow, Pars
     return sample
 
 
-def dialect_of(config: IngestConfig, sample: list[tuple[RawRow, Parsed]]) -> tuple[str, str]:
+def dialect_of(config: SourceConfig, sample: list[tuple[RawRow, Parsed]]) -> tuple[str, str]:
     """The dialect of the first rows, and why it is that one.
 
     Raises:
@@ -73,12 +81,17 @@ def record_of(row: dict[str, Any], dialect: str, given: list[Tool]) -> tuple[Rec
         problem = validate.problem(record)
         if problem is not None:
             raise RowError(*problem)
-        return record, _line(record)
+        return record, line_of(record)
     except RecursionError:
         raise RowError("too_deep", "nested too deeply") from None
 
 
-def _line(record: Record) -> str:
+def line_of(record: Record) -> str:
+    """A record as one line of JSON.
+
+    Raises:
+        RowError: it holds what no JSON file can.
+    """
     try:
         line = json.dumps(record, ensure_ascii=False, allow_nan=False)
         line.encode()

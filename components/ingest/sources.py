@@ -1,4 +1,4 @@
-"""Where rows come from, a file, a folder or an S3 prefix, and the rows in it, one after the other."""
+"""Where rows come from, a file, a folder, an S3 prefix or the Hub, and the rows in it, one after the other."""
 
 import tempfile
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from calltune import runtime, storage
+from calltune import hub, runtime, storage
 from calltune.errors import DataError
 from components.ingest import files
 from components.ingest.jsontext import RawRow
@@ -26,7 +26,7 @@ class Source:
         parts: its files, or the S3 objects.
         keys: the keys of the S3 objects; empty where the source is on this disk.
         total: how much there is, in `unit`.
-        unit: bytes or objects.
+        unit: bytes, objects, or rows of the Hub.
     """
 
     uri: str
@@ -75,13 +75,19 @@ class Source:
 
 
 def find(uri: str) -> Source:
-    """The source at a path or ``s3://bucket/prefix``; of a folder or a prefix every file that may hold rows, by its name.
+    """The source at a path, ``s3://bucket/prefix`` or ``hf://datasets/…``.
+
+    Of a folder or a prefix every file that may hold rows is read, by its name.
 
     Raises:
         DataError: there is none.
     """
     if uri.startswith("s3://"):
         return _prefix(uri)
+    if uri.startswith(hub.PREFIX):
+        from components.ingest import hub as on_hub
+
+        return on_hub.find(uri)
     path = Path(uri)
     if path.is_dir():
         return _folder(uri, path)

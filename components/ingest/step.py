@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,12 +15,18 @@ from typing import Any
 from calltune import runtime, tools, validate
 from calltune.dialects.reading import RowError
 from calltune.errors import DataError
-from calltune.records import Record, Tool, calls_of, canonical, content_sha256
-from components.ingest.config import IngestConfig
+from calltune.records import Record, Tool
+from components.ingest.config import IngestConfig, SourceConfig
 from components.ingest.jsontext import RawRow
-from components.ingest.reading import Parsed, dialect_of, first_rows, parsed, record_of
+from components.ingest.page import render
+from components.ingest.privacy import Privacy
+from components.ingest.profile import Profile
+from components.ingest.reading import Parsed, dialect_of, first_rows, line_of, parsed, record_of, taken
+from components.ingest.seen import Seen
+from components.ingest.sensitive import masked
 from components.ingest.sources import Source, find
 
+WRITTEN = ("records", "quarantine", "duplicates")
 MESSAGE_LETTERS = 500
 ID_LETTERS = 200
 
@@ -41,39 +48,59 @@ class Ingested:
     dialect: str
 
 
-def ingest(config: IngestConfig, out: Path) -> Ingested:
+def ingest(config: IngestConfig, out: Path, page: Path | None = None) -> Ingested:
     """Read, validate and deduplicate a source.
 
     Args:
         config: the step's settings.
-        out: gets `records.jsonl`, `quarantine.jsonl`, `profile.json` and `sources.json` (what was read), also when the run
-            fails for what is in them.
+        out: gets `records.jsonl`, `quarantine.jsonl`, `duplicates.jsonl` (each with the row that it repeats), `profile.json` and
+            `sources.json` (what was read), also when the run fails for what is in them.
+        page: gets the profile as HTML; without it `profile.html` in `out` does.
 
     Raises:
         DataError: the source or the tools file cannot be read, no row or too few can be used, or the disk is full.
     """
     given = tools.load(config.tools) if config.tools else []
-    source = find(config.source)
+    sources = [find(part.source) for part in config.sources]  # all of them, before hours are spent on the first
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _no_room(out, error) from None
-    with _Lines(out / "records.jsonl") as records, _Lines(out / "quarantine.jsonl") as quarantine:
-        intake = _Intake(records, quarantine, given)
-        rows = parsed(_followed(source))
-        sample = first_rows(rows)
-        dialect, why = dialect_of(config, sample)
-        runtime.note(f"ingest.dialect: {dialect} ({why})")
-        for raw, row in chain(sample, rows):
-            intake.take(raw, row, dialect)
-    result = Ingested(intake.read, intake.kept, intake.rules.total(), intake.duplicates, intake.fingerprint(), dialect)
+    with ExitStack() as open_files:
+        files = {name: open_files.enter_context(_Lines(out / f"{name}.jsonl")) for name in WRITTEN}
+        seen = open_files.enter_context(Seen(config.near_duplicates))
+        intake = _Intake(config, files, seen, given)
+        found = [_take_all(part, source, intake) for part, source in zip(config.sources, sources, strict=True)]
+        dialects = ", ".join(dict.fromkeys(one["dialect"] for one in found))
+        result = Ingested(intake.read, intake.kept, intake.rules.total(), intake.duplicates, seen.fingerprint(), dialects)
+    profile = {**vars(result), "dialect_reason": found[0]["dialect_reason"], "sources": found, **intake.as_json()}
     try:
-        runtime.write_json(out / "sources.json", {"uri": config.source, "parts": source.recorded()})
-        runtime.write_json(out / "profile.json", {**vars(result), "dialect_reason": why, **intake.profile()})
+        runtime.write_json(
+            out / "sources.json", {"uri": _names(config), "parts": [part for source in sources for part in source.recorded()]}
+        )
+        runtime.write_json(out / "profile.json", profile)
+        runtime.write_text(page or out / "profile.html", render(config, profile))
     except OSError as error:
         raise _no_room(out / "profile.json", error) from None
+    for name, rows_with in intake.privacy.rows.items():
+        if rows_with:
+            kinds = ", ".join(f"{kind} in {count} rows" for kind, count in rows_with.most_common())
+            runtime.note(f"ingest.{name}: {kinds} ({intake.privacy.modes[name]})")
     _require_usable(config, result, intake, out / "quarantine.jsonl")
     return result
+
+
+def _take_all(part: SourceConfig, source: Source, intake: "_Intake") -> dict[str, Any]:
+    """Take a source's rows; returns what became of them."""
+    before = (intake.read, intake.kept)
+    rows = parsed(taken(_followed(source), part.weight))
+    sample = first_rows(rows)
+    dialect, why = dialect_of(part, sample)
+    runtime.note(f"ingest.dialect: {f'{part.source}: ' if intake.several else ''}{dialect} ({why})")
+    for raw, row in chain(sample, rows):
+        intake.take(raw, row, dialect)
+    counts = {"read": intake.read - before[0], "kept": intake.kept - before[1]}
+    return {"source": part.source, "weight": part.weight, "dialect": dialect, "dialect_reason": why, **counts}
 
 
 def _followed(source: Source) -> Iterator[RawRow]:
@@ -82,6 +109,10 @@ def _followed(source: Source) -> Iterator[RawRow]:
         yield raw
         progress.update(raw.done, f"{read} rows")
     progress.update(source.total)
+
+
+def _names(config: IngestConfig) -> str:
+    return ", ".join(part.source for part in config.sources)
 
 
 class _Lines:
@@ -118,20 +149,15 @@ def _no_room(path: Path, error: OSError) -> DataError:
 
 
 class _Intake:
-    """Takes rows one by one and remembers what is needed to count, compare and fingerprint them: digests, not texts."""
+    """Takes rows one by one and counts what becomes of them."""
 
-    def __init__(self, records: _Lines, quarantine: _Lines, given: list[Tool]) -> None:
-        self.records, self.quarantine, self.given = records, quarantine, given
+    def __init__(self, config: IngestConfig, files: dict[str, "_Lines"], seen: Seen, given: list[Tool]) -> None:
+        self.files, self.seen, self.given = files, seen, given
+        self.several = len(config.sources) > 1
         self.read = self.kept = self.duplicates = 0
         self.rules: Counter[str] = Counter()
         self.first_refusal = ""
-        self.ids: set[str] = set()
-        self.answers: dict[bytes, tuple[bytes, int]] = {}
-        self.contents: set[bytes] = set()
-        self.calls: Counter[str] = Counter()
-        self.rows_per_tool: Counter[str] = Counter()
-        self.calls_per_row: Counter[int] = Counter()
-        self.roles: Counter[str] = Counter()
+        self.privacy, self.profile = Privacy(config), Profile()
 
     def take(self, raw: RawRow, row: Parsed, dialect: str) -> None:
         """Keep the row, or count it as a duplicate, or quarantine it."""
@@ -139,99 +165,66 @@ class _Intake:
         try:
             if isinstance(row, RowError):
                 raise row
-            record, line = record_of(row, dialect, self.given)
-            content = bytes.fromhex(content_sha256(record))
+            found, line = record_of(row, dialect, self.given)
+            record = self.privacy.take(found, line)
         except RowError as error:
             self.refuse(raw, error.rule, str(error))
             return
-        self.contents.add(content)
-        question, answer = _question(record), _answer(record)
-        if question in self.answers:
-            first, first_row = self.answers[question]
-            if first == answer:
-                self.duplicates += 1
-            else:
-                message = f"the same question is answered differently in row {first_row}, which is kept"
-                self.refuse(raw, "conflicting_answer", message)
-            return
-        self.answers[question] = answer, raw.row
-        self.keep(raw, row, record, line)
+        repeat = self.seen.repeated(record, raw.uri, raw.row)
+        if repeat is None:
+            self.keep(raw, row, record, line if record is found else line_of(record))
+        elif repeat.conflicting:
+            message = f"the same question is answered differently in row {repeat.row}, which is kept"
+            self.refuse(raw, "conflicting_answer", message)
+        else:
+            self.duplicates += 1
+            entry = {"source": raw.uri, "row": raw.row, "repeats": {"source": repeat.uri, "row": repeat.row}, "why": repeat.why}
+            self.files["duplicates"].write(json.dumps(entry, ensure_ascii=False))
 
     def keep(self, raw: RawRow, row: dict[str, Any], record: Record, line: str) -> None:
         """Write a record down under an id of its own."""
         origin = {"uri": raw.uri, "row": raw.row, "sha256": hashlib.sha256(raw.text.encode()).hexdigest()}
         head = json.dumps({"id": self.new_id(row, raw)}, ensure_ascii=False)
         tail = json.dumps({"source": origin}, ensure_ascii=False)
-        self.records.write(f"{head[:-1]}, {line[1:-1]}, {tail[1:]}")
+        self.files["records"].write(f"{head[:-1]}, {line[1:-1]}, {tail[1:]}")
         self.kept += 1
-        calls = [call["name"] for message in record["messages"] for call in calls_of(message)]
-        self.calls.update({tool["function"]["name"]: 0 for tool in record["tools"]})
-        self.calls.update(calls)
-        self.rows_per_tool.update(set(calls))
-        self.calls_per_row[len(calls)] += 1
-        self.roles.update(message["role"] for message in record["messages"])
+        self.profile.add(record)
 
     def new_id(self, row: dict[str, Any], raw: RawRow) -> str:
         """The row's own id if no row before had it, else its number, else that with its file."""
         own = row.get("id")
         usable = isinstance(own, str | int) and not isinstance(own, bool) and 0 < len(str(own).strip()) <= ID_LETTERS
-        choices = [str(own)] if usable and str(own).isprintable() else []
+        choices = [self.privacy.shown(str(own))] if usable and str(own).isprintable() else []
         choices += [str(raw.row), f"{raw.uri}:{raw.row}"]
-        fresh = next((choice for choice in choices if choice not in self.ids), f"{raw.uri}:{raw.row}#{self.read}")
-        self.ids.add(fresh)
-        return fresh
+        return self.seen.new_name(choices, f"{raw.uri}:{raw.row}#{self.read}")
 
     def refuse(self, raw: RawRow, rule: str, message: str) -> None:
         """Put a row into quarantine, whole."""
-        # A message may quote half a surrogate pair out of a JSON escape, which no UTF-8 file can hold.
-        text = message[:MESSAGE_LETTERS].encode("utf-8", "backslashreplace").decode()
+        # A message may quote half a surrogate pair out of a JSON escape, which no UTF-8 file can hold; and a key.
+        text = masked(message)[:MESSAGE_LETTERS].encode("utf-8", "backslashreplace").decode()
         self.rules[rule] += 1
         self.first_refusal = self.first_refusal or f"row {raw.row}: {text}"
-        entry = {"source": raw.uri, "row": raw.row, "rule": rule, "message": text, "raw": raw.text}
-        self.quarantine.write(json.dumps(entry, ensure_ascii=False))
+        self.profile.refused(rule, f"{raw.uri}, row {raw.row}: {text}")
+        entry = {"source": raw.uri, "row": raw.row, "rule": rule, "message": text, "raw": self.privacy.shown_row(raw.text)}
+        self.files["quarantine"].write(json.dumps(entry, ensure_ascii=False))
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the sorted digests of all usable content: also of conflicting rows, since order chose among them."""
-        return hashlib.sha256(b"".join(sorted(self.contents))).hexdigest()
-
-    def profile(self) -> dict[str, Any]:
-        """What the rows hold, for the report."""
+    def as_json(self) -> dict[str, Any]:
+        """What the rows hold, for the reports."""
         return {
             "rules": dict(self.rules.most_common()),
-            "tools": dict(self.calls.most_common()),
-            "rows_per_tool": dict(self.rows_per_tool.most_common()),
-            "calls_per_row": {str(calls): rows for calls, rows in sorted(self.calls_per_row.items())},
-            "roles": dict(self.roles.most_common()),
+            "near_duplicates": self.seen.near,
+            **{name: dict(rows.most_common()) for name, rows in self.privacy.rows.items()},
+            **self.profile.as_json(),
         }
-
-
-def _question(record: Record) -> bytes:
-    """What is asked: instructions, the user's words in any case and spacing, tool results, and the tools on offer."""
-    asked = [
-        [message["role"].replace("developer", "system"), " ".join(message["content"].lower().split())]
-        for message in record["messages"]
-        if message["role"] != "assistant"
-    ]
-    return hashlib.sha256(canonical([asked, record["tools"]]).encode()).digest()[:16]
-
-
-def _answer(record: Record) -> bytes:
-    """What is answered: the assistant's turns, calls made in parallel in any order."""
-    turns = [
-        [(message.get("content") or "").strip(), sorted(map(canonical, calls_of(message)))]
-        for message in record["messages"]
-        if message["role"] == "assistant"
-    ]
-    return hashlib.sha256(canonical([turns, record.get("expected")]).encode()).digest()[:16]
 
 
 def _require_usable(config: IngestConfig, result: Ingested, intake: _Intake, quarantine: Path) -> None:
     if result.read == 0:
-        raise DataError(f"{config.source}: is empty; at least one row is needed")
+        raise DataError(f"{_names(config)}: is empty; at least one row is needed")
     if result.kept == 0:
         raise DataError(
-            f"{config.source}: none of {result.read} rows can be used ({validate.commonest(intake.rules)}); "
+            f"{_names(config)}: none of {result.read} rows can be used ({validate.commonest(intake.rules)}); "
             f"first, {intake.first_refusal}; all in {quarantine}"
         )
     limit = ("ingest", config.max_quarantined)
-    validate.require_few_refused(config.source, result.read, intake.rules, intake.first_refusal, limit, quarantine)
+    validate.require_few_refused(_names(config), result.read, intake.rules, intake.first_refusal, limit, quarantine)

@@ -12,6 +12,8 @@ class LookConfig(Settings):
     """The registered model."""
     source: str
     """The rows, as ingest reads them."""
+    more: list[str] = []
+    """The further sources."""
     tools: str
     """The tools file; empty where the rows bring their own."""
     alias: str

@@ -5,27 +5,31 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from calltune import storage
+from calltune import hub, storage
 from calltune.errors import DataError
 from calltune.models import checksums, file_sha256
 from calltune.records import sha256
 
 
-def fingerprint(source: str, tools: str, base: str = "", revision: str = "") -> str:
+def fingerprint(source: str, tools: str, base: str = "", revision: str = "", more: Sequence[str] = ()) -> str:
     """SHA-256 over source, tools file and base model, so that nothing cached ever hides new data or new weights.
 
     Args:
         source: a file, whose content counts, not its name; a folder, of whose files both count; or
-            ``s3://bucket/prefix``, of whose objects key, ETag and size count, so that nothing is downloaded.
+            ``s3://bucket/prefix``, of whose objects key, ETag and size count, so that nothing is downloaded; or
+            ``hf://datasets/…``, of which the commit counts that it means now.
         tools: path of the tools file, or its address in S3; empty where the rows bring their own.
         base: the base model. The files of a folder count, by their checksums, and the objects of ``s3://bucket/prefix``;
             any other model is what its name and revision say.
         revision: of a base model from the Hub.
+        more: further sources.
 
     Raises:
         DataError: one of them does not exist or cannot be read.
     """
     known: dict[str, Any] = {"source": _data(source), "tools": _tools(tools)}
+    if more:
+        known["more"] = [_data(one) for one in more]
     if base.startswith("s3://"):
         known["base"] = _objects(f"{base.rstrip('/')}/")
     elif base and Path(base).is_dir():
@@ -38,6 +42,9 @@ def fingerprint(source: str, tools: str, base: str = "", revision: str = "") -> 
 def _data(source: str) -> Any:
     if source.startswith("s3://"):
         return _objects(source)
+    if source.startswith(hub.PREFIX):
+        address = hub.parsed(source)
+        return [address.name, hub.commit_of(source), address.config, address.split]
     try:
         return _folder(Path(source)) if Path(source).is_dir() else _file(source, "data")
     except OSError as error:

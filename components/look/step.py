@@ -45,7 +45,7 @@ def look(config: LookConfig) -> Seen:
     started = time.monotonic()
     _require_tools_of_rules(config)
     with runtime.phase("read data and base model"):
-        found = fingerprint(config.source, config.tools, config.model.base, config.model.revision)
+        found = fingerprint(config.source, config.tools, config.model.base, config.model.revision, config.more)
     with runtime.phase("open the registry"):
         history = ledger.heal(config.name, config.alias)
         serving = history[-1] if history else None
@@ -87,7 +87,8 @@ def _require_tools_of_rules(config: LookConfig) -> None:
 
     given = tools.load(config.tools)
     for rule, how in config.rules.items():
-        if rule.split(".")[0] in tools.names_of(given) or not _may_bring(config.source, rule.split(".")[0]):
+        tool = rule.split(".")[0]
+        if tool in tools.names_of(given) or not any(_may_bring(source, tool) for source in (config.source, *config.more)):
             check_rules({rule: how}, given)
 
 

@@ -272,7 +272,7 @@ def read(path):
 @pytest.mark.slow
 def test_each_step_writes_what_the_next_one_reads(steps):
     folder, said = steps
-    written = {"records.jsonl", "quarantine.jsonl", "profile.json", "sources.json"}
+    written = {"records.jsonl", "quarantine.jsonl", "duplicates.jsonl", "profile.json", "profile.html", "sources.json"}
     assert {path.name for path in (folder / "records").iterdir()} == written
     assert said["ingest"] == f"{ROWS} of {ROWS} rows kept, 0 quarantined, 0 duplicates: records\n"
     wanted = {"train.parquet", "validation.parquet", "validation.jsonl", "test.jsonl", "preview.txt", "stats.json"}

@@ -65,9 +65,9 @@ def test_a_changed_template_changes_what_renders_and_not_ingest(copy):
     assert "ingest" not in steps and "gate" not in steps
 
 
-def test_a_changed_page_changes_the_report_alone(copy):
+def test_a_changed_page_changes_the_steps_that_write_it(copy):
     assert changed(copy, "components/report/page.html.jinja", " ") == {"report"}
-    assert changed(copy, "calltune/pages/layout.html.jinja", " ") == {"report"}
+    assert changed(copy, "calltune/pages/layout.html.jinja", " ") == {"report", "ingest"}
 
 
 def test_a_new_helper_counts_as_soon_as_it_is_imported(copy):

@@ -196,6 +196,11 @@ def test_every_step_of_the_dag_has_settings():
         ),
         ({"ingest": {"source": ""}}, r"ingest\.source: must be a text that is not empty, not ''$"),
         ({"ingest": {"source": ["a"]}}, r"ingest\.source: must be text, in quotes, not \['a'\]$"),
+        ({"ingest": {"source": "a", "more": [{"sauce": "b"}]}}, r"ingest\.more\.0\.source: is required \(and 1 more\)$"),
+        (
+            {"ingest": {"source": "a", "more": [{"source": "b", "weight": 2}]}},
+            r"ingest\.more\.0\.weight: must be at most 1, not 2",
+        ),
         ({"train": {"epochs": "many " * 40}}, r"train\.epochs: .{,120}…$"),
         ({"train": {"epochs": MAX_INTEGER}}, r"train\.epochs: 9007199254740992 is too large; integers must be below 2\^53"),
         ({"train": {"seed": -1}}, r"train\.seed: must be at least 0, not -1$"),
@@ -356,13 +361,16 @@ def test_the_hash_is_the_same_wherever_the_files_lie(tmp_path, monkeypatch):
     for place in ("here", "somewhere/else"):
         folder = tmp_path / place
         (folder / "base").mkdir(parents=True)
-        text = {"name": "shop", "model": {"base": "base"}, "ingest": {"source": "data/rows.jsonl", "tools": "../tools.py"}}
+        more = [{"source": "data/more.jsonl", "weight": 0.5}, {"source": "hf://datasets/acme/calls"}]
+        ingest = {"source": "data/rows.jsonl", "tools": "../tools.py", "more": more}
+        text = {"name": "shop", "model": {"base": "base"}, "ingest": ingest}
         (folder / "run.yaml").write_text(yaml.safe_dump(text))
         monkeypatch.chdir(folder)
         config = load("run.yaml")
         # What a run's pipeline gets: absolute, written as JSON and read again.
         run = RunConfig.model_validate(json.loads(json.dumps(absolute(config).model_dump(mode="json"))))
         assert run.ingest.source == str(folder / "data" / "rows.jsonl") and run.model.base == str(folder / "base")
+        assert [part.source for part in run.ingest.more] == [str(folder / "data" / "more.jsonl"), "hf://datasets/acme/calls"]
         hashes |= {config.sha256, run.sha256, run.for_step("report")["config_sha256"]}
     assert len(hashes) == 1
 
@@ -373,8 +381,10 @@ def test_the_hash_tells_other_data_and_models_apart(written):
         "ingest.source=s3://a/rows.jsonl",
         "ingest.source=s3://b/rows.jsonl",
         "model.base=org/model",
+        "ingest.more=[{source: more.jsonl}]",
+        "ingest.more=[{source: more.jsonl, weight: 0.5}]",
     ]
-    assert len({load(written(), [name]).sha256 for name in [*names, "name=shop"]}) == 5
+    assert len({load(written(), [name]).sha256 for name in [*names, "name=shop"]}) == 7
 
 
 def reads_of(tree):

@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calltune.likeness import words
 from components.format.config import ContaminationConfig
-from components.format.contamination import contaminated, words
+from components.format.contamination import contaminated
 from components.format.split import TEST, TRAIN, VALIDATION
 
 

@@ -7,8 +7,9 @@ from calltune import models
 from calltune.errors import ConfigError, DataError
 from calltune.records import content_sha256, read_jsonl, sha256, user_text, write_jsonl
 from components.format.config import FormatConfig, SplitConfig
+from components.format.part import SCHEMA
 from components.format.split import parts_of
-from components.format.step import SCHEMA, format_rows
+from components.format.step import format_rows
 
 SPLIT = SplitConfig(test=0.33, validation=0.2)
 

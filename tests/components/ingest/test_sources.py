@@ -25,6 +25,10 @@ ROWS = [
 ]
 
 
+def chat(question):
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}], "tools": []}
+
+
 def lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
@@ -181,3 +185,36 @@ def test_the_keys_of_a_parquet_map_may_be_dates(tmp_path):
     parquet.write_table(pyarrow.table({"days": day}), tmp_path / "rows.parquet")
     (row,) = sources.find(str(tmp_path / "rows.parquet")).rows()
     assert json.loads(row.text) == {"days": {"2026-01-02": 1}}
+
+
+def test_several_sources_are_read_one_after_the_other_each_in_its_dialect(tmp_path, take):
+    (tmp_path / "more.jsonl").write_text(json.dumps({"instruction": "Who?", "output": "Ana."}) + "\n" + json.dumps(chat("A?")))
+    more = [{"source": str(tmp_path / "more.jsonl"), "dialect": "alpaca"}]
+    result = take([chat("A?"), chat("B?")], more=more, max_quarantined=0.5)
+    assert (result.read, result.kept, result.quarantined, result.dialect) == (4, 3, 1, "openai, alpaca")
+    profile = json.loads((tmp_path / "out" / "profile.json").read_text())
+    assert [(one["dialect"], one["read"], one["kept"]) for one in profile["sources"]] == [("openai", 2, 2), ("alpaca", 2, 1)]
+    parts = json.loads((tmp_path / "out" / "sources.json").read_text())["parts"]
+    assert [part["uri"] for part in parts] == [str(tmp_path / "rows.jsonl"), str(tmp_path / "more.jsonl")]
+    assert "more.jsonl" in (tmp_path / "out" / "profile.html").read_text()
+
+
+def test_a_weight_takes_its_share_of_the_rows_and_always_the_same_ones(tmp_path, take):
+    rows = [chat(f"{n}?") for n in range(200)]
+
+    def kept(rows):
+        count = take(rows, weight=0.25).read
+        found = {record["messages"][0]["content"] for record in read_jsonl(tmp_path / "out" / "records.jsonl")}
+        assert len(found) == count
+        return found
+
+    first = kept(rows)
+    assert 30 < len(first) < 70
+    assert kept(rows[::-1]) == first
+    assert first < kept([*rows, *(chat(f"{n}?") for n in range(200, 300))])
+
+
+def test_a_second_source_that_is_not_there_is_told_before_the_first_is_read(tmp_path, take):
+    with pytest.raises(DataError, match="nowhere: no such file"):
+        take([chat("A?")], more=[{"source": str(tmp_path / "nowhere")}])
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ from calltune.errors import DataError
 from calltune.records import read_jsonl
 from components.ingest import jsontext, sources
 from components.ingest.config import IngestConfig
-from components.ingest.step import Ingested, ingest
+from components.ingest.step import ingest
 
 HELPDESK = Path(__file__).parents[3] / "examples" / "helpdesk"
 TOOLS = [{"name": "find", "description": "Find.", "parameters": {"type": "object", "properties": {"name": {"type": "string"}}}}]
@@ -22,20 +22,6 @@ def chat(question, answer="Yes.", **more):
 def call(question, name, tool="find", **more):
     made = {"role": "assistant", "tool_calls": [{"function": {"name": tool, "arguments": {"name": name}}}]}
     return {"messages": [{"role": "user", "content": question}, made], "tools": TOOLS, **more}
-
-
-@pytest.fixture
-def take(tmp_path):
-    """Ingest rows (objects, or lines as they are); everything that a run left can be looked at under `tmp_path/out`."""
-
-    def run(rows, name="rows.jsonl", **config) -> Ingested:
-        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
-        result = ingest(IngestConfig(source=str(tmp_path / name), **config), tmp_path / "out")
-        assert result.read == result.kept + result.quarantined + result.duplicates
-        return result
-
-    return run
 
 
 def written(tmp_path, name):
@@ -78,6 +64,7 @@ def test_the_profile_counts_what_is_in_the_rows(take, tmp_path):
     profile = json.loads((tmp_path / "out" / "profile.json").read_text())
     fingerprint = profile.pop("fingerprint")
     assert len(fingerprint) == 64
+    assert [(one["weight"], one["read"], one["kept"]) for one in profile.pop("sources")] == [(1, 5, 3)]
     assert profile == {
         "read": 5,
         "kept": 3,
@@ -86,10 +73,17 @@ def test_the_profile_counts_what_is_in_the_rows(take, tmp_path):
         "dialect": "openai",
         "dialect_reason": "5 of the first 5 rows have `messages`",
         "rules": {"unknown_tool": 1},
+        "near_duplicates": 0,
+        "secrets": {},
+        "personal_data": {},
         "tools": {"find": 2},
         "rows_per_tool": {"find": 2},
         "calls_per_row": {"0": 1, "1": 2},
         "roles": {"user": 3, "assistant": 3},
+        "classes": {"find": 2, "no call": 1},
+        "question_words": {"1": 1, "3": 2},
+        "arguments": {"find": {"name": 2}},
+        "examples": {"unknown_tool": [f"{tmp_path}/rows.jsonl, row 5: {written(tmp_path, 'quarantine')[0]['message']}"]},
     }
 
 
@@ -109,11 +103,16 @@ def test_lines_cut_off_in_the_middle_are_quarantined_and_the_rest_goes_on(take, 
     assert refused[1]["message"] == "not JSON: NaN is not JSON"
 
 
-def test_the_same_row_again_is_a_duplicate_whatever_its_case_and_spacing(take):
+def test_the_same_row_again_is_a_duplicate_whatever_its_case_and_spacing(take, tmp_path):
     swapped = call("Who?", "Ana")
     swapped["messages"][0]["content"] = " who? \n"
     result = take([call("Who?", "Ana"), swapped, chat("Hi?", " Yes.\n"), chat("Hi?", "Yes.")])
     assert (result.kept, result.duplicates, result.quarantined) == (2, 2, 0)
+    where = str(tmp_path / "rows.jsonl")
+    assert [(entry["row"], entry["repeats"]) for entry in written(tmp_path, "duplicates")] == [
+        (2, {"source": where, "row": 1}),
+        (4, {"source": where, "row": 3}),
+    ]
 
 
 def test_the_same_question_with_other_tools_or_instructions_is_another_question(take):
@@ -245,13 +244,13 @@ def test_a_json_file_may_hold_lines(take):
     assert take([chat("A?"), chat("B?")], name="rows.json").kept == 2
 
 
-@pytest.mark.parametrize("name", ["records.jsonl", "quarantine.jsonl"])
+@pytest.mark.parametrize("name", ["records.jsonl", "quarantine.jsonl", "duplicates.jsonl"])
 @pytest.mark.parametrize("count", [1, 2000])
 def test_a_disk_without_room_is_named(take, tmp_path, name, count):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).symlink_to("/dev/full")
     with pytest.raises(DataError, match=rf"out/{name}: no room left on this disk"):
-        take([line for n in range(count) for line in (chat(f"{n}?"), "{")], max_quarantined=1.0)
+        take([line for n in range(count) for line in (chat(f"{n}?"), "{", chat(f"{n} ?"))], max_quarantined=1.0)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 
+from calltune import hub
 from calltune.errors import DataError
 from components.look.fingerprint import fingerprint
 
@@ -82,3 +83,23 @@ def test_rows_in_a_file_called_manifest_count_too(data):
     first = fingerprint(str(rows), "")
     (rows / "manifest.json").write_text('[{"query": "Ho"}]')
     assert fingerprint(str(rows), "") != first
+
+
+def test_a_further_source_and_what_is_in_it_change_it(data):
+    rows, more = f"{data}/rows.jsonl", data / "more.jsonl"
+    more.write_text("1\n")
+    alone, both = fingerprint(rows, ""), fingerprint(rows, "", more=[str(more)])
+    more.write_text("2\n")
+    assert len({alone, both, fingerprint(rows, "", more=[str(more)])}) == 3
+    assert fingerprint(rows, "", more=[]) == alone
+
+
+def test_a_data_set_of_the_hub_counts_by_its_commit_and_its_part(monkeypatch):
+    commits = {"main": "a" * 40, "v2": "b" * 40}
+    monkeypatch.setattr(hub, "commit_of", lambda uri: commits[hub.parsed(uri).revision])
+    uri = "hf://datasets/acme/calls"
+    assert fingerprint(uri, "") == fingerprint(f"{uri}@main#train", "")
+    assert len({fingerprint(uri + rest, "") for rest in ("", "@v2", "#test", "#de/train")}) == 4
+    before = fingerprint(uri, "")
+    commits["main"] = "c" * 40
+    assert fingerprint(uri, "") != before
