@@ -165,7 +165,9 @@ def evaluate(
         raise DataError(f"{test}: no questions to evaluate with")
     for record in records:
         check_rules({rule: how for rule, how in config.arguments.items() if _concerns(rule, record)}, record["tools"])
-    asked = {FIRST: records, **{way: WAYS[way](records, SEED) for way in config.robustness}}
+    asked: dict[str, list[Record]] = {FIRST: records}
+    for way in config.robustness:
+        asked[way] = WAYS[way](records, SEED)
     prompts = {
         way: [prompt_ids(served.tokenizer, prompt_of(record), record["tools"]) for record in questions]
         for way, questions in asked.items()
