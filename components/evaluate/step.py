@@ -166,8 +166,8 @@ def evaluate(
     for record in records:
         check_rules({rule: how for rule, how in config.arguments.items() if _concerns(rule, record)}, record["tools"])
     asked: dict[str, list[Record]] = {FIRST: records}
-    for way in config.robustness:
-        asked[way] = WAYS[way](records, SEED)
+    for again in config.robustness:
+        asked[again] = WAYS[again](records, SEED)
     prompts = {
         way: [prompt_ids(served.tokenizer, prompt_of(record), record["tools"]) for record in questions]
         for way, questions in asked.items()
