@@ -134,7 +134,7 @@ def test_who_one_is_may_be_called_as_a_word_of_the_package(monkeypatch):
 
 
 def test_only_notify_gets_what_notify_alone_needs():
-    keys = ", ".join(f"{number}: {name}" for number, name in enumerate(NOTIFY_VARIABLES))
+    keys = ", ".join(f"key-{number}: {name}" for number, name in enumerate(NOTIFY_VARIABLES))
     both = "store-keys: {id: AWS_ACCESS_KEY_ID, key: AWS_SECRET_ACCESS_KEY, hook: CALLTUNE_WEBHOOK_URL}"
     _, executors = documents(compiled(f"cluster.secrets={{calltune-notify: {{{keys}}}, {both}}}", *GPUS[0]).text)
     got = {
