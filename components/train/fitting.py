@@ -39,7 +39,7 @@ def fit(compute: Callable[[Packs], T], packs: Packs, rows: Sequence[Row], collat
             return compute(packs)
         except torch.OutOfMemoryError:
             pass  # what the failed try holds is free only when this block has ended
-        if not collator.halve(rows):
+        if len(packs) == len(rows):
             longest = max(len(row.input_ids) for row in rows)
             raise UserError(
                 f"not enough memory for one row of {longest} tokens by itself: lower format.max_tokens, "
@@ -47,9 +47,11 @@ def fit(compute: Callable[[Packs], T], packs: Packs, rows: Sequence[Row], collat
             )
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        runtime.note(
-            f"train: out of memory: packs of at most {collator.max_tokens:,} tokens from here on; the batch stays the same"
-        )
+        before = collator.max_tokens
+        collator.halve(rows, len(packs))
+        if collator.max_tokens < before:  # else the loader had made these packs ahead, before that
+            most = f"packs of at most {collator.max_tokens:,} tokens from here on"
+            runtime.note(f"train: out of memory: {most}; the batch stays the same")
         packs = [_moved(pack, device) for pack in collator.packed(rows)]
 
 

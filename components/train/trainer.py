@@ -47,14 +47,10 @@ class Collator:
         """The rows' packs, each as a dict of its fields."""
         return [{field: getattr(p, field) for field in p.__dataclass_fields__} for p in pack(rows, self.max_tokens)]
 
-    def halve(self, rows: Sequence[Row]) -> bool:
-        """Halve `max_tokens` until these rows make more packs; false where each of them is a pack of its own already."""
-        before = len(pack(rows, self.max_tokens))
-        if before == len(rows):
-            return False
-        while len(pack(rows, self.max_tokens)) <= before:
+    def halve(self, rows: Sequence[Row], packs: int) -> None:
+        """Halve `max_tokens` until these rows, more than that many, make more than that many packs."""
+        while len(pack(rows, self.max_tokens)) <= packs:
             self.max_tokens //= 2
-        return True
 
 
 class TreeTrainer(SFTTrainer):

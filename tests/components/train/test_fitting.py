@@ -57,7 +57,7 @@ def test_a_batch_that_does_not_fit_is_the_same_batch_in_smaller_packs(train_tiny
     weights = [load_file(run.adapter / "adapter_model.safetensors") for run in (whole, cut)]
     moved = sum((weights[0][name] - weights[1][name]).norm() ** 2 for name in weights[0]).sqrt()
     assert moved <= 2e-2 * sum(tensor.norm() ** 2 for tensor in weights[0].values()).sqrt()
-    (told,) = {event["message"] for event in cut.events if "out of memory" in event.get("message", "")}
+    *_, told = [event["message"] for event in cut.events if "out of memory" in event.get("message", "")]
     assert f"packs of at most {cut.result.pack_tokens:,} tokens" in told
 
 
