@@ -2,6 +2,9 @@
 
 import re
 from collections.abc import Set
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # Chinese, Japanese and Korean put no space between words: there each character counts as one.
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
@@ -15,7 +18,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def likeness(one: Set[str], two: Set[str]) -> float:
+def likeness(one: Set[T], two: Set[T]) -> float:
     """The words that both sets have, divided by those of both: 0 to 1; 0 where both are empty."""
     shared = len(one & two)
     return shared / max(1, len(one) + len(two) - shared)

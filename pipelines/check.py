@@ -37,7 +37,8 @@ def check(config: RunConfig) -> Iterator[str]:
     yield f"config       valid: {config.name}, {config.sha256[:12]}"
     require_one_store(config)
     given = tools.load(config.ingest.tools) if config.ingest.tools else []
-    samples, total = [], 0
+    samples: list[Sample] = []
+    total: int | None = 0
     for part in config.ingest.sources:
         source = find(part.source)
         sample = look(part, source, given)

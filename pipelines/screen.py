@@ -86,8 +86,8 @@ class Screen:
             return
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task(name, total=event["total"], unit=event["unit"], detail="", left="")
-        shown = {"detail": escape(event["detail"]), "left": _left(event["left_s"])}
-        self.bars.update(self.tasks[name], completed=event["done"], **shown)
+        detail, left = escape(event["detail"]), _left(event["left_s"])
+        self.bars.update(self.tasks[name], completed=event["done"], detail=detail, left=left)
 
     def _clear(self) -> None:
         for task in self.tasks.values():

@@ -120,7 +120,9 @@ def _train(
     require_within_window(network.config, longest)
     follow = Follow(out / "best.safetensors", config.patience, config.keep)
     keeper = Keeper(
-        _checkpoints(base, dataset, config, method, out, [code, before and before.name]), follow, config.checkpoint_minutes
+        _checkpoints(base, dataset, config, method, out, [code, before.name if before else None]),
+        follow,
+        config.checkpoint_minutes,
     )
     # The Trainer's own `max_steps` may also be more than the epochs' steps.
     limited = config.model_copy(update={"max_steps": config.max_steps and config.steps(len(rows))})
