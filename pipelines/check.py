@@ -44,8 +44,8 @@ def check(config: RunConfig) -> Iterator[str]:
         sample = look(part, source, given)
         samples.append(sample)
         # Rows of S3 and the Hub would have to be downloaded to be counted.
-        known = source.unit == "bytes" and total is not None
-        total = total + sum(1 for _ in taken(source.rows(), part.weight)) if known else None
+        if total is not None:
+            total = total + sum(1 for _ in taken(source.rows(), part.weight)) if source.unit == "bytes" else None
         share = "" if part.weight == 1 else f", {part.weight:.3g} of its rows"
         yield f"source       {part.source}: {_size(source)}{share}"
         well = f"{len(sample.records)} of the first {_count(sample.read, 'row')} read well"
