@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from calltune.errors import ConfigError
 from calltune.records import sha256
@@ -16,6 +16,7 @@ from components.export.config import ExportConfig
 from components.format.config import FormatConfig
 from components.gate.config import GateConfig
 from components.ingest.config import IngestConfig
+from components.look.config import DriftConfig
 from components.promote.config import PromoteSection
 from components.train.config import TrainConfig
 from pipelines import plain_yaml
@@ -30,7 +31,10 @@ class RetrainConfig(Settings):
     """When a run trains."""
 
     when: Literal["always", "changed"] = "always"
-    """`always`, or only if data, tools or base model have `changed` since the champion was trained."""
+    """`always`, or only if data, tools or base model have `changed` since the champion was trained, or for the next two."""
+    max_age_days: int = Field(0, ge=0)
+    """The champion's age in days that is a reason to train; 0: none is."""
+    drift: DriftConfig = DriftConfig()
 
 
 class StorageConfig(Settings):
@@ -105,7 +109,7 @@ class RunConfig(Settings):
             look = {"name": self.name, "source": self.ingest.source, "tools": self.ingest.tools, "alias": self.promote.alias}
             return {
                 **look,
-                "when": self.retrain.when,
+                **self.retrain.model_dump(mode="json"),
                 "config_sha256": self.sha256,
                 "run": self.model_dump(mode="json", exclude_none=True, exclude={"cluster", "images"}),
             }
@@ -192,6 +196,10 @@ def absolute(config: RunConfig) -> RunConfig:
     for section, key in _paths(config):
         before = sections.get(section, getattr(config, section))
         sections[section] = before.model_copy(update={key: os.path.abspath(getattr(before, key))})
+    drift = config.retrain.drift
+    if drift.questions and "://" not in drift.questions:
+        there = drift.model_copy(update={"questions": os.path.abspath(drift.questions)})
+        sections["retrain"] = config.retrain.model_copy(update={"drift": there})
     return config.model_copy(update=sections)
 
 
@@ -211,7 +219,9 @@ def require_one_store(config: RunConfig) -> None:
     """
     if config.storage.uri != "embedded":
         return
-    for key, uri in (("ingest.source", config.ingest.source), ("model.base", config.model.base)):
+    read = {"ingest.source": config.ingest.source, "model.base": config.model.base}
+    read["retrain.drift.questions"] = config.retrain.drift.questions
+    for key, uri in read.items():
         if uri.startswith("s3://"):
             raise ConfigError(
                 f"{key}: {uri} cannot be reached from a run with storage.uri: embedded, whose S3 is a server of its own: "

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from calltune import runtime, tools, validate
+from calltune import drift, runtime, tools, validate
 from calltune.dialects.reading import RowError
 from calltune.errors import DataError
 from calltune.records import Record, Tool, calls_of, canonical, content_sha256
@@ -132,6 +132,7 @@ class _Intake:
         self.rows_per_tool: Counter[str] = Counter()
         self.calls_per_row: Counter[int] = Counter()
         self.roles: Counter[str] = Counter()
+        self.lengths: Counter[str] = Counter()
 
     def take(self, raw: RawRow, row: Parsed, dialect: str) -> None:
         """Keep the row, or count it as a duplicate, or quarantine it."""
@@ -170,6 +171,7 @@ class _Intake:
         self.rows_per_tool.update(set(calls))
         self.calls_per_row[len(calls)] += 1
         self.roles.update(message["role"] for message in record["messages"])
+        self.lengths[drift.length_class(record)] += 1
 
     def new_id(self, row: dict[str, Any], raw: RawRow) -> str:
         """The row's own id if no row before had it, else its number, else that with its file."""
@@ -195,13 +197,14 @@ class _Intake:
         return hashlib.sha256(b"".join(sorted(self.contents))).hexdigest()
 
     def profile(self) -> dict[str, Any]:
-        """What the rows hold, for the report."""
+        """What the rows hold, for the report, and for a later look at how questions have changed."""
         return {
             "rules": dict(self.rules.most_common()),
             "tools": dict(self.calls.most_common()),
             "rows_per_tool": dict(self.rows_per_tool.most_common()),
             "calls_per_row": {str(calls): rows for calls, rows in sorted(self.calls_per_row.items())},
             "roles": dict(self.roles.most_common()),
+            "lengths": dict(self.lengths.most_common()),
         }
 
 

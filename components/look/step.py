@@ -13,6 +13,7 @@ from typing import Any
 from calltune import ledger, runtime, storage, tools, tracking
 from components.look.config import LookConfig
 from components.look.fingerprint import fingerprint
+from components.look.reason import reason
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ def look(config: LookConfig) -> Seen:
         serving = history[-1] if history else None
         run = tracking.run_of(config.name)
         tracking.log(run, params=flat(config.run), tags={"fingerprint": found})
-    reason = _reason(config, found, serving)
-    runtime.note(f"look: {reason or 'nothing new since the champion was trained'}")
-    if not reason:
+    why = reason(config, found, serving)
+    runtime.note(f"look: {why.text if why else 'nothing new since the champion was trained'}")
+    if why is None:
         summary = _nothing_new(found, config.config_sha256, round(time.monotonic() - started, 2))
         storage.of_run().put_json(f"runs/{runtime.run_id()}/summary.json", summary)
         tracking.end(run, ok=True)
     champion = {key: serving[key] for key in ("uri", "digest", "files", "version")} if serving else None
-    return Seen(found, json.dumps(champion, sort_keys=True) if champion else "", reason)
+    return Seen(found, json.dumps(champion, sort_keys=True) if champion else "", why.text if why else "")
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -89,14 +90,6 @@ def _may_bring(source: str, tool: str) -> bool:
             return any(tool.encode() in line for line in file)
     except OSError:
         return True  # the fingerprint says what is wrong with the file
-
-
-def _reason(config: LookConfig, found: str, serving: ledger.Entry | None) -> str:
-    if config.when == "always":
-        return "asked for"
-    if serving is None:
-        return "no champion yet"
-    return "the data or the base model has changed" if serving["fingerprint"] != found else ""
 
 
 def _nothing_new(found: str, config_sha256: str, seconds: float) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def test_the_profile_counts_what_is_in_the_rows(take, tmp_path):
         "rows_per_tool": {"find": 2},
         "calls_per_row": {"0": 1, "1": 2},
         "roles": {"user": 3, "assistant": 3},
+        "lengths": {"8": 2, "3": 1},
     }
 
 
