@@ -18,17 +18,23 @@ SETS = ("cpu", "train", "vllm", "services")
 SBOM = "/opt/calltune/sbom.cdx.json"
 
 
-def main() -> int:
-    """Build what is asked for; returns the exit code."""
+def options(words: list[str] | None = None) -> argparse.Namespace:
+    """What is asked for; by default on this process's command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", default=["cpu", "train", "services"], choices=SETS, metavar="SET", help="|".join(SETS))
     parser.add_argument("--base", help="instead of the Dockerfile's BASE_IMAGE: one with python3 3.11 and its venv module")
     parser.add_argument("--registry", default="", help="put in front of the names, as images.registry in the chart's values")
     parser.add_argument("--push", action="store_true", help="push to --registry, too")
     parser.add_argument("--network", help="of the build, as docker build --network")
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
     if asked.push and not asked.registry:
         parser.error("--push: where to? Add --registry")
+    return asked
+
+
+def main() -> int:
+    """Build what is asked for; returns the exit code."""
+    asked = options()
     for name in asked.sets:
         image = build(name, asked.base, asked.registry, asked.network)
         parts = write_sbom(name, image)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from calltune.errors import UserError
-from pipelines import cli_schedule
+from pipelines import cli_schedule, cli_watch
 from pipelines.connect import (
     DryRun,
     Experiment,
@@ -30,6 +30,7 @@ app = typer.Typer()
 runs_app = typer.Typer(help="Runs on Kubeflow Pipelines.\n\nExample: calltune runs list --host http://localhost:8888")
 app.add_typer(runs_app, name="runs", no_args_is_help=True)
 app.add_typer(cli_schedule.app, name="schedule", no_args_is_help=True)
+app.add_typer(cli_watch.app)
 
 RunId = Annotated[str, typer.Argument(help="The run's id, as `calltune runs list` shows it.")]
 

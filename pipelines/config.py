@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from calltune.errors import ConfigError
 from calltune.metrics import ROBUSTNESS
@@ -17,6 +17,7 @@ from components.export.config import ExportConfig
 from components.format.config import FormatConfig
 from components.gate.config import GateConfig
 from components.ingest.config import IngestConfig
+from components.look.config import DriftConfig
 from components.notify.config import NotifySection
 from components.promote.config import PromoteSection
 from components.train.config import TrainConfig
@@ -32,7 +33,10 @@ class RetrainConfig(Settings):
     """When a run trains."""
 
     when: Literal["always", "changed"] = "always"
-    """`always`, or only if data, tools or base model have `changed` since the champion was trained."""
+    """`always`, or only if data, tools or base model have `changed` since the champion was trained, or for the next two."""
+    max_age_days: int = Field(0, ge=0)
+    """The champion's age in days that is a reason to train; 0: none is."""
+    drift: DriftConfig = DriftConfig()
 
 
 class StorageConfig(Settings):
@@ -122,7 +126,7 @@ class RunConfig(Settings):
             return {
                 **look,
                 "more": [part.source for part in self.ingest.more],
-                "when": self.retrain.when,
+                **self.retrain.model_dump(mode="json"),
                 "config_sha256": self.sha256,
                 "run": self.model_dump(mode="json", exclude_none=True, exclude={"notify", "cluster", "images"}),
             }
@@ -216,6 +220,10 @@ def absolute(config: RunConfig) -> RunConfig:
             for part in config.ingest.more
         ]
         sections["ingest"] = sections.get("ingest", config.ingest).model_copy(update={"more": more})
+    drift = config.retrain.drift
+    if drift.questions and "://" not in drift.questions:
+        there = drift.model_copy(update={"questions": os.path.abspath(drift.questions)})
+        sections["retrain"] = config.retrain.model_copy(update={"drift": there})
     return config.model_copy(update=sections)
 
 
@@ -239,8 +247,9 @@ def require_one_store(config: RunConfig) -> None:
     """
     if config.storage.uri != "embedded":
         return
-    sources = [("ingest.more" if number else "ingest.source", part.source) for number, part in enumerate(config.ingest.sources)]
-    for key, uri in (*sources, ("model.base", config.model.base)):
+    read = [("ingest.more" if number else "ingest.source", part.source) for number, part in enumerate(config.ingest.sources)]
+    read += [("model.base", config.model.base), ("retrain.drift.questions", config.retrain.drift.questions)]
+    for key, uri in read:
         if uri.startswith("s3://"):
             raise ConfigError(
                 f"{key}: {uri} cannot be reached from a run with storage.uri: embedded, whose S3 is a server of its own: "

@@ -20,16 +20,21 @@ from pipelines.placement import WITH_MODELS, scratch_gib
 
 
 def require_cluster_places(config: RunConfig) -> None:
-    """Refuse a store or tracking that no pod can reach.
+    """Refuse a store, a tracking or recent questions that no pod can reach.
 
     Raises:
-        ConfigError: one of the two is on this machine.
+        ConfigError: one of them is on this machine.
     """
     if not config.storage.uri.startswith("s3://"):
         raise ConfigError(f"storage.uri: {config.storage.uri} is on this machine, where no pod finds it: set s3://bucket/prefix")
     if not config.tracking.uri.startswith(("http://", "https://")):
         raise ConfigError(
             f"tracking.uri: {config.tracking.uri} is on this machine: set an MLflow server such as http://mlflow:5000"
+        )
+    recent = config.retrain.drift.questions
+    if recent and not recent.startswith("s3://"):
+        raise ConfigError(
+            f"retrain.drift.questions: {recent} is on this machine, where no later run sees what is new: set s3://bucket/prefix"
         )
 
 

@@ -25,6 +25,10 @@ TOKEN_FILE = "/var/run/secrets/kubeflow/pipelines/token"
 """Where KFP's manifests project a pod's token."""
 
 
+class Missing(UserError):
+    """The API has no such object."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where Kubeflow Pipelines is, and as whom to talk to it.
@@ -118,12 +122,16 @@ class Kubeflow:
         """Id of an experiment, made if need be."""
         return str(self.call(self.client.create_experiment, name, namespace=self.namespace).experiment_id)
 
+    def pipeline(self, name: str) -> str | None:
+        """Id of a pipeline; None where there is none of that name."""
+        pipelines = self.all(self.client.list_pipelines, "pipelines", namespace=self.namespace, filter=_named(name))
+        return next((str(found.pipeline_id) for found in pipelines), None)
+
     def version(self, package: Package) -> tuple[str, str, bool]:
         """Upload a package as a pipeline version; returns the ids of pipeline and version, and whether it is new."""
         import tempfile
 
-        pipelines = self.all(self.client.list_pipelines, "pipelines", namespace=self.namespace, filter=_named(package.name))
-        pipeline = next((found.pipeline_id for found in pipelines), None)
+        pipeline = self.pipeline(package.name)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "package.yaml"
             file.write_text(package.text, encoding="utf-8")
@@ -151,7 +159,7 @@ class Kubeflow:
         if status in (401, 403):
             return _denied(self.place, status, text)
         if status == 404:
-            return UserError(f"{self.place.host}: not found: {text}; `calltune runs list` and `schedule list` name what there is")
+            return Missing(f"{self.place.host}: not found: {text}; `calltune runs list` and `schedule list` name what there is")
         return UserError(f"{self.place.host}: Kubeflow Pipelines refuses (HTTP {status}): {text}")
 
 

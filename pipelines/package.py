@@ -22,7 +22,7 @@ class Package:
     """A compiled pipeline.
 
     Attributes:
-        name: of the pipeline in KFP: one for each registered model.
+        name: of the pipeline in KFP.
         text: its two YAML documents, the pipeline and its Kubernetes part.
     """
 
@@ -33,6 +33,11 @@ class Package:
     def version(self) -> str:
         """Name of the pipeline version: the same for the same bytes."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+
+def pipeline_name(config: RunConfig) -> str:
+    """Name of the pipeline in KFP: one for each registered model."""
+    return f"calltune-{config.name}"
 
 
 def package(config: RunConfig) -> Package:
@@ -60,7 +65,7 @@ def package(config: RunConfig) -> Package:
         raise ConfigError(
             f"the package has {len(text.encode()):,} bytes, and at most {MAX_BYTES:,} are safe in KFP: shorten the config"
         )
-    return Package(f"calltune-{config.name}", text)
+    return Package(pipeline_name(config), text)
 
 
 def _refuse_credentials(text: str) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from typing import Any
 
+from calltune import drift
 from calltune.records import Record, calls_of, expected_calls, user_text
 
 EXAMPLES = 3
@@ -23,6 +24,7 @@ class Profile:
         self.roles: Counter[str] = Counter()
         self.classes: Counter[str] = Counter()
         self.question_words: Counter[int] = Counter()
+        self.lengths: Counter[str] = Counter()
         self.given: dict[str, Counter[str]] = defaultdict(Counter)
         self.examples: dict[str, list[str]] = {}
 
@@ -42,6 +44,7 @@ class Profile:
         self.roles.update(message["role"] for message in record["messages"])
         self.classes[" + ".join(sorted(call["name"] for call in expected_calls(record))) or "no call"] += 1
         self.question_words[len(user_text(record).split())] += 1
+        self.lengths[drift.length_class(record)] += 1
 
     def refused(self, rule: str, example: str) -> None:
         """Remember the first refusals of each kind."""
@@ -58,6 +61,8 @@ class Profile:
             "roles": dict(self.roles.most_common()),
             "classes": dict(self.classes.most_common()),
             "question_words": {str(length): rows for length, rows in sorted(self.question_words.items())},
+            # What a later look at recent questions is held against.
+            "lengths": dict(self.lengths.most_common()),
             # Only of tools that are called: of the others every argument would say 0.
             "arguments": {name: dict(self.given[name]) for name, calls in self.calls.most_common() if calls},
             "examples": self.examples,

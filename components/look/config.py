@@ -2,7 +2,19 @@
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from calltune.settings import ModelConfig, Settings
+
+
+class DriftConfig(Settings):
+    """Whether what the model is asked lately is what it has learnt from; looked at where the data itself has not changed."""
+
+    questions: str = ""
+    """Recent questions with the calls that were made, as JSON lines: a file, a folder or `s3://bucket/prefix`, the newest files
+    last by name. Empty: nobody looks."""
+    max_index: float = Field(0.2, gt=0)
+    """The population stability index of called tools, and of the questions' lengths, above which there is a reason to train."""
 
 
 class LookConfig(Settings):
@@ -19,7 +31,11 @@ class LookConfig(Settings):
     alias: str
     """The registry's name for the model that serves."""
     when: Literal["always", "changed"] = "always"
-    """`always`: train. `changed`: only if data, tools or base model are not those that the champion was trained on."""
+    """`always`: train. `changed`: only if data, tools or base model are not those that the champion was trained on, or for
+    the next two."""
+    max_age_days: int = Field(0, ge=0)
+    """The champion's age in days that is a reason to train; 0: none is."""
+    drift: DriftConfig = DriftConfig()
     config_sha256: str = ""
     """Of the run's settings, for the summary of a run that ends here."""
     run: dict[str, Any] = {}

@@ -13,6 +13,7 @@ from typing import Any
 from calltune import ledger, runtime, storage, tools, tracking
 from components.look.config import LookConfig
 from components.look.fingerprint import fingerprint
+from components.look.reason import reason
 
 NOTHING_NEW = "nothing new since the champion was trained"
 
@@ -51,15 +52,15 @@ def look(config: LookConfig) -> Seen:
         serving = history[-1] if history else None
         run = tracking.run_of(config.name)
         tracking.log(run, params=flat(config.run), tags={"fingerprint": found})
-    reason = _reason(config, found, history)
-    runtime.note(f"look: {reason or NOTHING_NEW}")
-    if not reason:
+    why = reason(config, found, history)
+    runtime.note(f"look: {why.text if why else NOTHING_NEW}")
+    if why is None:
         summary = _nothing_new(found, config.config_sha256, round(time.monotonic() - started, 2))
         storage.of_run().put_json(f"runs/{runtime.run_id()}/summary.json", summary)
         tracking.end(run, ok=True)
     champion = {key: serving[key] for key in ("uri", "digest", "files", "version")} if serving else None
     start = start_at(serving) if config.starts_from_champion else ""
-    return Seen(found, json.dumps(champion, sort_keys=True) if champion else "", start, reason)
+    return Seen(found, json.dumps(champion, sort_keys=True) if champion else "", start, why.text if why else "")
 
 
 def start_at(serving: ledger.Entry | None) -> str:
@@ -101,17 +102,6 @@ def _may_bring(source: str, tool: str) -> bool:
             return any(tool.encode() in line for line in file)
     except OSError:
         return True  # the fingerprint says what is wrong with the file
-
-
-def _reason(config: LookConfig, found: str, history: list[ledger.Entry]) -> str:
-    if config.when == "always":
-        return "asked for"
-    if not history:
-        return "no champion yet"
-    serving = history[-1]
-    # What a model was trained on that somebody has gone back from is nothing new: it would be the same model again.
-    back = [entry["fingerprint"] for entry in history if entry["digest"] == serving.get("rolled_back")]
-    return "" if found in (serving["fingerprint"], *back) else "the data or the base model has changed"
 
 
 def _nothing_new(found: str, config_sha256: str, seconds: float) -> dict[str, Any]:

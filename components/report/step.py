@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from calltune import runtime, storage, tracking
+from calltune.drift import NO_CALL
 from calltune.records import read_jsonl
 from components.report.config import ReportConfig
 from components.report.page import Material, render
@@ -114,6 +115,9 @@ def report(inputs: Inputs, fingerprint: str, config: ReportConfig, page: Path) -
         store.upload(inputs.predictions["candidate"], f"{place}/predictions.jsonl")
     with runtime.phase("log to MLflow"):
         _track(config.name, material, page, inputs)
+    # What `look` will compare recent questions with, as long as this model is the champion.
+    called = {**profile["tools"], NO_CALL: profile["calls_per_row"].get("0", 0)}
+    store.put_json(f"profiles/{fingerprint}.json", {"tools": called, "lengths": profile["lengths"]})
     # Last, because a run with a summary is a run that has ended well.
     store.put_json(f"{place}/summary.json", summary)
     return summary

@@ -12,6 +12,8 @@ def pod_specs(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield spec
         case "Deployment" | "StatefulSet" | "DaemonSet" | "Job":
             yield spec["template"]["spec"]
+        case "CronJob":
+            yield spec["jobTemplate"]["spec"]["template"]["spec"]
 
 
 def violations(document: dict[str, Any]) -> list[str]:

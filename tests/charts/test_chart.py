@@ -9,6 +9,7 @@ import helm_python as helm
 import kubernetes_validate
 import pytest
 import yaml
+from typer.main import get_command
 
 from tests.charts.conftest import CHART, VALUES, rendered
 from tests.charts.policy import pod_specs, violations
@@ -91,6 +92,9 @@ WRONG = {
         "endpointUrl",
     ),
     "a bucket that S3 refuses": ({"store": {"bucket": "Models_1"}}, "bucket"),
+    "a watch of nothing": ({"watch": {"enabled": True}}, "config"),
+    "six fields of cron": ({"watch": {"schedule": "0 0 3 * * 1"}}, "schedule"),
+    "KFP without a scheme": ({"watch": {"kfpHost": "ml-pipeline:8888"}}, "kfpHost"),
     "external secrets from nowhere": ({"externalSecrets": {"enabled": True}}, "storeName"),
     "limits left out": ({"jobs": {"resources": {"limits": None}}}, "limits"),
     "every host": ({"mlflow": {"allowedHosts": ["*"]}}, "allowedHosts"),
@@ -154,6 +158,34 @@ def test_the_runner_may_only_what_its_settings_need():
         assert all(rule.get("resourceNames") for rule in role["rules"] if "secrets" in rule["resources"])
     assert not any("trainjobs" in rule["resources"] for rule in least["rules"])
     assert any("trainjobs" in rule["resources"] for rule in training["rules"])
+
+
+def test_the_watch_looks_once_with_a_token_for_kfp_alone_and_reaches_it():
+    from pipelines.cli import app
+    from pipelines.config import RunConfig
+    from pipelines.kubeflow import TOKEN_FILE
+
+    manifests = rendered(yaml.safe_load((VALUES[0].parent / "mesh.yaml").read_text()))
+    (job,) = of_kind(manifests, "CronJob")
+    assert job["spec"]["concurrencyPolicy"] == "Forbid"
+    (spec,) = pod_specs(job)
+    (container,) = spec["containers"]
+    known = {option for one in get_command(app).commands["watch"].params for option in one.opts}
+    calltune, command, *options = container["command"]
+    assert (calltune, command) == ("calltune", "watch") and {"--once", "--namespace=ml"} <= set(options)
+    assert {option.split("=")[0] for option in options} <= known
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "token"]
+    (source,) = volume["projected"]["sources"]
+    (mount,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "token"]
+    assert f"{mount}/{source['serviceAccountToken']['path']}" == TOKEN_FILE
+    assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+    (config,) = of_kind(manifests, "ConfigMap", "watch")
+    assert RunConfig.model_validate(yaml.safe_load(config["data"]["config.yaml"])).ingest.source == "s3://calltune/rows"
+    (role,) = of_kind(manifests, "Role", "watch")
+    assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {"pipelines.kubeflow.org"}
+    (policy,) = [one for one in of_kind(manifests, "NetworkPolicy") if one["metadata"]["name"].endswith("watch-to-kfp")]
+    assert all({"port": 8888, "protocol": "TCP"} in rule["ports"] for rule in policy["spec"]["egress"])
+    assert not of_kind(rendered({}), "CronJob"), "nobody has asked for it"
 
 
 def test_mlflow_makes_its_database_and_no_argument_holds_the_address(tmp_path):

@@ -258,8 +258,9 @@ def test_another_store_in_the_same_workdir_is_refused_and_changes_nothing(first,
 
 
 def test_a_run_with_nothing_new_has_a_summary_of_the_same_keys(first, house):
-    ended = run(house, "--set", "retrain.when=changed")
+    ended = run(house, "--set", "retrain.when=changed", "--set", "retrain.drift.questions=questions.jsonl")
     assert ended.code == 0 and ended.summary["outcome"] == "nothing_new"
+    assert "drift: not known: 60 recent questions, and 200 are needed" in ended.output, "the first run has left its profile"
     assert list(ended.summary) == list(first.summary)
     assert ended.summary["config_sha256"] != first.summary["config_sha256"] and len(ended.summary["config_sha256"]) == 64
     assert ended.summary["dataset"] == {"fingerprint": first.summary["dataset"]["fingerprint"]}

@@ -20,7 +20,7 @@ RECIPE = str(REPO / "pipelines" / "recipes" / "helpdesk.yaml")
 COMMANDS = [
     *(["run"], ["check"], ["compile"], ["call"], ["doctor"], ["ui"], ["models"], ["models", "list"], ["models", "history"]),
     ["models", "rollback"],
-    *(["submit"], ["runs"], ["schedule"], *(["runs", command] for command in ("list", "show", "logs", "stop"))),
+    *(["submit"], ["watch"], ["runs"], ["schedule"], *(["runs", command] for command in ("list", "show", "logs", "stop"))),
     *(["schedule", command] for command in ("create", "list", "pause", "resume", "delete", "run-now")),
     *([step] for step in ("ingest", "format", "train", "export", "evaluate", "gate", "promote")),
 ]

@@ -65,6 +65,8 @@ def nothing(cluster, patch):
 
 SUBMIT = ("submit", "-c", "run.yaml")
 CRON = ("schedule", "create", "-c", "run.yaml", "--cron")
+WATCH = ("watch", "-c", "run.yaml")
+LISTEN = (*WATCH, "--set", "ingest.source=s3://bucket/rows", "--listen")
 MISTAKES = {
     "no config": (nothing, ("submit", "-c", "other.yaml"), "other.yaml: no such config file"),
     "unknown key": (nothing, (*SUBMIT, "--set", "cluster.hots=http://kfp"), "host"),
@@ -134,6 +136,18 @@ MISTAKES = {
     "ended run": (ended, ("runs", "stop", "r1", "-c", "run.yaml"), "has ended already: failed"),
     "no pods": (kube(f"{NAMESPACE}/pods", {"items": []}), ("runs", "logs", "r1", "-c", "run.yaml"), "no pod of run r1 is left"),
     "no store": (nothing, ("runs", "show", "r1", "--json"), "-c FILE says which"),
+    "questions on this machine": (
+        nothing,
+        (*SUBMIT, "--set", "retrain.drift.questions=asked.jsonl"),
+        "asked.jsonl is on this machine.*set s3://bucket/prefix",
+    ),
+    "a watch of an embedded store": (nothing, (*WATCH, "--once", "--set", "storage.uri=embedded"), "set s3://bucket/prefix"),
+    "a watch of nothing": (nothing, (*WATCH, "--once", "--set", "ingest.source=s3://nowhere/rows"), "make the bucket"),
+    "a watch without an API": (nothing, (*WATCH, "--once", "--host", "http://127.0.0.1:9"), "does not answer.*port-forward"),
+    "one look that listens": (nothing, (*WATCH, "--once", "--listen", "127.0.0.1:0"), "--listen: --once ends after one look"),
+    "no bucket to hear of": (nothing, (*WATCH, "--listen", "127.0.0.1:0"), "no bucket tells of rows.jsonl.*put the data into S3"),
+    "no port": (nothing, (*LISTEN, "8080"), "--listen 8080: must be HOST:PORT, for example 0.0.0.0:8080"),
+    "another machine's address": (nothing, (*LISTEN, "203.0.113.1:8080"), "203.0.113.1:8080: cannot be listened on"),
     "no experiment": (nothing, ("runs", "list", "-c", "run.yaml", "--experiment", "x"), "--experiment x: there is none"),
 }
 

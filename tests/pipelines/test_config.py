@@ -267,7 +267,15 @@ def test_anchors_and_merges_are_fine_and_the_mappings_own_key_wins(tmp_path):
     assert resources["gate"] == resources["train"]
 
 
-@pytest.mark.parametrize("section", [{"ingest": {"source": "s3://data/rows"}}, {"model": {"base": "s3://data/model"}}])
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"ingest": {"source": "s3://data/rows"}},
+        {"model": {"base": "s3://data/model"}},
+        {"retrain": {"drift": {"questions": "s3://data/asked"}}},
+    ],
+    ids=["rows", "model", "questions"],
+)
 def test_what_is_in_s3_needs_a_store_that_the_run_can_reach(written, section):
     with pytest.raises(ConfigError, match=r"s3://data/\w+ cannot be reached from a run with storage\.uri: embedded"):
         require_one_store(load(written(**section)))
@@ -419,6 +427,9 @@ def test_local_paths_become_absolute_and_addresses_stay(written, tmp_path, monke
     assert config.ingest.source == str(tmp_path / "rows.jsonl")
     assert config.ingest.tools == str(tmp_path / "tools.py")
     assert config.model.base == str(tmp_path / "base")
-    far = absolute(load(written(), ["ingest.source=s3://bucket/rows"]))
+    asked = absolute(load(written(), ["retrain.drift.questions=asked"])).retrain.drift
+    assert asked.questions == str(tmp_path / "asked")
+    far = absolute(load(written(), ["ingest.source=s3://bucket/rows", "retrain.drift.questions=s3://bucket/asked"]))
+    assert far.retrain.drift.questions == "s3://bucket/asked"
     assert (far.ingest.source, far.ingest.tools, far.model.base) == ("s3://bucket/rows", "", "bundled:smollm2-135m")
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config

@@ -84,6 +84,7 @@ def test_the_profile_counts_what_is_in_the_rows(take, tmp_path):
         "question_words": {"1": 1, "3": 2},
         "arguments": {"find": {"name": 2}},
         "examples": {"unknown_tool": [f"{tmp_path}/rows.jsonl, row 5: {written(tmp_path, 'quarantine')[0]['message']}"]},
+        "lengths": {"8": 2, "3": 1},
     }
 
 

@@ -1,0 +1,127 @@
+"""Every command in docs/cluster.md and docs/cluster-runs.md, as far as it goes without a cluster.
+
+`calltune` runs for real against the stand-in for KFP, what would submit in its `--dry-run` form; `helm` is Helm's own code on the
+chart; of `kubectl` it is held against what the chart renders. A command that none of these knows fails.
+"""
+
+import itertools
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from images import build
+from pipelines.kubeflow import FORWARD
+from tests.charts.conftest import CHART, rendered
+from tests.charts.policy import pod_specs
+
+REPO = Path(__file__).parents[2]
+REGISTRY = "registry.example.com/calltune"
+NAMESPACE = "ml"
+SUBMITTING = (("submit",), ("schedule", "create"), ("watch",))
+
+
+def commands(page):
+    """The commands in a page's shell blocks, as words."""
+    blocks = re.findall(r"```sh\n(.*?)```", (REPO / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").replace("$REGISTRY", REGISTRY).splitlines()
+    return [words for words in (shlex.split(line.removesuffix(" &"), comments=True) for line in lines) if words]
+
+
+def take(values, words):
+    """Put what `--set a.b=c` and `--set-file a.b=FILE` say into Helm's values."""
+    for option, text in itertools.pairwise(words):
+        if option in ("--set", "--set-file"):
+            key, _, value = text.partition("=")
+            *parents, last = key.split(".")
+            place = values
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            plain = {"true": True, "false": False}.get(value, value)
+            place[last] = plain if option == "--set" else Path(value).read_text(encoding="utf-8")
+
+
+class Reader:
+    """Goes through a page; knows what the commands before have made.
+
+    Attributes:
+        secrets: name → keys.
+        values: of the installation.
+        manifests: that these render.
+    """
+
+    def __init__(self, cluster, command):
+        self.cluster, self.command = cluster, command
+        self.secrets, self.values, self.manifests = {}, {}, []
+
+    def read(self, words):
+        known = {"calltune": self.calltune, "helm": self.helm, "kubectl": self.kubectl, "make": self.make}
+        assert words[0] in known, f"no test knows this command: {shlex.join(words)}"
+        known[words[0]](words[1:])
+
+    def calltune(self, words):
+        would_submit = any(tuple(words[: len(one)]) == one for one in SUBMITTING)
+        if would_submit and "--listen" in words:
+            words = words[: words.index("--listen")] + words[words.index("--listen") + 2 :]
+        words = [*words, "--dry-run"] if would_submit and "--dry-run" not in words else words
+        code, out, err = self.command(*[self.cluster.runs()[0].run_id if word == "RUN" else word for word in words])
+        assert (code, err) == (0, ""), f"calltune {shlex.join(words)}: {err}"
+        assert "dry run" in out or not would_submit
+
+    def helm(self, words):
+        action, release = words[0], words[1]
+        assert action in ("install", "upgrade", "test") and release == "calltune" and words[words.index("-n") + 1] == NAMESPACE
+        if action == "test":
+            (pod,) = [one for one in self.manifests if one["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
+            assert pod["spec"]["containers"][0]["command"] == ["calltune", "doctor"]
+            return
+        assert REPO / words[2] == CHART
+        take(self.values, words)
+        self.manifests = rendered(self.values, NAMESPACE)
+        containers = [one for document in self.manifests for spec in pod_specs(document) for one in spec["containers"]]
+        variables = [variable.get("valueFrom", {}).get("secretKeyRef") for one in containers for variable in one.get("env", [])]
+        asked = [reference for reference in variables if reference]
+        assert asked and all(one["key"] in self.secrets[one["name"]] for one in asked)
+        assert all(one["image"].startswith(f"{REGISTRY}/calltune-python-") for one in containers)
+
+    def kubectl(self, words):
+        words = [word for word in words if word not in ("-n", NAMESPACE)] if "kubeflow" not in words else words
+        match words:
+            case ["create", "namespace"] | ["label", "namespace", "pod-security.kubernetes.io/warn=restricted"]:
+                pass
+            case ["create", "secret", "generic", name, *literals]:
+                assert all(literal.startswith("--from-literal=") for literal in literals)
+                self.secrets[name] = {literal.split("=")[1] for literal in literals}
+            case ["scale", deployment, ("--replicas=0" | "--replicas=1")]:
+                names = [f"deployment/{one['metadata']['name']}" for one in self.manifests if one["kind"] == "Deployment"]
+                assert deployment in names
+            case ["create", "job", origin, _]:
+                names = [one["metadata"]["name"] for one in self.manifests if one["kind"] == "CronJob"]
+                assert origin.removeprefix("--from=cronjob/") in names
+            case ["port-forward", *_]:
+                assert FORWARD.startswith(f"kubectl {shlex.join(words)}")
+            case _:
+                pytest.fail(f"no test knows this command: kubectl {shlex.join(words)}")
+
+    def make(self, words):
+        shown = subprocess.run(["make", "-n", *words], cwd=REPO, capture_output=True, text=True, check=True).stdout
+        (line,) = [line for line in shown.splitlines() if "images/build.py" in line]
+        asked = build.options(shlex.split(line)[2:])
+        assert (asked.registry, asked.push) == (REGISTRY, True)
+
+
+@pytest.mark.parametrize("page", ["cluster.md", "cluster-runs.md"])
+def test_every_command_of_the_page_runs(cluster, command, s3, page):
+    # What the page takes for granted: a run, a schedule, and the pods of the run.
+    for words in (("submit",), ("schedule", "create", "--cron", "0 3 * * 1", "--name", "helpdesk")):
+        assert command(*words, "-c", cluster.config, "--no-preflight")[0] == 0
+    pod = {"metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {}}}
+    pod["metadata"]["annotations"]["workflows.argoproj.io/node-name"] = "wf.root.train.executor"
+    cluster.double.kube["namespaces/team-a/pods"] = {"items": [pod]}
+    cluster.double.kube["namespaces/team-a/pods/p/log"] = "step 1\n"
+    reader, found = Reader(cluster, command), commands(page)
+    assert len(found) >= 10
+    for words in found:
+        reader.read(words)
