@@ -29,7 +29,12 @@ def rows(find, send, none, words=6):
 
 
 def entry(days=0, found=PRINT):
-    return {"n": 3, "fingerprint": found, "time": (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")}
+    return {
+        "n": 3,
+        "digest": "d3",
+        "fingerprint": found,
+        "time": (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds"),
+    }
 
 
 @pytest.fixture
