@@ -15,18 +15,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SETS = ("cpu", "train", "vllm", "services")
+USUAL = ("cpu", "train", "services")
 SBOM = "/opt/calltune/sbom.cdx.json"
 
 
 def options(words: list[str] | None = None) -> argparse.Namespace:
     """What is asked for; by default on this process's command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", default=["cpu", "train", "services"], choices=SETS, metavar="SET", help="|".join(SETS))
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"{'|'.join(SETS)}; without: all but vllm")
     parser.add_argument("--base", help="instead of the Dockerfile's BASE_IMAGE: one with python3 3.11 and its venv module")
     parser.add_argument("--registry", default="", help="put in front of the names, as images.registry in the chart's values")
     parser.add_argument("--push", action="store_true", help="push to --registry, too")
     parser.add_argument("--network", help="of the build, as docker build --network")
     asked = parser.parse_args(words)
+    # Not by `choices`: argparse would hold an empty list against them.
+    unknown = sorted(set(asked.sets) - set(SETS))
+    if unknown:
+        parser.error(f"{unknown[0]}: there is no such set; there is {', '.join(SETS)}")
     if asked.push and not asked.registry:
         parser.error("--push: where to? Add --registry")
     return asked
@@ -35,7 +40,7 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Build what is asked for; returns the exit code."""
     asked = options()
-    for name in asked.sets:
+    for name in asked.sets or USUAL:
         image = build(name, asked.base, asked.registry, asked.network)
         parts = write_sbom(name, image)
         size = int(_said(["docker", "image", "inspect", "--format", "{{.Size}}", image]))

@@ -109,7 +109,7 @@ class Reader:
         shown = subprocess.run(["make", "-n", *words], cwd=REPO, capture_output=True, text=True, check=True).stdout
         (line,) = [line for line in shown.splitlines() if "images/build.py" in line]
         asked = build.options(shlex.split(line)[2:])
-        assert (asked.registry, asked.push) == (REGISTRY, True)
+        assert (asked.sets, asked.registry, asked.push) == ([], REGISTRY, True)
 
 
 @pytest.mark.parametrize("page", ["cluster.md", "cluster-runs.md"])

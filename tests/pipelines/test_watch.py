@@ -316,5 +316,5 @@ def test_a_notification_has_a_run_submitted_by_the_command_itself(cluster, s3):
         assert len(cluster.runs()) == 1
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=300)
         process.stdout.close()
