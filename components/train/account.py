@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 
@@ -142,15 +141,13 @@ def gpu_joules() -> float | str:
     """What this rank's GPU has used since its driver was loaded, as NVML counts it; or in words why that is not known."""
     if not torch.cuda.is_available():
         return "no GPU"
-    if find_spec("pynvml") is None:
-        return "pynvml is not installed (pip install nvidia-ml-py)"
     # By its UUID: NVML counts also the GPUs that CUDA_VISIBLE_DEVICES hides.
     return nvml_joules(f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}")
 
 
 def nvml_joules(uuid: str) -> float | str:
     """The same, for the GPU of this UUID."""
-    import pynvml  # type: ignore[import-not-found]
+    import pynvml
 
     try:
         pynvml.nvmlInit()
