@@ -139,7 +139,7 @@ def test_a_wrong_use_exits_with_2_and_says_what(arguments, said):
         (["gate", "-c", RECIPE, "--candidate", "{json}", "-o", "{tools}/out.json"], "tools.py/out.json: Not a directory"),
     ],
 )
-def test_a_users_error_is_one_line_and_exit_code_2(arguments, said, tmp_path):
+def test_a_users_error_is_one_line_and_exit_code_2(arguments, said, tmp_path, base_folder):  # which would say that it unpacks
     (tmp_path / "empty").mkdir()
     (tmp_path / "tools.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "some.json").write_text("{}")
