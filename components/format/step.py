@@ -53,6 +53,9 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         DataError: too many rows are quarantined, or no row is left to train on, or none to test with.
         ConfigError: the template does not fit the model.
     """
+    source = records_dir / "records.jsonl"
+    if not source.is_file():
+        raise DataError(f"{source}: no such file")
     out.mkdir(parents=True, exist_ok=True)
     folder = models.fetch(model).path
     tokenizer = models.tokenizer(folder)
@@ -60,7 +63,6 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
     runtime.note(f"format.template: {choice.template.name} ({choice.reason})")
     template = with_tool_detail(choice.template, config.tool_detail)
     renderer = Renderer(tokenizer, template)
-    source = records_dir / "records.jsonl"
 
     with RecordFile(source) as records, Rows(renderer, config, len(records), out / "quarantine.jsonl") as rows:
         for index, record in enumerate(runtime.tracked(records, "render", len(records))):
