@@ -36,13 +36,12 @@ def watch(
     Example: calltune watch -c pipelines/recipes/helpdesk.yaml --once
     """
     from pipelines.notifications import listening
-    from pipelines.watch import Watched, at_hand, keep_looking, look
+    from pipelines.watch import Watched, at_hand, in_buckets, keep_looking, look
 
     if listen and (once or dry_run):
         raise UserError(f"--listen: {'--once' if once else '--dry-run'} ends after one look, and hears nothing")
     settings = loaded(config, [*set_, "retrain.when=changed"])
-    addresses = (settings.ingest.source, settings.ingest.tools, settings.model.base)
-    in_store = [address for address in addresses if address.startswith("s3://")]
+    in_store = in_buckets(settings)
     if listen and not in_store:
         raise UserError(f"--listen: no bucket tells of {settings.ingest.source}, which is on this machine: put the data into S3")
     kubeflow = None if dry_run else connected(settings, host, namespace, token_file)

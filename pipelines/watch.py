@@ -77,6 +77,12 @@ def at_hand(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"model": brought.model, "resources": brought.resources})
 
 
+def in_buckets(config: RunConfig) -> list[str]:
+    """The addresses of data, tools and base model that a bucket can tell of."""
+    named = [*(one.source for one in config.ingest.sources), config.ingest.tools, config.model.base]
+    return [address for address in named if address.startswith("s3://")]
+
+
 def look(watched: Watched, say: Say) -> str:
     """Look once, and submit a run if there is a reason to; returns what came of it, as a line.
 

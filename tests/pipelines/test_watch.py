@@ -17,6 +17,7 @@ from calltune import ledger
 from calltune.errors import UserError
 from components.look.fingerprint import fingerprint
 from pipelines import notifications, submit, watch
+from pipelines.config import load
 from pipelines.inputs import Inputs, store_of
 from pipelines.notifications import concerns, listening, objects
 from tests.pipelines.conftest import row
@@ -81,8 +82,6 @@ def serve(found, name="lights"):
 
 def found_now(place, s3):
     """The fingerprint of a run that is submitted now, as its `look` will find it."""
-    from pipelines.config import load
-
     with store_of(load(place.config)) as store:
         config = Inputs(s3.uri, store).bring(load(place.config, [f"ingest.source={s3.uri}/rows"]))
         return fingerprint(config.ingest.source, config.ingest.tools, config.model.base, config.model.revision)
@@ -267,6 +266,14 @@ def test_only_what_is_watched_concerns():
     )
     assert not concerns("s3://b/rows-2/a.jsonl", ["s3://b/rows"])
     assert not concerns("s3://other/rows/a.jsonl", ["s3://b/rows"])
+
+
+def test_a_bucket_tells_of_every_source_that_is_in_it(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "name: shop\nmodel: {base: s3://b/base}\ngate: {thresholds: {tool_accuracy: 0.8}}\n"
+        "ingest: {source: rows.jsonl, tools: s3://b/tools.json, more: [{source: s3://b/more}, {source: also.jsonl}]}\n"
+    )
+    assert watch.in_buckets(load(tmp_path / "run.yaml")) == ["s3://b/more", "s3://b/tools.json", "s3://b/base"]
 
 
 def post(address, body, **headers):
