@@ -237,12 +237,12 @@ def promote(
     exported = _model_json(model)
     with standalone(settings, workdir, store=True):
         from calltune import tracking
-        from components.look.fingerprint import fingerprint
+        from components.look.config import LookConfig
+        from components.look.fingerprint import of_run
         from components.promote.config import PromoteConfig
         from components.promote.step import promote
 
-        more = [part.source for part in settings.ingest.more]
-        found = fingerprint(settings.ingest.source, settings.ingest.tools, settings.model.base, settings.model.revision, more)
+        found = of_run(LookConfig(**settings.for_step("look")))
         done = promote(exported, decision, found, PromoteConfig(**settings.for_step("promote")), out)
         tracking.end(tracking.run_of(settings.name), ok=True)
     what = f"is {done.alias}" if done.promoted else "is registered, and not promoted"

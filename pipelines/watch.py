@@ -11,7 +11,7 @@ from calltune import ledger, storage
 from calltune.errors import UserError
 from calltune.records import sha256
 from components.look.config import LookConfig
-from components.look.fingerprint import fingerprint
+from components.look.fingerprint import of_run
 from components.look.reason import Reason, reason
 from pipelines.config import RunConfig
 from pipelines.inputs import Inputs, require_cluster_places, store_of
@@ -137,7 +137,7 @@ def _seen(watched: Watched) -> Seen:
     with store_of(watched.config) as store:
         config = Inputs(watched.config.storage.uri, store).bring(watched.config)
         asked = LookConfig(**config.for_step("look"))
-        found = fingerprint(asked.source, asked.tools, asked.model.base, asked.model.revision, asked.more)
+        found = of_run(asked)
         history = ledger.entries(asked.name, asked.alias)
         why = reason(asked, found, history)
         # Other settings and other images may do better with the same data. A champion grows old, and drifts away, each by itself.

@@ -9,6 +9,7 @@ from calltune import hub, storage
 from calltune.errors import DataError
 from calltune.models import checksums, file_sha256
 from calltune.records import sha256
+from components.look.config import LookConfig
 
 
 def fingerprint(source: str, tools: str, base: str = "", revision: str = "", more: Sequence[str] = ()) -> str:
@@ -37,6 +38,11 @@ def fingerprint(source: str, tools: str, base: str = "", revision: str = "", mor
     elif base:
         known["base"] = [base, revision]
     return sha256(known)
+
+
+def of_run(config: LookConfig) -> str:
+    """The fingerprint of what a run is to be trained on: all that its config names."""
+    return fingerprint(config.source, config.tools, config.model.base, config.model.revision, config.more)
 
 
 def _data(source: str) -> Any:

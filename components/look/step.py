@@ -12,7 +12,7 @@ from typing import Any
 
 from calltune import ledger, runtime, storage, tools, tracking
 from components.look.config import LookConfig
-from components.look.fingerprint import fingerprint
+from components.look.fingerprint import of_run
 from components.look.reason import reason
 
 NOTHING_NEW = "nothing new since the champion was trained"
@@ -46,7 +46,7 @@ def look(config: LookConfig) -> Seen:
     started = time.monotonic()
     _require_tools_of_rules(config)
     with runtime.phase("read data and base model"):
-        found = fingerprint(config.source, config.tools, config.model.base, config.model.revision, config.more)
+        found = of_run(config)
     with runtime.phase("open the registry"):
         history = ledger.heal(config.name, config.alias)
         serving = history[-1] if history else None
