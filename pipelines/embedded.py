@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from calltune.errors import UserError
-from pipelines.leash import die_with_parent
+from calltune.processes import die_with_parent
 
 BUCKET = "calltune"
 READY_TIMEOUT_S = 120

@@ -4,21 +4,15 @@ A `finally` does not run after SIGKILL, nor after the out-of-memory killer: only
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
 
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
+from calltune.processes import die_with_parent
+
 GROUP_TIMEOUT_S = 10
-
-
-def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Between fork and exec: have the kernel send this process a signal when the thread that started it has ended."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, number)
 
 
 def take_group_along() -> None:

@@ -8,7 +8,6 @@ GPU: nothing of its own distribution is used, and a checkpoint may go on with an
 The base model must fit on each GPU: this is data parallelism, nothing is sharded.
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -25,9 +24,9 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from calltune.processes import die_with_parent
+
 T = TypeVar("T")
-PR_SET_PDEATHSIG = 1
-"""Of Linux' prctl: the signal that a process gets when the one that started it has ended."""
 SILENCE = timedelta(hours=2)
 """How long a rank waits for another, which may be fetching a checkpoint; one that has died is seen at once."""
 
@@ -136,7 +135,7 @@ def _answer_of_the_first(readers: dict[Connection, int]) -> Any:
 
 def _begin(rank: int, ranks: int, place: str, writer: Connection, work: Callable[..., Any], arguments: Sequence[Any]) -> None:
     """A rank's process from its first to its last line."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if rank > 0:  # which would tell everything twice, and ends when the first does
         os.environ["CALLTUNE_EVENTS"] = os.devnull
         for number in (signal.SIGTERM, signal.SIGINT):
