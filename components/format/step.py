@@ -54,8 +54,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         ConfigError: the template does not fit the model.
     """
     source = records_dir / "records.jsonl"
-    if not source.is_file():
-        raise DataError(f"{source}: no such file")
+    lines = RecordFile(source)  # before anything is said or made: it may not be there
     out.mkdir(parents=True, exist_ok=True)
     folder = models.fetch(model).path
     tokenizer = models.tokenizer(folder)
@@ -64,7 +63,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
     template = with_tool_detail(choice.template, config.tool_detail)
     renderer = Renderer(tokenizer, template)
 
-    with RecordFile(source) as records, Rows(renderer, config, len(records), out / "quarantine.jsonl") as rows:
+    with lines as records, Rows(renderer, config, len(records), out / "quarantine.jsonl") as rows:
         for index, record in enumerate(runtime.tracked(records, "render", len(records))):
             rows.take(index, record)
         kept = Some(records, filter(rows.has, range(len(records))))
