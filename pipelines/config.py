@@ -221,7 +221,7 @@ def absolute(config: RunConfig) -> RunConfig:
         ]
         sections["ingest"] = sections.get("ingest", config.ingest).model_copy(update={"more": more})
     drift = config.retrain.drift
-    if drift.questions and "://" not in drift.questions:
+    if drift.questions and _is_local(drift.questions):
         there = drift.model_copy(update={"questions": os.path.abspath(drift.questions)})
         sections["retrain"] = config.retrain.model_copy(update={"drift": there})
     return config.model_copy(update=sections)

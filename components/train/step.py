@@ -85,20 +85,28 @@ def train(
         FloatingPointError: loss or weights are NaN or infinite, or the loss has exploded.
     """
     base = models.fetch(model)
+    method = decide(config, models.parameter_count(base.path))
     # Here and not in each rank: it is fetched once.
-    before = champions_adapter(champion, model, decide(config, models.parameter_count(base.path)), config)
+    before = champions_adapter(champion, model, method, config)
     together = processes or max(1, torch.cuda.device_count())
     if together > 1:
         runtime.note(f"train: {together} processes together, each on a part of every batch")
-        result = ranks.run(together, _train, (dataset, base, before, config, adapter, out, code))
+        result = ranks.run(together, _train, (dataset, base, before, method, config, adapter, out, code))
     else:
-        result = _train(dataset, base, before, config, adapter, out, code)
+        result = _train(dataset, base, before, method, config, adapter, out, code)
     assert result is not None  # the first rank's
     return result
 
 
 def _train(
-    dataset: Path, base: models.ModelFolder, before: Path | None, config: TrainConfig, adapter: Path, out: Path, code: str
+    dataset: Path,
+    base: models.ModelFolder,
+    before: Path | None,
+    method: Method,
+    config: TrainConfig,
+    adapter: Path,
+    out: Path,
+    code: str,
 ) -> Trained | None:
     """Train in this process, alone or as one rank of several, of which the first writes the results."""
     folder = base.path
@@ -109,8 +117,6 @@ def _train(
     _warn_of_few_steps(len(rows), config)
     keep_freed_memory()
 
-    parameters = models.parameter_count(folder)
-    method = decide(config, parameters)
     runtime.note(f"train: {method.reason}")
     # Before the model is built: an adapter's first weights are random.
     torch.manual_seed(config.seed)
