@@ -12,7 +12,6 @@ they take turns. Prints supervised tokens per second, peak memory and the first 
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,24 +23,27 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from calltune import models, tools
+from calltune import models, runtime, tools
 from calltune.records import Tool
 from calltune.settings import ModelConfig
 from components.format.config import FormatConfig, SplitConfig
 from components.format.step import format_rows
 from components.ingest.config import IngestConfig
 from components.ingest.step import ingest
+from components.train import account
 from components.train.config import TrainConfig
-from components.train.method import build, decide
+from components.train.method import Method, adapter_config, build, decide
 from components.train.step import PACK_TOKENS, keep_freed_memory
 from components.train.trainer import Collator, TreeTrainer
 
 MODEL = ModelConfig(base="bundled:smollm2-135m")
 EXAMPLES = Path("examples/helpdesk")
 BATCH_ROWS = 16
+ROW_TOKENS = 2048
+"""The longest row, and what TRL packs to."""
 MICRO_ROWS = 4
 """Rows that TRL's padded contender computes at once: 16 would take 12 GiB for their logits alone."""
 CONTENDERS = ("ours", "padded", "packed")
@@ -65,10 +67,12 @@ class Clock(TrainerCallback):
 class PlainTrainer(SFTTrainer):
     """TRL's trainer, which counts what it learns from."""
 
+    tokens = 0
     supervised = 0
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """TRL's own step. A sequence's first label predicts nothing; no prompt's first token is supervised."""
+        self.tokens += inputs["input_ids"].numel()
         self.supervised += int((inputs["labels"] != -100).sum())
         return super().training_step(model, inputs, num_items_in_batch)
 
@@ -82,7 +86,7 @@ def prepare(source: str, list_tokens: int, folder: Path) -> Path:
     ingest(IngestConfig(source=source, tools=str(folder / "tools.json") if given else "", max_quarantined=1), folder / "records")
     split = SplitConfig(test=0, validation=0)
     format_rows(
-        folder / "records", MODEL, FormatConfig(max_tokens=PACK_TOKENS, max_quarantined=1, split=split), folder / "dataset"
+        folder / "records", MODEL, FormatConfig(max_tokens=ROW_TOKENS, max_quarantined=1, split=split), folder / "dataset"
     )
     return folder / "dataset"
 
@@ -98,14 +102,23 @@ def lengthened(given: list[Tool], tokens: int) -> list[Tool]:
     return more
 
 
-def contend(contender: str, dataset: Path, steps: int) -> dict[str, Any]:
+def contend(contender: str, folder: Path, method: str, dataset: Path, steps: int) -> dict[str, Any]:
     """Train for `steps` optimiser steps after one to warm up.
 
+    Args:
+        contender: one of `CONTENDERS`.
+        folder: of the base model.
+        method: what is trained: full, lora or qlora.
+        dataset: folder with `train.parquet`.
+        steps: that are timed.
+
     Returns:
-        `rate` in supervised tokens per second, `peak_mib`, and `losses` of the steps.
+        `rate` in supervised tokens per second; `rows_rate` in all tokens of the rows, those that they share counted for each;
+        `mfu` of what was computed (components/train/account.py); `peak_mib` of the process, `peak_gpu_mib`; the steps' `losses`.
     """
-    folder = models.fetch(MODEL).path
-    decided = decide(TrainConfig(method="full"), models.parameter_count(folder))
+    config = TrainConfig(method=method)  # type: ignore[arg-type]
+    decided = decide(config, models.parameter_count(folder))
+    device_rate = account.matmul_rate(account.device(), decided.bf16)
     rows = Dataset(pq.read_table(dataset / "train.parquet", columns=["id", "input_ids", "loss_mask"]))
     clock = Clock()
     common: dict[str, Any] = {
@@ -123,7 +136,7 @@ def contend(contender: str, dataset: Path, steps: int) -> dict[str, Any]:
         "report_to": [],
         "disable_tqdm": True,
     }
-    trainer: SFTTrainer
+    trainer: TreeTrainer | PlainTrainer
     if contender == "ours":
         keep_freed_memory()
         own = SFTConfig(
@@ -134,13 +147,14 @@ def contend(contender: str, dataset: Path, steps: int) -> dict[str, Any]:
             dataset_kwargs={"skip_prepare_dataset": True},
         )
         trainer = TreeTrainer(
-            model=build(folder, decided), args=own, data_collator=Collator(PACK_TOKENS), train_dataset=rows,
-            processing_class=models.tokenizer(folder), callbacks=[clock],
+            model=build(folder, decided), args=own, train_dataset=rows,
+            data_collator=Collator(PACK_TOKENS[account.device().type]), processing_class=models.tokenizer(folder),
+            peft_config=adapter_config(decided, config), callbacks=[clock],
         )  # fmt: skip
     else:
         packed = contender == "packed"
         longest = max(map(len, rows["input_ids"]))
-        length = PACK_TOKENS if packed else longest
+        length = ROW_TOKENS if packed else longest
         # As many rows a step as the others: TRL's packs hold a fixed number of tokens.
         mean = sum(map(len, rows["input_ids"])) / len(rows)
         micro = 1 if packed else MICRO_ROWS
@@ -154,20 +168,74 @@ def contend(contender: str, dataset: Path, steps: int) -> dict[str, Any]:
         )
         labelled = rows.map(_labels, remove_columns=["id", "loss_mask"])
         trainer = PlainTrainer(
-            model=models.load(folder, dtype=torch.float32), args=plain, train_dataset=labelled,
-            processing_class=models.tokenizer(folder), callbacks=[clock],
+            model=_plain(folder, decided), args=plain, train_dataset=labelled, processing_class=models.tokenizer(folder),
+            peft_config=adapter_config(decided, config), callbacks=[clock],
         )  # fmt: skip
     trainer.train()
-    supervised = trainer.supervised * steps / (steps + 1)
+    timed, seconds = steps / (steps + 1), sum(clock.seconds[1:])
+    row_tokens = sum(map(len, rows["input_ids"])) / len(rows) * BATCH_ROWS * steps
+    used = account.flops(trainer.model, round(trainer.tokens * timed), round(trainer.supervised * timed))
     return {
-        "rate": supervised / sum(clock.seconds[1:]),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "rate": trainer.supervised * timed / seconds,
+        "rows_rate": row_tokens / seconds,
+        "mfu": used / seconds / device_rate,
+        "peak_mib": runtime.peak_rss_mib(),
+        "peak_gpu_mib": torch.cuda.max_memory_allocated() >> 20 if torch.cuda.is_available() else None,
         "losses": [round(entry["loss"], 4) for entry in trainer.state.log_history if "loss" in entry],
     }
 
 
+def _plain(folder: Path, decided: Method) -> PreTrainedModel:
+    """The base model as transformers has it, with its own attention."""
+    if decided.name == "qlora":
+        return models.load_nf4(folder, torch.bfloat16 if decided.bf16 else torch.float32)
+    return models.load(folder, dtype=torch.float32)
+
+
 def _labels(row: dict[str, Any]) -> dict[str, Any]:
     return {"labels": [token if learnt else -100 for token, learnt in zip(row["input_ids"], row["loss_mask"], strict=True)]}
+
+
+def take_turns(name: str, base: Path, method: str, dataset: Path, rounds: int, steps: int) -> dict[str, dict[str, Any]]:
+    """Have the contenders train one after the other, `rounds` times, each in a process of its own; print what they reach.
+
+    Args:
+        name: of the data, in what is printed and returned.
+        base: folder of the base model.
+        method: what is trained.
+        dataset: folder with `train.parquet`.
+        rounds: of all contenders.
+        steps: that are timed in each.
+
+    Returns:
+        For each of TRL's ways the medians of its supervised tokens per second and of ours, their ratio, unit, and rounds.
+    """
+    found: dict[str, list[dict[str, Any]]] = {contender: [] for contender in CONTENDERS}
+    for turn in range(rounds):
+        for contender in CONTENDERS:
+            given = [contender, str(base), method, str(dataset), str(steps)]
+            program = f"import sys, benchmarks.train as train; train.print_contender(*{given!r})"
+            out = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True).stdout
+            found[contender].append(json.loads(out.splitlines()[-1]))
+            print(f"{name}, round {turn + 1}, {contender}: {found[contender][-1]}", flush=True)
+    rate = {contender: statistics.median(run["rate"] for run in runs) for contender, runs in found.items()}
+    results = {}
+    for theirs in CONTENDERS[1:]:
+        ratio = rate["ours"] / rate[theirs]
+        print(f"{name}, {theirs}: {rate['ours']:.1f} beside {rate[theirs]:.1f} supervised tokens/s: {ratio:.2f} times")
+        results[f"{name}, {theirs}"] = {
+            "ours": rate["ours"],
+            "theirs": rate[theirs],
+            "ratio": ratio,
+            "unit": "supervised tokens/s",
+            "n": rounds,
+        }
+    return results
+
+
+def print_contender(contender: str, base: str, method: str, dataset: str, steps: str) -> None:
+    """What :func:`contend` returns, as a line of JSON: for a process of its own."""
+    print(json.dumps(contend(contender, Path(base), method, Path(dataset), int(steps))))
 
 
 def main() -> None:
@@ -179,35 +247,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--contend", nargs=2, metavar=("CONTENDER", "DATASET"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.contend:
-        contender, dataset = arguments.contend
-        print(json.dumps(contend(contender, Path(dataset), arguments.steps)))
-        return
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CALLTUNE_STORAGE"] = f"{folder}/store"
-        dataset = str(prepare(arguments.source, arguments.list_tokens, Path(folder)))
-        found: dict[str, list[dict[str, Any]]] = {contender: [] for contender in CONTENDERS}
-        for turn in range(arguments.rounds):
-            for contender in CONTENDERS:
-                command = [sys.executable, "-m", "benchmarks.train", "--contend", contender, dataset]
-                command += ["--steps", str(arguments.steps)]
-                out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                found[contender].append(json.loads(out.splitlines()[-1]))
-                print(f"{arguments.name}, round {turn + 1}, {contender}: {found[contender][-1]}", flush=True)
-    rate = {contender: statistics.median(run["rate"] for run in runs) for contender, runs in found.items()}
-    results = {}
-    for theirs in CONTENDERS[1:]:
-        ratio = rate["ours"] / rate[theirs]
-        print(f"{arguments.name}, {theirs}: {rate['ours']:.1f} beside {rate[theirs]:.1f} supervised tokens/s: {ratio:.2f} times")
-        results[f"{arguments.name}, {theirs}"] = {
-            "ours": rate["ours"],
-            "theirs": rate[theirs],
-            "ratio": ratio,
-            "unit": "supervised tokens/s",
-            "n": arguments.rounds,
-        }
+        dataset = prepare(arguments.source, arguments.list_tokens, Path(folder))
+        base = models.fetch(MODEL).path
+        results = take_turns(arguments.name, base, "full", dataset, arguments.rounds, arguments.steps)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calltune import exports, models, runtime, storage
 from calltune.breakdown import by_argument, by_tool
@@ -18,10 +18,12 @@ from calltune.render import Renderer, answer_text, prompt_ids
 from calltune.score import Answer, Rules, Scored, check_rules, summarise, verdict
 from calltune.settings import ModelConfig
 from calltune.template import template_in
-from components.evaluate import hf
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.journal import Asked, Journal, Written
 from components.evaluate.robustness import WAYS
+
+if TYPE_CHECKING:
+    from components.evaluate import hf
 
 FIRST = ""
 """How a question is asked that is not asked again: as it stands in the test set."""
@@ -208,8 +210,11 @@ def _answers(
     prompts: Mapping[str, Sequence[Sequence[int]]],
     max_new_tokens: int,
     journal: Journal | None,
-) -> Iterator[tuple[str, hf.Answer]]:
+) -> Iterator[tuple[str, "hf.Answer"]]:
     """The answers by way and row: those in the journal first, then the others as they come, which go into it."""
+    # It imports torch, for which a champion that is not there, or a model that was measured before, need not wait.
+    from components.evaluate import hf
+
     with contextlib.ExitStack() as stack:
         known = journal.read() if journal else {}
         if journal:
@@ -230,7 +235,7 @@ def _answers(
                 yield way, hf.Answer(row, answer.ids, answer.stopped)
 
 
-def judge(served: Served, record: Record, answer: hf.Answer, prompt_tokens: int, rules: Rules) -> Judged:
+def judge(served: Served, record: Record, answer: "hf.Answer", prompt_tokens: int, rules: Rules) -> Judged:
     """Read one answer and judge it."""
     text = answer_text(served.tokenizer, answer.ids, served.stop_ids)
     parsed = PARSERS[served.syntax](text)

