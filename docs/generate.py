@@ -192,7 +192,7 @@ def _kind(annotation: Any) -> str:
         limits = _limits(inside[1].metadata if isinstance(inside[1], FieldInfo) else inside[1:])
         return _kind(inside[0]) + (f", {limits}" if limits else "")
     if origin is Literal:
-        return ", ".join(f"`{value}`" for value in inside)
+        return ", ".join(f"`{value}`" if value else "empty" for value in inside)
     if origin in (Union, UnionType):
         return " or ".join(_kind(one) for one in inside)
     if origin is dict:

@@ -115,7 +115,7 @@ def compile(
 @app.command()
 def call(
     question: Annotated[str, typer.Argument(help="What to ask.")],
-    tools: Annotated[Path, typer.Option(help="Python or JSON file of tools.")],
+    tools: Annotated[Path, typer.Option(help="File of tools, as ingest.tools reads it.")],
     model: Annotated[
         str | None,
         typer.Option(

@@ -52,7 +52,7 @@ def submit(
 ) -> None:
     """Run the pipeline on Kubeflow Pipelines.
 
-    Example: calltune submit -c pipelines/recipes/helpdesk.yaml --host http://localhost:8888 --wait
+    Example: calltune submit -c run.yaml --host http://localhost:8888 --wait
     """
     from pipelines.submit import prepare, run_once
 
@@ -111,7 +111,7 @@ def show(
 ) -> None:
     """Show how a run is doing, and with -c what came of it.
 
-    Example: calltune runs show 7c1d… -c pipelines/recipes/helpdesk.yaml
+    Example: calltune runs show 7c1d… -c run.yaml
     """
     from pipelines.inputs import store_of
     from pipelines.submit import ENDED, ending, tasks

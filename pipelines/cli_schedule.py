@@ -40,7 +40,7 @@ def create(
 ) -> None:
     """Retrain by the calendar, where there is a reason to; again with the same settings it changes nothing.
 
-    Example: calltune schedule create -c pipelines/recipes/helpdesk.yaml --cron "0 3 * * 1"
+    Example: calltune schedule create -c run.yaml --cron "0 3 * * 1"
     """
     from pipelines import schedule
     from pipelines.cron import six_fields

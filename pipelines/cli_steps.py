@@ -14,7 +14,6 @@ PANEL = "One step by itself"
 INPUTS = "inputs.json"
 """Beside an adapter: where the rows lie that it was trained on, so that export need not be told."""
 NO_CHAMPION = "none"
-Json = Annotated[Path, typer.Option(exists=True, dir_okay=False)]
 Model = Annotated[Path, typer.Option(help="What `calltune export` wrote.", exists=True)]
 
 
@@ -174,9 +173,11 @@ def evaluate(
 @app.command(rich_help_panel=PANEL)
 def gate(
     config: Config,
-    candidate: Json,
+    candidate: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="Its metrics.json, as `calltune evaluate` wrote it.")
+    ],
     out: OutFile,
-    baseline: Annotated[Path | None, typer.Option(exists=True, dir_okay=False)] = None,
+    baseline: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The base model's metrics.json.")] = None,
     champion: Annotated[
         str | None, typer.Option(metavar="FILE", help="Its metrics.json; `none`: there is no champion yet.")
     ] = None,

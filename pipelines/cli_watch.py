@@ -31,9 +31,9 @@ def watch(
     preflight: Preflight = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look once, and submit nothing.")] = False,
 ) -> None:
-    """Submit a run when data, tools or base model are not those of the champion; one run at a time.
+    """Submit a run when there is a reason to train, such as new data; one run at a time. docs/cluster-runs.md has the reasons.
 
-    Example: calltune watch -c pipelines/recipes/helpdesk.yaml --once
+    Example: calltune watch -c run.yaml --once
     """
     from pipelines.notifications import listening
     from pipelines.watch import Watched, at_hand, in_buckets, keep_looking, look

@@ -40,7 +40,10 @@ class Toleration(Settings):
 
 
 class Resources(Settings):
-    """What a step asks of Kubernetes; without effect on a laptop."""
+    """What a step asks of Kubernetes; without effect on a laptop.
+
+    `<step>` is ingest, format, train, export, evaluate, gate, promote or report; look and notify have the defaults.
+    """
 
     gpu: int = Field(0, ge=0)
     """GPUs."""

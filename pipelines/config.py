@@ -248,7 +248,8 @@ def require_one_store(config: RunConfig) -> None:
     if config.storage.uri != "embedded":
         return
     read = [("ingest.more" if number else "ingest.source", part.source) for number, part in enumerate(config.ingest.sources)]
-    read += [("model.base", config.model.base), ("retrain.drift.questions", config.retrain.drift.questions)]
+    read += [("ingest.tools", config.ingest.tools), ("model.base", config.model.base)]
+    read += [("retrain.drift.questions", config.retrain.drift.questions)]
     for key, uri in read:
         if uri.startswith("s3://"):
             raise ConfigError(

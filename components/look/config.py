@@ -31,8 +31,8 @@ class LookConfig(Settings):
     alias: str
     """The registry's name for the model that serves."""
     when: Literal["always", "changed"] = "always"
-    """`always`: train. `changed`: only if data, tools or base model are not those that the champion was trained on, or for
-    the next two."""
+    """`always`: train. `changed`: only if there is no champion yet, if data, tools or base model are not those that it was
+    trained on, or if `max_age_days` or `drift` gives a reason."""
     max_age_days: int = Field(0, ge=0)
     """The champion's age in days that is a reason to train; 0: none is."""
     drift: DriftConfig = DriftConfig()

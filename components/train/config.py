@@ -14,7 +14,8 @@ class TrainConfig(Settings):
     """Settings of the train step."""
 
     method: Literal["auto", "full", "lora", "qlora"] = "auto"
-    """`full`: every weight. `lora`: an adapter. `qlora`: an adapter on the base in NF4 with double quantisation."""
+    """`full`: every weight. `lora`: an adapter. `qlora`: an adapter on the base in NF4 with double quantisation.
+    `auto`: `full` below 1e9 parameters, else `qlora`."""
     start_from: Literal["base", "champion"] = "base"
     """Where an adapter starts: `base`, or the `champion`'s adapter, which must be of the same base model, rank and alpha; where
     there is no champion yet, `base`."""
@@ -27,7 +28,7 @@ class TrainConfig(Settings):
     optimiser: Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] = "auto"
     """`auto`: `paged_adamw_8bit` for `qlora`, else `adamw_torch`."""
     learning_rate: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
-    """Peak learning rate."""
+    """Peak learning rate. `auto`: of `full` 1e-4, from 1e9 parameters on 1e-5; of an adapter 3e-4, from there on 2e-4."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """After the warm-up the learning rate stays, or falls to zero."""
     warmup: float = Field(0.05, ge=0)

@@ -52,7 +52,7 @@ def decide(config: TrainConfig, parameters: int) -> Method:
     elif name == "full":
         rate = 1e-4 if small else 1e-5
     else:
-        rate = 1e-3 if small else 2e-4
+        rate = 3e-4 if small else 2e-4
     bf16 = _computes_in_bf16() if config.precision == "auto" else config.precision == "bf16"
     reason = (
         f"{name} at learning rate {rate:g} in {'bf16' if bf16 else 'fp32'} arithmetic"

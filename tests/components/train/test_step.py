@@ -267,7 +267,7 @@ def test_without_validation_rows_the_last_weights_are_kept(dataset, tiny, tmp_pa
     [
         ({}, 135_000_000, "full", 1e-4),
         ({}, 8_000_000_000, "qlora", 2e-4),
-        ({"method": "lora"}, 135_000_000, "lora", 1e-3),
+        ({"method": "lora"}, 135_000_000, "lora", 3e-4),
         ({"method": "full"}, 8_000_000_000, "full", 1e-5),
         ({"method": "qlora", "learning_rate": 3e-4}, 135_000_000, "qlora", 3e-4),
     ],
