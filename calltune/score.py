@@ -12,7 +12,7 @@ from typing import Any
 
 from calltune import stats
 from calltune.errors import ConfigError
-from calltune.guard import check_all
+from calltune.guard import check_all, types_of
 from calltune.match import ast_match, is_empty, token_f1
 from calltune.metrics import MEANS, PROPORTIONS, ROBUSTNESS, UNREADABLE, label_of
 from calltune.parse import Parsed
@@ -260,11 +260,17 @@ def _properties(tool: Tool) -> dict[str, Any]:
 
 
 def _is_free_string(schema: Any) -> bool:
-    if not isinstance(schema, dict) or "enum" in schema or "const" in schema:
+    if not isinstance(schema, dict) or _is_fixed(schema):
         return False
-    declared = schema.get("type")
-    types = {declared} if isinstance(declared, str) else set(declared or ())
+    types = types_of(schema)
     return "string" in types and types <= {"string", "null"}
+
+
+def _is_fixed(schema: dict[str, Any]) -> bool:
+    """Whether a schema lists the values that there are, itself or in a choice of its `anyOf`."""
+    choices = schema.get("anyOf")
+    choices = [one for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
+    return "enum" in schema or "const" in schema or any(map(_is_fixed, choices))
 
 
 def _threshold(rule: str) -> float:
