@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from calltune import stats
 from calltune.errors import ConfigError
-from calltune.metrics import METRICS, PROPORTIONS, VERDICTS, label_of
+from calltune.metrics import METRICS, PROPORTIONS, VERDICTS, label_of, names_in
 from calltune.parse import Parsed, parse_hermes
 from calltune.score import Answer, Scored, answer_matches, check_rules, summarise, verdict
 
@@ -159,6 +159,17 @@ def test_labels_of_the_confusion_matrix(name: str, expected: str, called: str) -
 
 def test_labels_are_sorted_names() -> None:
     assert label_of(["ticket", "search", "search"]) == "search + search + ticket"
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "a + b", "a +", "+ b", "+", "no call", "malformed", "", " ", '"', '"a"', "\\", "a\nb"]) | st.text()
+    )
+)
+def test_a_label_says_which_names_it_is_made_of(names: list[str]) -> None:
+    assert names_in(label_of(names)) == sorted(names)
+    assert (label_of(names) == "no call") == (names == [])
+    assert label_of(names) != "malformed"
 
 
 @pytest.mark.parametrize(
