@@ -63,15 +63,28 @@ class Answer:
 def check_rules(rules: Rules, tools: Sequence[Tool], where: str = "evaluate.arguments") -> None:
     """Check overrides against the tools that they name.
 
+    Args:
+        rules: the overrides.
+        tools: of several with one name, as rows of different sources may bring, one with the argument is enough.
+        where: the overrides are from.
+
     Raises:
         ConfigError: a rule is none of `ast`, `any`, `f1>=x` with 0 < x <= 1, or no tool has such an argument.
     """
-    known = [f"{tool['function']['name']}.{name}" for tool in tools for name in _properties(tool)]
+    known = _arguments_of(tools)
     for argument, rule in rules.items():
         if argument not in known:
-            raise ConfigError(f"{where}: {argument!r} is no tool's argument; there is {', '.join(known)}")
+            tool = argument.rpartition(".")[0]
+            own = [one for one in known if one.rpartition(".")[0] == tool]
+            raise ConfigError(f"{where}: {argument!r} is no tool's argument; there is {', '.join(own or known)}")
         if rule not in ("ast", "any") and not (_F1.fullmatch(rule) and _threshold(rule) > 0):
             raise ConfigError(f"{where}: {argument}: {rule!r} is not a rule; use ast, any, or f1>=x with 0 < x <= 1")
+
+
+def rules_without_tool(rules: Rules, tools: Sequence[Tool]) -> list[str]:
+    """The arguments for which a rule is set and whose tool is none of these: a tool's name, too, may have dots."""
+    names, known = {tool["function"]["name"] for tool in tools}, _arguments_of(tools)
+    return [argument for argument in rules if argument not in known and argument.rpartition(".")[0] not in names]
 
 
 def verdict(record: Record, parsed: Parsed, rules: Rules, coerce: bool = False) -> Scored:
@@ -252,6 +265,11 @@ def rule_of(tool: str, argument: str, tools: Sequence[Tool], rules: Rules | None
         return rules[key]
     schemas = [_properties(one).get(argument) for one in tools if one["function"]["name"] == tool]
     return "any" if schemas and _is_free_string(schemas[0]) else "ast"
+
+
+def _arguments_of(tools: Sequence[Tool]) -> dict[str, None]:
+    """``tool.argument`` of each argument, in order, once."""
+    return dict.fromkeys(f"{tool['function']['name']}.{name}" for tool in tools for name in _properties(tool))
 
 
 def _properties(tool: Tool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from calltune import stats
 from calltune.errors import ConfigError
 from calltune.metrics import METRICS, PROPORTIONS, VERDICTS, label_of, names_in
 from calltune.parse import Parsed, parse_hermes
-from calltune.score import Answer, Scored, answer_matches, check_rules, summarise, verdict
+from calltune.score import Answer, Scored, answer_matches, check_rules, rules_without_tool, summarise, verdict
 
 SEARCH = {
     "type": "object",
@@ -375,6 +375,23 @@ def test_a_rule_that_cannot_apply_is_refused(rules: dict[str, str], message: str
 
 def test_rules_that_can_apply_are_fine() -> None:
     check_rules({"search.query": "f1>=0.5", "ticket.query": "f1>=1", "search.limit": "any", "search.tags": "ast"}, TOOLS)
+
+
+def named(name: str, *arguments: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"properties": {key: {} for key in arguments}}}}
+
+
+def test_a_rule_fits_if_any_tool_of_that_name_has_the_argument() -> None:
+    check_rules({"search.limit": "any"}, [named("search", "query", "limit"), named("search", "query")])
+    check_rules({"web.search.query": "any"}, [named("web", "url"), named("web.search", "query")])
+    with pytest.raises(ConfigError, match=r"'web\.search\.limit' is no tool's argument; there is web\.search\.query$"):
+        check_rules({"web.search.limit": "any"}, [named("web", "url"), named("web.search", "query")])
+
+
+def test_rules_for_a_tool_that_is_not_there_are_told_from_wrong_ones() -> None:
+    tools = [named("search", "query"), named("web.search", "query", "filter.name")]
+    rules = ["search.limit", "serch.query", "web.search.limit", "web.search.filter.name", "web.query", "other.search.query"]
+    assert rules_without_tool(dict.fromkeys(rules, "ast"), tools) == ["serch.query", "web.query", "other.search.query"]
 
 
 def all_answers() -> dict[str, Answer]:
