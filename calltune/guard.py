@@ -28,6 +28,7 @@ _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,4000})")  # int() itself refuses more 
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,400})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?")
 _EXACT_FLOAT = 2**53
 _SHOWN = 60
+_COMPOSING = frozenset({"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas"})
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,28 @@ def check(call: Call, tools: Sequence[Tool], coerce: bool = False) -> Guarded:
     except Unresolvable as error:
         raise DataError(f"tool {name!r}: its schema refers to what is not in it: {error}") from None
     return Guarded({**call, "arguments": arguments} if coerce else call)
+
+
+def check_value(tool: Tool, argument: str, value: Any) -> str | None:
+    """Why an argument cannot have a value, whatever else the call holds; None if it can.
+
+    Raises:
+        DataError: as :func:`check`.
+    """
+    name, schema = tool["function"]["name"], tool["function"].get("parameters") or {}
+    # Without the other arguments no branch of such a schema need fit, and what its branches list is then not known.
+    composed = not _COMPOSING.isdisjoint(schema)
+    validator = _validator(name, json.dumps(schema))
+    try:
+        for error in sorted(validator.iter_errors({argument: value}), key=_order):
+            unlisted = error.validator == "additionalProperties" or (error.validator == "unevaluatedProperties" and not composed)
+            if error.absolute_path[0] == argument if error.absolute_path else unlisted:
+                return _reason(name, error)
+    except (RecursionError, OverflowError, ValueError):  # as in check
+        return f"{name}.{argument}: is nested too deeply, or holds a number too large to check"
+    except Unresolvable as error:
+        raise DataError(f"tool {name!r}: its schema refers to what is not in it: {error}") from None
+    return None
 
 
 def check_all(calls: Iterable[Call], tools: Sequence[Tool], coerce: bool = False) -> list[Guarded]:

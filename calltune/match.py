@@ -55,6 +55,26 @@ def _equal_objects(value: dict[str, Any], gold: dict[str, Any], literal: bool) -
     return True
 
 
+def plain_values(accepted: Any) -> list[Any]:
+    """The values that an accepted one stands for, the first of each of its choices first.
+
+    ``{"min": [3, 4], "max": [9, ""]}`` stands for ``{"min": 3, "max": 9}`` and ``{"min": 4, "max": 9}``; each choice is in one of
+    the values, not each combination of them. One level deep, as :func:`ast_match` reads it.
+    """
+    if isinstance(accepted, dict):
+        listed = {key: options if isinstance(options, list) else [options] for key, options in accepted.items()}
+        choices = {key: [option for option in options if option != ""] for key, options in listed.items()}
+        choices = {key: options for key, options in choices.items() if options}
+        first = {key: options[0] for key, options in choices.items()}
+        return [first, *({**first, key: option} for key, options in choices.items() for option in options[1:])]
+    if isinstance(accepted, list):
+        items = [plain_values(item) for item in accepted]
+        first_items = [values[0] for values in items]
+        others = [(place, value) for place, values in enumerate(items) for value in values[1:]]
+        return [first_items, *([*first_items[:place], value, *first_items[place + 1 :]] for place, value in others)]
+    return [accepted]
+
+
 def is_empty(value: Any) -> bool:
     """Whether a value says nothing: null, a blank string, an empty list or object. 0 and false say something."""
     if isinstance(value, str):

@@ -7,6 +7,9 @@ from typing import Any
 
 from calltune.dialects.reading import RowError, guarded
 from calltune.errors import DataError
+from calltune.guard import check_value
+from calltune.match import plain_values
+from calltune.parse import Parsed
 from calltune.records import Call, Message, Record, Tool, calls_of
 
 Problem = tuple[str, str]
@@ -164,20 +167,46 @@ def _arguments(call: Call, tool: Tool, where: str) -> Problem | None:
 def _expected(record: Record, tools: list[Tool]) -> Problem | None:
     if "expected" not in record:
         return None
-    expected = record["expected"]
-    if not isinstance(expected, list):
+    if not isinstance(record["expected"], list):
         return "invalid_expected", "expected: must be a list of calls with their accepted values"
-    by_name = {tool["function"]["name"]: tool["function"]["parameters"].get("properties", {}) for tool in tools}
-    for number, call in enumerate(expected):
-        where = f"expected[{number}]"
-        if not isinstance(call, dict) or not isinstance(call.get("name"), str) or not isinstance(call.get("arguments"), dict):
-            return "invalid_expected", f"{where}: must have a name and an object `arguments`"
-        if call["name"] not in by_name:
-            return "invalid_expected", f"{where}: there is no tool {call['name']!r}{_nearest(call['name'], list(by_name))}"
-        for name, accepted in call["arguments"].items():
-            if not isinstance(accepted, list) or not accepted:
-                return "invalid_expected", f"{where}.arguments.{name}: must be a list of accepted values, at least one"
+    by_name = {tool["function"]["name"]: tool for tool in tools}
+    try:
+        for number, call in enumerate(record["expected"]):
+            wrong = _no_call(call, by_name, f"expected[{number}]")
+            if wrong is not None:
+                return "invalid_expected", wrong
+        wrong = _not_own(record)
+    except RecursionError:
+        wrong = "expected: is nested too deeply"
+    except DataError as error:
+        return "invalid_tool", str(error)
+    return None if wrong is None else ("invalid_expected", wrong)
+
+
+def _no_call(call: Any, by_name: dict[str, Tool], where: str) -> str | None:
+    """Why nobody could make an expected call."""
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str) or not isinstance(call.get("arguments"), dict):
+        return f"{where}: must have a name and an object `arguments`"
+    if call["name"] not in by_name:
+        return f"{where}: there is no tool {call['name']!r}{_nearest(call['name'], list(by_name))}"
+    for name, accepted in call["arguments"].items():
+        if not isinstance(accepted, list) or not accepted:
+            return f"{where}.arguments.{name}: must be a list of accepted values, at least one"
+        # "" says that the argument may be absent: it need not be a value of it.
+        for value in (value for one in accepted if one != "" for value in plain_values(one)):
+            reason = check_value(by_name[call["name"]], name, value)
+            if reason is not None:
+                return f"{where}: {reason}"
     return None
+
+
+def _not_own(record: Record) -> str | None:
+    """Why the row's own answer, which training teaches, would be judged wrong."""
+    # Only rows with accepted values need it, and the intervals that come with it take a while to load.
+    from calltune.score import verdict
+
+    own = verdict(record, Parsed(tuple(calls_of(record["messages"][-1])), ""), {})
+    return None if own.verdict == "correct" else f"expected: does not accept the row's own last answer: {own.reason}"
 
 
 def _nearest(name: str, known: list[str]) -> str:

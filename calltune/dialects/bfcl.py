@@ -11,6 +11,8 @@ The leaderboard keeps the answers in files of their own; they are joined by `id`
 from typing import Any
 
 from calltune.dialects.reading import Row, RowError, guarded, json_field, record, shown, tools_field
+from calltune.guard import check_value
+from calltune.match import plain_values
 from calltune.records import Call, Message, Record, Tool
 
 
@@ -26,6 +28,7 @@ def from_bfcl(row: Row, tools: list[Tool]) -> Record:
     if not isinstance(truth, list) or not truth:
         raise RowError("missing_field", f"ground_truth: must be a list of calls with accepted values, not {shown(truth)}")
     expected = [_expected(call, f"ground_truth[{number}]") for number, call in enumerate(truth)]
+    expected = [_possible(call, own) for call in expected]
     needed = {tool["function"]["name"]: tool["function"]["parameters"].get("required", []) for tool in own}
     calls = [_first(call, needed.get(call["name"], [])) for call in expected]
     made = [guarded(call, own, coerce=True).call for call in calls]
@@ -62,21 +65,33 @@ def _expected(call: Any, where: str) -> dict[str, Any]:
     return {"name": name, "arguments": arguments}
 
 
+def _possible(call: dict[str, Any], tools: list[Tool]) -> dict[str, Any]:
+    """An expected call without the values that its tool's schema refuses, such as a null for "": no valid call has them.
+
+    Where an argument has no others they stay, and say why the row is refused.
+    """
+    tool = next((tool for tool in tools if tool["function"]["name"] == call["name"]), None)
+    if tool is None:
+        return call
+    possible = {
+        name: [one for one in accepted if one == "" or _fits(tool, name, one)] for name, accepted in call["arguments"].items()
+    }
+    return {**call, "arguments": {name: possible[name] or accepted for name, accepted in call["arguments"].items()}}
+
+
+def _fits(tool: Tool, argument: str, accepted: Any) -> bool:
+    try:
+        return all(check_value(tool, argument, value) is None for value in plain_values(accepted))
+    except Exception as error:  # as of guarded: it is the tool's fault
+        raise RowError("invalid_tool", f"tool {tool['function']['name']!r}: its parameters cannot be used: {error}") from None
+
+
 def _first(call: dict[str, Any], required: Any) -> Call:
     """A call with the first accepted value of each argument; one that may be absent, and need not be given, is absent."""
     arguments = {}
     for name, accepted in call["arguments"].items():
         if "" not in accepted:
-            arguments[name] = _plain(accepted[0])
+            arguments[name] = plain_values(accepted[0])[0]
         elif isinstance(required, list) and name in required:
-            arguments[name] = _plain(next((value for value in accepted if value != ""), ""))
+            arguments[name] = plain_values(next((value for value in accepted if value != ""), ""))[0]
     return {"name": call["name"], "arguments": arguments}
-
-
-def _plain(value: Any) -> Any:
-    """A value out of its accepted form, in which each value of an object is a list of accepted ones; one level deep."""
-    if isinstance(value, dict):
-        options = {key: item if isinstance(item, list) else [item] for key, item in value.items()}
-        chosen = {key: [one for one in accepted if one != ""] for key, accepted in options.items()}
-        return {key: some[0] for key, some in chosen.items() if some}
-    return [_plain(item) for item in value] if isinstance(value, list) else value

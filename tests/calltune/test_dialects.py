@@ -358,3 +358,12 @@ def test_a_schema_that_refers_elsewhere_is_refused_and_not_fetched():
     with pytest.raises(RowError, match=r"reference 'http://127\.0\.0\.1:9/secret' leads nowhere") as caught:
         DIALECTS["xlam"]({**ROWS["xlam"], "tools": [tool]}, [])
     assert caught.value.rule == "invalid_tool"
+
+
+def test_bfcl_leaves_out_accepted_values_that_the_schema_refuses():
+    truth = [{"find_employee": {"name": ["Ana", None, ""]}}]
+    row = {"question": [[{"role": "user", "content": "Who is Ana?"}]], "ground_truth": truth}
+    row["function"] = [{"name": "find_employee", "parameters": {"type": "dict", "properties": {"name": {"type": "string"}}}}]
+    assert DIALECTS["bfcl"](row, [])["expected"] == [{"name": "find_employee", "arguments": {"name": ["Ana", ""]}}]
+    truth[0]["find_employee"]["name"] = [None]
+    assert DIALECTS["bfcl"](row, [])["expected"] == [{"name": "find_employee", "arguments": {"name": [None]}}]

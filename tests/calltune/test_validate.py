@@ -45,6 +45,10 @@ def record(*messages, tools=(BOOK, FIND), **more):
         record(user(), calls(day="Monday"), result(), calls(day="Tuesday"), result(), says(), user("Thanks"), says("Bye")),
         record(user(), calls(day="Monday"), expected=[{"name": "book_room", "arguments": {"day": ["Monday", ""]}}]),
         record(user(), says("Which day?"), expected=[]),
+        record(
+            user(), calls(day="Monday"), expected=[{"name": "book_room", "arguments": {"day": ["M"], "minutes": ["", 30, 45]}}]
+        ),
+        record(user(), calls(day="Monday"), expected=[{"name": "book_room", "arguments": {"day": ["M"], "kind": ["desk", ""]}}]),
     ],
 )
 def test_a_good_record_has_no_problem(good):
@@ -115,6 +119,40 @@ BAD = [
         "expected[0].arguments.day: must be a list of accepted values",
         record(user(), says(), expected=[{"name": "book_room", "arguments": {"day": "Monday"}}]),
     ),
+    (
+        "invalid_expected",
+        "expected[0]: book_room.dya: no such argument; the nearest is 'day'",
+        record(user(), calls(day="Monday"), expected=[{"name": "book_room", "arguments": {"dya": ["Monday"]}}]),
+    ),
+    (
+        "invalid_expected",
+        'expected[0]: book_room.minutes: must be of type integer, not the string "thirty"',
+        record(
+            user(), calls(day="M"), expected=[{"name": "book_room", "arguments": {"day": ["M"], "minutes": ["", 30, "thirty"]}}]
+        ),
+    ),
+    (
+        "invalid_expected",
+        "expected[0]: book_room.kind: must be one of",
+        record(user(), calls(day="M"), expected=[{"name": "book_room", "arguments": {"day": ["M"], "kind": ["", "hall"]}}]),
+    ),
+    (
+        "invalid_expected",
+        "the row's own last answer: called book_room where no call was expected",
+        record(user(), calls(day="Monday"), expected=[]),
+    ),
+    (
+        "invalid_expected",
+        "expected: does not accept the row's own last answer: called book_room instead of find_employee",
+        record(user(), calls(day="Monday"), expected=[{"name": "find_employee", "arguments": {"name": ["Ana"]}}]),
+    ),
+    (
+        "invalid_expected",
+        "own last answer: book_room.minutes: 30 is not among the accepted [45]",
+        record(
+            user(), calls(day="M", minutes=30), expected=[{"name": "book_room", "arguments": {"day": ["M"], "minutes": [45]}}]
+        ),
+    ),
 ]
 
 
@@ -155,3 +193,50 @@ def test_a_schema_that_breaks_the_checker_is_the_tools_fault():
     broken = tool("broken", x={"$ref": "#/elsewhere"})
     broken["function"]["parameters"]["elsewhere"] = {"minimum": "low"}
     assert problem(record(user(), calls("broken", x=3), tools=[broken]))[0] == "invalid_tool"
+
+
+def test_accepted_values_of_an_object_are_each_held_against_its_schema():
+    area = {
+        "type": "object",
+        "properties": {"km": {"type": "integer"}, "unit": {"enum": ["a", "b"]}},
+        "additionalProperties": False,
+    }
+    find = tool("find", area=area, areas={"type": "array", "items": area})
+
+    def found(**accepted):
+        own = calls("find", area={"km": 1})
+        return problem(record(user(), own, tools=[find], expected=[{"name": "find", "arguments": {"area": [accepted]}}]))
+
+    assert found(km=[1, 2], unit=["", "b"]) is None
+    assert found(km=1) is None
+    assert found(km=[1], unit=["", "c"])[1].startswith("expected[0]: find.area.unit: must be one of")
+    assert "find.area.kms: no such argument" in found(km=[1], kms=["", 1])[1]
+    several = [{"name": "find", "arguments": {"area": [{"km": [1]}], "areas": ["", [{"km": [1]}, {"km": [2, "x"]}]]}}]
+    assert (
+        "find.areas[1].km: must be of type integer"
+        in problem(record(user(), calls("find", area={"km": 1}), tools=[find], expected=several))[1]
+    )
+
+
+def test_accepted_values_of_a_composed_or_open_schema_are_accepted():
+    composed = tool("composed")
+    composed["function"]["parameters"] = {
+        "anyOf": [{"properties": {"city": {"type": "string"}}, "required": ["city"]}, {"$ref": "#/$defs/zip"}],
+        "$defs": {"zip": {"properties": {"zip": {"type": "string"}, "land": {}}, "required": ["zip"]}},
+    }
+    expected = [{"name": "composed", "arguments": {"city": ["Rome"], "land": ["", "IT"], "zip": ["", "00100"]}}]
+    assert problem(record(user(), calls("composed", city="Rome"), tools=[composed], expected=expected)) is None
+    free = tool("free", x={"type": "string"})
+    free["function"]["parameters"]["additionalProperties"] = {"type": "integer"}
+    expected = [{"name": "free", "arguments": {"x": ["a"], "y": ["", 1]}}]
+    assert problem(record(user(), calls("free", x="a"), tools=[free], expected=expected)) is None
+    expected[0]["arguments"]["y"] = ["", "b"]
+    assert "free.y: must be of type integer" in problem(record(user(), calls("free", x="a"), tools=[free], expected=expected))[1]
+
+
+def test_accepted_values_that_nobody_can_follow_are_refused():
+    deep = 1
+    for _ in range(3000):
+        deep = [deep]
+    expected = [{"name": "book_room", "arguments": {"day": ["M"], "minutes": [deep]}}]
+    assert "nested too deeply" in problem(record(user(), calls(day="M"), expected=expected))[1]
