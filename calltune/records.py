@@ -60,8 +60,9 @@ def question_sha256(record: Record) -> str:
     return _words_sha256(user_text(record))
 
 
-TURN_WORDS = 4
-"""Words from which on a turn is a question by itself: what is shorter ("Thanks.", "Yes, please") is said in any conversation."""
+TURN_WORDS = 8
+"""Words from which on a turn is a question by itself: what is shorter ("Thanks.", "Yes, please book it.") is said in many
+conversations about many things."""
 
 
 def turns_sha256(record: Record) -> list[str]:
