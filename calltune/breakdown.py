@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from calltune import stats
-from calltune.metrics import NO_CALL, UNREADABLE
+from calltune.metrics import names_in
 from calltune.records import Call, Record, expected_calls
 from calltune.score import Rules, assigned, mismatch, rule_of, value_fits
 
@@ -23,7 +23,7 @@ def by_tool(confusion: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, d
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for expected, row in confusion.items():
         for called, count in row.items():
-            wanted, got = _names(expected), _names(called)
+            wanted, got = Counter(names_in(expected)), Counter(names_in(called))
             for tool in wanted:
                 found[tool].update(expected=count, recalled=count * (got[tool] >= wanted[tool]))
             for tool in got:
@@ -36,10 +36,6 @@ def by_tool(confusion: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, d
         for tool, counts in sorted(found.items())
         if counts["expected"]
     }
-
-
-def _names(label: str) -> Counter[str]:
-    return Counter() if label in (NO_CALL, UNREADABLE) else Counter(label.split(" + "))
 
 
 def by_argument(answers: Sequence[tuple[Record, Sequence[Call]]], rules: Rules) -> dict[str, dict[str, str | float | int | None]]:

@@ -184,7 +184,7 @@ def _coerced(value: Any, schema: Any) -> Any:
         return {key: _coerced(item, properties.get(key, others)) for key, item in value.items()}
     if isinstance(value, list):
         return [_coerced(item, schema.get("items")) for item in value]
-    types = _types(schema)
+    types = types_of(schema)
     if isinstance(value, float) and "integer" in types and "number" not in types:
         return int(value) if value.is_integer() and abs(value) <= _EXACT_FLOAT else value
     if isinstance(value, str) and types and "string" not in types:
@@ -192,11 +192,11 @@ def _coerced(value: Any, schema: Any) -> Any:
     return value
 
 
-def _types(schema: dict[str, Any]) -> set[str]:
+def types_of(schema: dict[str, Any]) -> set[str]:
     """The types that a schema names, itself or in the choices of its `anyOf`: what `int | None` becomes in many libraries."""
     choices = schema.get("anyOf")
     if "type" not in schema and isinstance(choices, list) and all(isinstance(one, dict) and "type" in one for one in choices):
-        return set().union(*map(_types, choices))
+        return set().union(*map(types_of, choices))
     declared = schema.get("type", [])
     return {declared} if isinstance(declared, str) else set(declared)
 

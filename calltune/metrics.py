@@ -1,4 +1,8 @@
-"""The names of the metrics and verdicts, once. Imports nothing, so that a config can check names without waiting."""
+"""The names of the metrics and verdicts, once. Imports nothing slow, so that a config can check names without waiting."""
+
+import json
+import re
+from collections.abc import Sequence
 
 ALPHA = 0.05
 """All intervals are 95 % intervals."""
@@ -43,6 +47,29 @@ NO_CALL, UNREADABLE = "no call", "malformed"
 """Labels in the confusion matrix of an answer without a call, and of one that attempts a call nobody can read."""
 
 
-def label_of(names: list[str]) -> str:
-    """The confusion matrix's label of the called or expected tools: their names, sorted, joined by " + "."""
-    return " + ".join(sorted(names)) or NO_CALL
+def label_of(names: Sequence[str]) -> str:
+    """The confusion matrix's label of the called or expected tools: their names, sorted, joined by " + ".
+
+    A name that would be taken for something else in a label is in quotes: a model may call a tool ``no call``, or ``a + b``.
+    """
+    return " + ".join(map(_shown, sorted(names))) or NO_CALL
+
+
+def names_in(label: str) -> list[str]:
+    """The names that a label is made of, sorted; none in those of an answer without calls, and of one that cannot be read."""
+    return [] if label in (NO_CALL, UNREADABLE) else [_meant(name) for name in _NAME.findall(label)]
+
+
+_NAME = re.compile(r'(?:\A| \+ )("(?:[^"\\]|\\.)*"|[^"+][^+]*?)(?= \+ |\Z)', re.DOTALL)
+
+
+def _shown(name: str) -> str:
+    swallowed = name in (NO_CALL, UNREADABLE) or not name.strip() or "+" in name or name.startswith('"')
+    return json.dumps(name, ensure_ascii=False) if swallowed else name
+
+
+def _meant(shown: str) -> str:
+    try:
+        return str(json.loads(shown)) if shown.startswith('"') else shown
+    except ValueError:  # no label of ours; the gate says so, and the report still shows it
+        return shown

@@ -153,7 +153,7 @@ def _call(value: Any) -> Call:
 def _shape(call: Any) -> str | None:
     if not isinstance(call, dict):
         return "a call must be a JSON object"
-    if not isinstance(call.get("name"), str):
+    if not isinstance(call.get("name"), str) or not call["name"].strip():
         return "a call needs a name"
     if not isinstance(call.get("arguments"), dict):
         return "a call needs an object `arguments`"

@@ -12,7 +12,7 @@ from typing import Any
 
 from calltune import stats
 from calltune.errors import ConfigError
-from calltune.guard import check_all
+from calltune.guard import check_all, types_of
 from calltune.match import ast_match, is_empty, token_f1
 from calltune.metrics import MEANS, PROPORTIONS, ROBUSTNESS, UNREADABLE, label_of
 from calltune.parse import Parsed
@@ -63,15 +63,28 @@ class Answer:
 def check_rules(rules: Rules, tools: Sequence[Tool], where: str = "evaluate.arguments") -> None:
     """Check overrides against the tools that they name.
 
+    Args:
+        rules: the overrides.
+        tools: of several with one name, as rows of different sources may bring, one with the argument is enough.
+        where: the overrides are from.
+
     Raises:
         ConfigError: a rule is none of `ast`, `any`, `f1>=x` with 0 < x <= 1, or no tool has such an argument.
     """
-    known = [f"{tool['function']['name']}.{name}" for tool in tools for name in _properties(tool)]
+    known = _arguments_of(tools)
     for argument, rule in rules.items():
         if argument not in known:
-            raise ConfigError(f"{where}: {argument!r} is no tool's argument; there is {', '.join(known)}")
+            tool = argument.rpartition(".")[0]
+            own = [one for one in known if one.rpartition(".")[0] == tool]
+            raise ConfigError(f"{where}: {argument!r} is no tool's argument; there is {', '.join(own or known)}")
         if rule not in ("ast", "any") and not (_F1.fullmatch(rule) and _threshold(rule) > 0):
             raise ConfigError(f"{where}: {argument}: {rule!r} is not a rule; use ast, any, or f1>=x with 0 < x <= 1")
+
+
+def rules_without_tool(rules: Rules, tools: Sequence[Tool]) -> list[str]:
+    """The arguments for which a rule is set and whose tool is none of these: a tool's name, too, may have dots."""
+    names, known = {tool["function"]["name"] for tool in tools}, _arguments_of(tools)
+    return [argument for argument in rules if argument not in known and argument.rpartition(".")[0] not in names]
 
 
 def verdict(record: Record, parsed: Parsed, rules: Rules, coerce: bool = False) -> Scored:
@@ -254,17 +267,28 @@ def rule_of(tool: str, argument: str, tools: Sequence[Tool], rules: Rules | None
     return "any" if schemas and _is_free_string(schemas[0]) else "ast"
 
 
+def _arguments_of(tools: Sequence[Tool]) -> dict[str, None]:
+    """``tool.argument`` of each argument, in order, once."""
+    return dict.fromkeys(f"{tool['function']['name']}.{name}" for tool in tools for name in _properties(tool))
+
+
 def _properties(tool: Tool) -> dict[str, Any]:
     parameters = tool["function"].get("parameters") or {}
     return dict(parameters.get("properties") or {})
 
 
 def _is_free_string(schema: Any) -> bool:
-    if not isinstance(schema, dict) or "enum" in schema or "const" in schema:
+    if not isinstance(schema, dict) or _is_fixed(schema):
         return False
-    declared = schema.get("type")
-    types = {declared} if isinstance(declared, str) else set(declared or ())
+    types = types_of(schema)
     return "string" in types and types <= {"string", "null"}
+
+
+def _is_fixed(schema: dict[str, Any]) -> bool:
+    """Whether a schema lists the values that there are, itself or in a choice of its `anyOf`."""
+    choices = schema.get("anyOf")
+    choices = [one for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
+    return "enum" in schema or "const" in schema or any(map(_is_fixed, choices))
 
 
 def _threshold(rule: str) -> float:

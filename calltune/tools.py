@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonschema
 
-from calltune import storage
+from calltune import references, storage
 from calltune.errors import DataError
 from calltune.loose_types import from_loose_types
 from calltune.records import Tool
@@ -50,7 +50,7 @@ def normalise(tool: dict[str, Any], where: str) -> Tool:
     """A tool in the OpenAI form: name, description, parameters, in that order, the parameters a valid JSON Schema.
 
     Raises:
-        DataError: the tool has no name, or its parameters are not a JSON Schema of an object.
+        DataError: the tool has no name, its parameters are not a JSON Schema of an object, or a reference in them leads nowhere.
     """
     function = tool.get("function", tool)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
@@ -62,6 +62,9 @@ def normalise(tool: dict[str, Any], where: str) -> Tool:
         jsonschema.Draft202012Validator.check_schema(parameters)
     except jsonschema.SchemaError as error:
         raise DataError(f"{where}: tool {function['name']!r}: parameters are not a JSON Schema: {error.message}") from None
+    reference = references.wrong(parameters)
+    if reference is not None:
+        raise DataError(f"{where}: tool {function['name']!r}: the reference {reference!r} leads nowhere in it, or to no schema")
     # `nullable` is OpenAPI, not JSON Schema; an absent optional argument is absent here, never null.
     properties = {
         name: {key: value for key, value in schema.items() if key != "nullable"} if isinstance(schema, dict) else schema

@@ -101,14 +101,15 @@ def _tools(config: RunConfig, given: list[Tool], sample: Sample) -> Iterator[str
 
 
 def _match_rules(config: RunConfig, given: list[Tool], sample: Sample) -> Iterator[str]:
-    from calltune.score import check_rules
+    from calltune.score import check_rules, rules_without_tool
 
-    known = {tool["function"]["name"]: tool for record in sample.records for tool in [*given, *record["tools"]]}
+    known = [*given, *(tool for record in sample.records for tool in record["tools"])]
+    without = rules_without_tool(config.evaluate.arguments, known)
     # Rows with tools of their own may have others further on.
     all_known = bool(given) and all(record["tools"] == given for record in sample.records)
     for rule, how in config.evaluate.arguments.items():
-        if all_known or rule.split(".")[0] in known:
-            check_rules({rule: how}, list(known.values()))
+        if all_known or rule not in without:
+            check_rules({rule: how}, known)
         else:
             yield f"warning: evaluate.arguments: {rule!r} names no tool of the first rows, and would have no effect"
 

@@ -25,7 +25,7 @@ from calltune.records import (
     write_jsonl,
 )
 from calltune.render import Renderer, answer_text, prompt_ids
-from calltune.score import Answer, Rules, Scored, check_rules, summarise, verdict
+from calltune.score import Answer, Rules, Scored, check_rules, rules_without_tool, summarise, verdict
 from calltune.settings import ModelConfig
 from calltune.template import template_in
 from components.evaluate.config import EvaluateConfig
@@ -169,14 +169,14 @@ def evaluate(
         journal: of the answers as they come, and of those that an earlier try has given; None to begin anew.
 
     Raises:
-        DataError: there is no question, or a match rule names no argument of the tools.
+        DataError: there is no question.
+        ConfigError: a match rule names an argument that no tool of that name has.
     """
     started = time.monotonic()
     records = list(read_jsonl(test))
     if not records:
         raise DataError(f"{test}: no questions to evaluate with")
-    for record in records:
-        check_rules({rule: how for rule, how in config.arguments.items() if _concerns(rule, record)}, record["tools"])
+    _check_rules(config.arguments, records)
     asked: dict[str, list[Record]] = {FIRST: records}
     for again in config.robustness:
         asked[again] = WAYS[again](records, SEED)
@@ -212,6 +212,15 @@ def evaluate(
     }
     runtime.write_json(metrics, result)
     return result
+
+
+def _check_rules(rules: Rules, records: Sequence[Record]) -> None:
+    tools = [tool for record in records for tool in record["tools"]]
+    # Rows may bring their own tools, and those with this one may all be in the training part: that is no mistake of the config.
+    without = rules_without_tool(rules, tools)
+    for argument in without:
+        runtime.note(f"evaluate.arguments: {argument!r} names no tool of the test questions, and has no effect")
+    check_rules({argument: rule for argument, rule in rules.items() if argument not in without}, tools)
 
 
 def _answers(
@@ -293,7 +302,3 @@ def absent(which: str, metrics: Path, predictions: Path) -> dict[str, Any]:
 def test_fingerprint(records: Sequence[Record]) -> str:
     """SHA-256 of the questions, their tools and what is expected: two evaluations compare only where it is equal."""
     return sha256(sorted(sha256({k: r.get(k) for k in ("id", "messages", "tools", "expected")}) for r in records))
-
-
-def _concerns(rule: str, record: Record) -> bool:
-    return any(rule.split(".")[0] == tool["function"]["name"] for tool in record["tools"])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 
 from calltune.errors import DataError
+from calltune.metrics import label_of
 from calltune.records import Record, calls_of, expected_calls, sha256
 from components.format.config import SplitConfig
 from components.format.spill import Some
@@ -24,7 +25,7 @@ def question_key(record: Record) -> str:
 
 def stratum(record: Record) -> str:
     """The tools that the row expects, as one label: every part of the split gets its share of each."""
-    return " + ".join(sorted(call["name"] for call in expected_calls(record))) or "no call"
+    return label_of([call["name"] for call in expected_calls(record)])
 
 
 def parts_of(records: Sequence[Record], config: SplitConfig) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from calltune import stats
 from calltune.breakdown import by_tool
 from calltune.guard import once
-from calltune.metrics import MEANS, NO_CALL, PROPORTIONS, ROBUSTNESS, VERDICTS
+from calltune.metrics import MEANS, NO_CALL, PROPORTIONS, ROBUSTNESS, VERDICTS, label_of, names_in
 from calltune.records import canonical
 
 Outcomes = dict[str, dict[str, int]]
@@ -279,7 +279,9 @@ def _questions(results: dict[str, Any], verdicts: dict[str, str], outcomes: Outc
         raise Unsound("the confusion matrix has other questions without a call than abstention_accuracy")
     questions: Counter[str] = Counter()
     for expected, row in rows.items():
-        for tool in set(expected.split(" + ")) - {NO_CALL}:
+        if label_of(names_in(expected)) != expected:
+            raise Unsound(f"the confusion matrix expects {expected!r}, which is no label of tools")
+        for tool in set(names_in(expected)):
             questions[tool] += sum(row.values())
     return dict(questions)
 

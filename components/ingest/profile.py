@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from calltune import drift
+from calltune.metrics import label_of
 from calltune.records import Record, calls_of, expected_calls, user_text
 
 EXAMPLES = 3
@@ -42,7 +43,7 @@ class Profile:
         self.rows_per_tool.update(set(names))
         self.calls_per_row[len(calls)] += 1
         self.roles.update(message["role"] for message in record["messages"])
-        self.classes[" + ".join(sorted(call["name"] for call in expected_calls(record))) or "no call"] += 1
+        self.classes[label_of([call["name"] for call in expected_calls(record)])] += 1
         self.question_words[len(user_text(record).split())] += 1
         self.lengths[drift.length_class(record)] += 1
 

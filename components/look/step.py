@@ -84,12 +84,14 @@ def _require_tools_of_rules(config: LookConfig) -> None:
     """Hold the match rules against the tools file here, since evaluation would notice only after hours of training."""
     if not config.rules or not config.tools:
         return
-    from calltune.score import check_rules
+    from calltune.score import check_rules, rules_without_tool
 
     given = tools.load(config.tools)
+    without = rules_without_tool(config.rules, given)
     for rule, how in config.rules.items():
+        # A tool's name and an argument's may have dots: the name begins with what is before the first one.
         tool = rule.split(".")[0]
-        if tool in tools.names_of(given) or not any(_may_bring(source, tool) for source in (config.source, *config.more)):
+        if rule not in without or not any(_may_bring(source, tool) for source in (config.source, *config.more)):
             check_rules({rule: how}, given)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from calltune import stats
-from calltune.metrics import LOWER_IS_BETTER, METRICS
+from calltune.metrics import LOWER_IS_BETTER, METRICS, names_in
 from calltune.pages import plots, render_page
 from components.report import breakdown, words
 from components.report.costs import SHOWN, costs
@@ -198,7 +198,7 @@ def folded_confusion(confusion: Mapping[str, Mapping[str, int]]) -> dict[str, di
 
 def _combined(label: str) -> bool:
     """Whether a label of the confusion matrix names several calls: see :func:`calltune.metrics.label_of`."""
-    return " + " in label
+    return len(names_in(label)) > 1
 
 
 def _answer(row: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,8 @@ def test_an_end_without_a_beginning_is_malformed():
         ("null", "must be a JSON object"),
         ('{"arguments": {"name": "Ana"}}', "needs a name"),
         ('{"name": 7, "arguments": {}}', "needs a name"),
+        ('{"name": "", "arguments": {}}', "needs a name"),
+        ('{"name": " ", "arguments": {}}', "needs a name"),
         ('{"name": "f"}', "object `arguments`"),
         ('{"name": "f", "arguments": null}', "object `arguments`"),
         ('{"name": "f", "arguments": "{\\"x\\": 1}"}', "object `arguments`"),

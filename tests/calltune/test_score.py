@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from calltune import stats
 from calltune.errors import ConfigError
-from calltune.metrics import METRICS, PROPORTIONS, VERDICTS, label_of
+from calltune.metrics import METRICS, PROPORTIONS, VERDICTS, label_of, names_in
 from calltune.parse import Parsed, parse_hermes
-from calltune.score import Answer, Scored, answer_matches, check_rules, summarise, verdict
+from calltune.score import Answer, Scored, answer_matches, check_rules, rules_without_tool, summarise, verdict
 
 SEARCH = {
     "type": "object",
@@ -21,6 +21,9 @@ SEARCH = {
         "note": {"type": ["string", "null"]},
         "period": {"type": "string", "enum": ["day", "week"]},
         "mode": {"type": "string", "const": "fast"},
+        "reason": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "kind": {"anyOf": [{"type": "string", "enum": ["new", "old"]}, {"type": "null"}]},
+        "size": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
         "limit": {"type": "integer"},
         "tags": {"type": "array", "items": {"type": "string"}},
         "area": {"type": "object"},
@@ -158,6 +161,17 @@ def test_labels_are_sorted_names() -> None:
     assert label_of(["ticket", "search", "search"]) == "search + search + ticket"
 
 
+@given(
+    st.lists(
+        st.sampled_from(["a", "a + b", "a +", "+ b", "+", "no call", "malformed", "", " ", '"', '"a"', "\\", "a\nb"]) | st.text()
+    )
+)
+def test_a_label_says_which_names_it_is_made_of(names: list[str]) -> None:
+    assert names_in(label_of(names)) == sorted(names)
+    assert (label_of(names) == "no call") == (names == [])
+    assert label_of(names) != "malformed"
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -225,6 +239,9 @@ def test_expected_objects_have_the_leaderboards_form_and_own_ones_mean_themselve
         ("period", "day", "week", False),
         ("period", "day", "day", True),
         ("mode", "fast", "fast", True),
+        ("reason", "a", "anything", True),
+        ("kind", "new", "old", False),
+        ("size", "a", "b", False),
         ("limit", 3, 3.0, True),
         ("tags", ["a"], ["b"], False),
         ("tags", ["a", "b"], ["A.", "b"], True),
@@ -358,6 +375,23 @@ def test_a_rule_that_cannot_apply_is_refused(rules: dict[str, str], message: str
 
 def test_rules_that_can_apply_are_fine() -> None:
     check_rules({"search.query": "f1>=0.5", "ticket.query": "f1>=1", "search.limit": "any", "search.tags": "ast"}, TOOLS)
+
+
+def named(name: str, *arguments: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"properties": {key: {} for key in arguments}}}}
+
+
+def test_a_rule_fits_if_any_tool_of_that_name_has_the_argument() -> None:
+    check_rules({"search.limit": "any"}, [named("search", "query", "limit"), named("search", "query")])
+    check_rules({"web.search.query": "any"}, [named("web", "url"), named("web.search", "query")])
+    with pytest.raises(ConfigError, match=r"'web\.search\.limit' is no tool's argument; there is web\.search\.query$"):
+        check_rules({"web.search.limit": "any"}, [named("web", "url"), named("web.search", "query")])
+
+
+def test_rules_for_a_tool_that_is_not_there_are_told_from_wrong_ones() -> None:
+    tools = [named("search", "query"), named("web.search", "query", "filter.name")]
+    rules = ["search.limit", "serch.query", "web.search.limit", "web.search.filter.name", "web.query", "other.search.query"]
+    assert rules_without_tool(dict.fromkeys(rules, "ast"), tools) == ["serch.query", "web.query", "other.search.query"]
 
 
 def all_answers() -> dict[str, Answer]:

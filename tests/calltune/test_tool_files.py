@@ -176,3 +176,42 @@ def test_yaml_that_cannot_be_read_is_one_line(tmp_path):
     with pytest.raises(DataError, match=r"api.yaml: not a YAML file: ") as refused:
         tools.load(tmp_path / "api.yaml")
     assert "\n" not in str(refused.value)
+
+
+DANGLING = [
+    {"$ref": "#/components/schemas/Loc"},
+    {"$ref": "#/elsewhere"},  # where no schema is looked for, and this is none
+    {"$ref": "#/title/x"},
+    {"$ref": "#/required/first"},
+    {"$ref": "https://example.com/loc.json"},
+    {"$dynamicRef": "#nowhere"},
+    {"anyOf": [{"type": "null"}, {"items": {"$ref": "#/$defs/none"}}]},
+    {"$ref": "#/behind"},
+]
+
+
+@pytest.mark.parametrize("schema", DANGLING, ids=json.dumps)
+def test_a_reference_into_nothing_is_refused_at_once(load, schema):
+    more = {"elsewhere": {"minimum": "low"}, "title": "Find", "behind": {"not": {"$ref": "#/none"}}, "required": ["name"]}
+    parameters = {**FIND["function"]["parameters"], **more}
+    parameters["properties"] = {**parameters["properties"], "location": schema}
+    with pytest.raises(DataError, match=r"tool 'find': the reference '.*' leads nowhere in it, or to no schema"):
+        load([{"name": "find", "parameters": parameters}])
+
+
+def test_references_inside_the_tool_are_kept(load):
+    parameters = {
+        "type": "object",
+        "properties": {
+            "a": {"$ref": "#/$defs/d"},
+            "b": {"$ref": "#there"},
+            "c": {"$ref": "#/elsewhere"},
+            "d": {"const": {"$ref": "#/data/not/a/reference"}},
+            "$ref": {"type": "string"},
+        },
+        "$defs": {"d": {"type": "object", "properties": {"inner": {"$ref": "#/$defs/d"}}}, "e": {"$anchor": "there"}},
+        "elsewhere": {"type": "integer"},
+    }
+    (tool,) = load([{"name": "find", "parameters": parameters}])
+    assert tool["function"]["parameters"] == parameters
+    assert not guard.check({"name": "find", "arguments": {"a": {"inner": {"inner": 3}}}}, [tool]).accepted

@@ -234,6 +234,19 @@ def test_a_rule_for_a_tool_that_no_row_has_is_a_warning_where_rows_bring_their_o
     assert any("'other.x' names no tool of the first rows" in text for text in warnings(lines))
 
 
+def test_a_rule_may_be_for_an_argument_that_some_rows_tool_has_and_others_not(checked):
+    def row(text, *arguments):
+        parameters = {"type": "object", "properties": {key: {"type": "string"} for key in arguments}}
+        own = {"type": "function", "function": {"name": "web.own", "description": "Own.", "parameters": parameters}}
+        return json.dumps({**json.loads(text), "tools": [own]})
+
+    rows = [row(ALPACA[0], "x", "y"), *(row(text, "x") for text in ALPACA[1:])]
+    lines = checked(rows, evaluate={"arguments": {"web.own.y": "ast"}})
+    assert not any("web.own" in text for text in warnings(lines))
+    with pytest.raises(ConfigError, match=r"'web\.own\.z' is no tool's argument; there is web\.own\.x, web\.own\.y$"):
+        checked(rows, evaluate={"arguments": {"web.own.z": "ast"}})
+
+
 def test_good_rows_behind_many_broken_ones_are_found_as_ingest_finds_them(checked, tmp_path):
     good = (EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:400]
     settings = {"max_quarantined": 0.5}

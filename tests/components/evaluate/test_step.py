@@ -11,7 +11,7 @@ from calltune.errors import ConfigError, DataError
 from calltune.records import expected_calls, question_sha256, read_jsonl, turns_sha256, write_jsonl
 from components.evaluate import hf
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.step import _seen_in_training, evaluate, run
+from components.evaluate.step import _check_rules, _seen_in_training, evaluate, run
 from components.evaluate.step import exported as served_export
 from components.evaluate.step import test_fingerprint as fingerprint_of
 from components.gate.config import GateConfig
@@ -268,6 +268,23 @@ def test_no_questions_are_a_data_error(exported, tmp_path):
     served = served_export(json.loads(exported("full").json.read_text()), "candidate")
     with pytest.raises(DataError, match=r"test.jsonl: no questions to evaluate with"):
         evaluate(served, tmp_path / "test.jsonl", EvaluateConfig(), tmp_path / "m.json", tmp_path / "p.jsonl")
+
+
+def test_match_rules_are_held_against_the_tools_of_all_questions(tmp_path, monkeypatch):
+    monkeypatch.setenv("CALLTUNE_EVENTS", str(tmp_path / "events.jsonl"))
+
+    def question(*arguments):
+        parameters = {"type": "object", "properties": {key: {} for key in arguments}}
+        return {"tools": [{"type": "function", "function": {"name": "web.search", "parameters": parameters}}]}
+
+    records = [question("query", "limit"), question("query")]
+    _check_rules({"web.search.limit": "any", "web.search.query": "ast"}, records)
+    assert not (tmp_path / "events.jsonl").exists()
+    _check_rules({"web.serch.query": "any"}, records)
+    (said,) = read_jsonl(tmp_path / "events.jsonl")
+    assert "'web.serch.query' names no tool of the test questions, and has no effect" in said["message"]
+    with pytest.raises(ConfigError, match=r"'web\.search\.qeury' is no tool's argument; there is web\.search\.query"):
+        _check_rules({"web.search.qeury": "any"}, records)
 
 
 def test_a_match_rule_for_an_argument_that_does_not_exist_is_refused_before_generating(exported, dataset, tmp_path):
