@@ -35,7 +35,12 @@ SERVING = "calltune.json"
 """In an exported folder: the template's name and call syntax."""
 
 TRAINED_ON = "trained_on.json"
-"""In an exported folder: `question_sha256` of each question that it was trained on, and its base model before it."""
+"""In an exported folder, and in that of its adapter alone: `question_sha256` and `turns_sha256` of each record that it
+was trained on, and before it its base model and the champions whose adapters it goes on from. A folder without it does not say.
+"""
+
+TRAINED_BEFORE = "trained_before.json"
+"""In what train wrote, where it went on from a champion's adapter: that one's `TRAINED_ON`, or null where it has none."""
 
 
 @dataclass(frozen=True)

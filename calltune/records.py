@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from calltune.errors import DataError
+from calltune.likeness import words
 
 Record = dict[str, Any]
 Message = dict[str, Any]
@@ -48,7 +49,7 @@ def prompt_of(record: Record) -> list[Message]:
 
 def user_text(record: Record) -> str:
     """What the user wrote, all turns: what tells one question from another."""
-    return "\n".join(m["content"] for m in record["messages"] if m["role"] == "user")
+    return "\n".join(_user_turns(record))
 
 
 def question_sha256(record: Record) -> str:
@@ -56,7 +57,31 @@ def question_sha256(record: Record) -> str:
 
     Case and spacing do not count. Of a million questions the 16 hex digits make no two the same.
     """
-    return sha256(" ".join(user_text(record).lower().split()))[:16]
+    return _words_sha256(user_text(record))
+
+
+TURN_WORDS = 8
+"""Words from which on a turn is a question by itself: what is shorter ("Thanks.", "Yes, please book it.") is said in many
+conversations about many things."""
+
+
+def turns_sha256(record: Record) -> list[str]:
+    """As `question_sha256`, of each user turn by itself: training teaches the answer to every one; short ones are left out."""
+    return [_words_sha256(turn) for turn in _user_turns(record) if len(words(turn)) >= TURN_WORDS]
+
+
+def last_turn_sha256(record: Record) -> str | None:
+    """As `question_sha256`, of the last user turn, which is what evaluation asks for an answer to; None where it is short."""
+    last = _user_turns(record)[-1:]
+    return _words_sha256(last[0]) if last and len(words(last[0])) >= TURN_WORDS else None
+
+
+def _user_turns(record: Record) -> list[str]:
+    return [message["content"] for message in record["messages"] if message["role"] == "user"]
+
+
+def _words_sha256(text: str) -> str:
+    return sha256(" ".join(text.lower().split()))[:16]
 
 
 def canonical(value: Any) -> str:

@@ -59,7 +59,8 @@ class Renderer:
         self.tokenizer, self.template = tokenizer, template
         self.tokenizer.chat_template = template.text
         self.stop_ids = [tokenizer.convert_tokens_to_ids(stop) for stop in template.stops]
-        self.special_tokens = sorted(special)
+        # Some tokenizers have runs of spaces as added tokens, which are text like any other.
+        self.special_tokens = sorted(token for token in special if token.strip())
         self._prefixes: dict[str, int] = {}
 
     def rows(self, record: Record) -> list[Rendered]:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 import zlib
 from abc import ABC, abstractmethod
@@ -196,6 +197,11 @@ _WAYS_OUT = {
     "NoSuchBucket": " (make the bucket, or correct its name)",
 }
 
+PRECONDITION_FAILED, CONFLICT = 412, 409
+"""What S3 says to a write of what must be new: that the key is there; or that another write of it goes on, which may yet fail
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html)."""
+CONFLICT_PAUSES_S = (0.2, 0.4, 0.8, 1.6)
+
 
 class S3(Store):
     """A store in an S3 bucket, below a prefix.
@@ -218,12 +224,19 @@ class S3(Store):
     def put(self, key: str, data: bytes, only_if_new: bool = False) -> None:
         condition = {"IfNoneMatch": "*"} if only_if_new else {}
         with self._explained(key):
-            try:
-                self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, ChecksumAlgorithm="SHA256", **condition)
-            except self.client.exceptions.ClientError as error:
-                if only_if_new and error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
-                    raise AlreadyThere(key) from None
-                raise
+            for pause_s in (*CONFLICT_PAUSES_S, None):
+                try:
+                    self.client.put_object(
+                        Bucket=self.bucket, Key=self._key(key), Body=data, ChecksumAlgorithm="SHA256", **condition
+                    )
+                    return
+                except self.client.exceptions.ClientError as error:
+                    status = error.response["ResponseMetadata"]["HTTPStatusCode"] if only_if_new else None
+                    if status == PRECONDITION_FAILED:
+                        raise AlreadyThere(key) from None
+                    if status != CONFLICT or pause_s is None:
+                        raise
+                    time.sleep(pause_s)
 
     @override
     def get(self, key: str) -> bytes | None:

@@ -14,6 +14,8 @@ from calltune.models import BUNDLED, MANIFEST
 from calltune.power import smallest_difference
 from calltune.records import Tool
 from calltune.tools import names_of
+from components.format.config import SplitConfig
+from components.format.split import matching
 from components.gate.config import GateConfig
 from components.ingest.reading import taken
 from components.ingest.sources import Source, find
@@ -25,6 +27,8 @@ from pipelines.sample import Sample, look, together, too_many_refused
 DISCORDANT = 0.2
 """Share of the questions that only one of two models answers rightly, for the width of the interval of their difference:
 of two candidates of the same base it is mostly less, of the base model and a tuned one more."""
+LARGER = "raise format.split.test or bring more rows"
+"""What makes the test larger, where it is a share of the rows."""
 
 
 def check(config: RunConfig) -> Iterator[str]:
@@ -38,14 +42,14 @@ def check(config: RunConfig) -> Iterator[str]:
     require_one_store(config)
     given = tools.load(config.ingest.tools) if config.ingest.tools else []
     samples: list[Sample] = []
-    total: int | None = 0
+    # How many are in each file. Those of S3 and the Hub would have to be downloaded to be counted.
+    rows: Counter[str] | None = Counter()
     for part in config.ingest.sources:
         source = find(part.source)
         sample = look(part, source, given)
         samples.append(sample)
-        # Rows of S3 and the Hub would have to be downloaded to be counted.
-        if total is not None:
-            total = total + sum(1 for _ in taken(source.rows(), part.weight)) if source.unit == "bytes" else None
+        if rows is not None:
+            rows = rows + Counter(raw.uri for raw in taken(source.rows(), part.weight)) if source.unit == "bytes" else None
         share = "" if part.weight == 1 else f", {part.weight:.3g} of its rows"
         yield f"source       {part.source}: {_size(source)}{share}"
         well = f"{len(sample.records)} of the first {_count(sample.read, 'row')} read well"
@@ -53,20 +57,18 @@ def check(config: RunConfig) -> Iterator[str]:
         if sample.first:
             yield f"warning: the first row that does not: {sample.first}"
     sample = together(samples)
-    doubt = too_many_refused(config.ingest, sample, total)
+    doubt = too_many_refused(config.ingest, sample, None if rows is None else rows.total())
     if doubt:
         yield f"warning: {doubt}: the run would end there if the other rows are like these"
     yield from _tools(config, given, sample)
     yield from _match_rules(config, given, sample)
     folder = yield from _base_model(config)
     yield from _template(config, folder)
-    if total is None:
+    if rows is None:
         yield "split        not known before ingest has read every row"
     else:
-        questions = _questions(total, sample)
-        test = round(config.format.split.test * questions)
-        validation = min(questions - test, round(config.format.split.validation * questions))
-        training = questions - test - validation
+        total = rows.total()
+        training, validation, test = _parts(config.format.split, rows, sample)
         yield f"split        about {_count(training, 'row')} to train, {validation} to validate, {test} to test, of {total}"
         if not training or not test:
             short = "test" if training else "train"
@@ -74,8 +76,9 @@ def check(config: RunConfig) -> Iterator[str]:
             raise DataError(f"{config.ingest.source}: {left}; more are needed")
         yield from _training(config, folder, training)
         yield from _resolution(test)
-        yield from _margins(config.gate, test)
-        yield from _gate(config.gate, test)
+        larger = "bring more rows of format.split.test_source" if config.format.split.test_source else LARGER
+        yield from _margins(config.gate, test, larger)
+        yield from _gate(config.gate, test, larger)
     yield from _places(config)
     yield from _notify(config)
 
@@ -174,6 +177,22 @@ def _questions(total: int, sample: Sample) -> int:
     return round(total * len(sample.records) / sample.read)
 
 
+def _parts(split: SplitConfig, rows: Counter[str], sample: Sample) -> tuple[int, int, int]:
+    """How many of the rows, counted by file, may be for training, validation and test.
+
+    Raises:
+        DataError: none is of the source that the test is to come from.
+    """
+    questions = _questions(rows.total(), sample)
+    if split.test_source:
+        test = _questions(sum(rows[uri] for uri in matching(rows, split.test_source)), sample)
+        validation = round(split.validation * (questions - test))
+    else:
+        test = round(split.test * questions)
+        validation = min(questions - test, round(split.validation * questions))
+    return questions - test - validation, validation, test
+
+
 def _training(config: RunConfig, folder: Path | None, rows: int) -> Iterator[str]:
     train = config.train
     if folder is None:
@@ -203,7 +222,7 @@ def _resolution(test: int) -> Iterator[str]:
     )
 
 
-def _margins(gate: GateConfig, test: int) -> Iterator[str]:
+def _margins(gate: GateConfig, test: int, larger: str) -> Iterator[str]:
     smallest = smallest_difference(test, DISCORDANT)
     if smallest is None:
         yield "             too few to show any difference of two such models in 4 of 5 test sets"
@@ -218,11 +237,11 @@ def _margins(gate: GateConfig, test: int) -> Iterator[str]:
         if margin and (smallest is None or margin < smallest):
             yield (
                 f"warning: gate.{name} asks for a margin of {margin:g}, which about {_count(test, 'question')} cannot tell from "
-                f"chance: raise format.split.test or bring more rows{instead}"
+                f"chance: {larger}{instead}"
             )
 
 
-def _gate(gate: GateConfig, test: int) -> Iterator[str]:
+def _gate(gate: GateConfig, test: int, larger: str) -> Iterator[str]:
     conditions = [f"at least {_count(gate.min_questions, 'test question')}"]
     if gate.min_questions_per_tool:
         conditions.append(f"at least {_count(gate.min_questions_per_tool, 'test question')} for each tool")
@@ -246,8 +265,7 @@ def _gate(gate: GateConfig, test: int) -> Iterator[str]:
     if gate.min_questions > test:
         expected = f"about {test} {'is' if test == 1 else 'are'} expected"
         yield (
-            f"warning: gate.min_questions is {gate.min_questions}, and {expected}: the gate will refuse; "
-            f"lower it, raise format.split.test, or bring more rows"
+            f"warning: gate.min_questions is {gate.min_questions}, and {expected}: the gate will refuse; lower it, or {larger}"
         )
 
 

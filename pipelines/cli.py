@@ -12,7 +12,7 @@ import typer
 
 from calltune.errors import UserError
 from pipelines import cli_cluster, cli_registry, cli_steps
-from pipelines.options import Config, Overrides, Workdir
+from pipelines.options import REFUSED, Config, Overrides, Workdir
 
 app = typer.Typer(
     help="Fine-tune an open language model to call your tools, and promote it only when it has proved itself.\n\n"
@@ -22,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-REFUSED = 3
 STOPPED = 130
 """What typer makes of a Ctrl-C."""
 OF_THE_USERS_DISK = {

@@ -20,12 +20,12 @@ from pipelines.connect import (
     loaded,
     maybe_loaded,
 )
-from pipelines.options import Config, Overrides
+from pipelines.options import REFUSED, Config, Overrides
 
 if TYPE_CHECKING:
     from pipelines.kubeflow import Kubeflow
 
-REFUSED = 3
+
 app = typer.Typer()
 runs_app = typer.Typer(help="Runs on Kubeflow Pipelines.\n\nExample: calltune runs list --host http://localhost:8888")
 app.add_typer(runs_app, name="runs", no_args_is_help=True)

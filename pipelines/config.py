@@ -89,7 +89,7 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _the_gate_has_enough_questions(self) -> "RunConfig":
-        if self.format.split.test == 0:
+        if self.format.split.test == 0 and not self.format.split.test_source:
             raise ValueError("format.split.test is 0: the gate needs held-out questions")
         return self
 

@@ -46,7 +46,7 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
         _write_keys(folder / "s3.json", key, secret)
         (folder / "data").mkdir(exist_ok=True)
         for start in range(1, STARTS + 1):
-            ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
+            ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
             environment = _environment(ports["s3.port"], key, secret)
             server = _start(folder, ports)
             try:
@@ -177,7 +177,7 @@ def _sockets(ports: Iterable[int]) -> list[Path]:
     return [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free now; all are held until all are found, so that none is given twice."""
     sockets = [socket.socket() for _ in range(count)]
     try:

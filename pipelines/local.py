@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from calltune import runtime, storage, tracking
-from calltune.errors import UserError
+from calltune.errors import DataError, UserError
 from pipelines import leash
 from pipelines.config import RunConfig, absolute
 from pipelines.embedded import alone, s3_server
@@ -50,10 +50,12 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
     """Run the DAG in `workdir` and follow it to its end.
 
     Raises:
+        DataError: a source or the tools file is not there.
         UserError: the workdir is in use, has no room, has files of the user in it or goes with another store, or the store
             cannot be started.
         KeyboardInterrupt: Ctrl-C, after everything that was started has been ended.
     """
+    _require_inputs(config)
     workdir = workdir.resolve()
     workdir.mkdir(parents=True, exist_ok=True)
     require_own(workdir)
@@ -232,6 +234,13 @@ def _outcome(code: int, seen: list[dict[str, Any]], workdir: Path) -> Outcome:
     killed = next((name for name in begun if name not in ended), None)
     message = "was killed before it could end" if killed else f"the pipeline failed; see {workdir / 'run.log'}"
     return Outcome(1, None, steps, {"step": killed or "pipeline", "message": message})
+
+
+def _require_inputs(config: RunConfig) -> None:
+    """What can be said before a server is started; look and ingest say the rest."""
+    for kind, path in [*(("data", part.source) for part in config.ingest.sources), ("tools", config.ingest.tools)]:
+        if path and "://" not in path and not Path(path).exists():
+            raise DataError(f"{path}: no such {kind} file")
 
 
 def _require_room(workdir: Path) -> None:

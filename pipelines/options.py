@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+REFUSED = 3
+"""Exit code where the gate has refused and promotion was required."""
+
 Config = Annotated[Path, typer.Option("-c", "--config", help="The run's YAML file, for example pipelines/recipes/helpdesk.yaml.")]
 Overrides = Annotated[list[str], typer.Option("--set", help="Change a setting: gate.thresholds.tool_accuracy=0.9")]
 Workdir = Annotated[Path | None, typer.Option(help="Folder of the run; ./runs/<name> by default.", file_okay=False)]

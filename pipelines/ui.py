@@ -1,7 +1,6 @@
 """MLflow's pages for a workdir: its server, and the embedded S3 server that the artifacts are in."""
 
 import os
-import socket
 import sys
 import time
 import urllib.error
@@ -13,7 +12,7 @@ from pathlib import Path
 from calltune.errors import UserError
 from pipelines import leash
 from pipelines.config import RunConfig
-from pipelines.embedded import s3_server
+from pipelines.embedded import free_ports, s3_server
 
 READY_TIMEOUT_S = 120
 
@@ -41,7 +40,7 @@ def serving(config: RunConfig | None, workdir: Path, port: int = 0) -> Iterator[
     embedded = config is None or config.storage.uri == "embedded"
     around: AbstractContextManager[dict[str, str]] = s3_server(workdir / "s3") if embedded else nullcontext({})
     with around as store:
-        port = port or _free_port()
+        port = port or free_ports(1)[0]
         address, log = f"http://127.0.0.1:{port}", workdir / "mlflow.log"
         command = [sys.executable, "-m", "pipelines.leash", sys.executable, "-m", "mlflow", "server"]
         command += ["--backend-store-uri", f"sqlite:///{database}", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -69,9 +68,3 @@ def _answers(address: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

@@ -15,6 +15,10 @@ from components.evaluate.prefix import KeysValues, prefill
 BATCH_ROWS = 64
 """Rows decoded together. More read the weights less often, until their own caches outgrow the memory bandwidth."""
 
+BATCH_SCORES = 64 * 256**2
+"""Rows times the square of their own tokens, those behind the shared prefix: attention scores that a batch's first step holds for
+each head. Rows that bring their own tools share almost nothing, and 64 of them with 2,000 tokens would take 9 GB a copy."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -81,10 +85,19 @@ def answers(
     # One token at least must be left to each row, because the logits of its last one are the first answer.
     shared = min([common_prefix(prompts[0], prompt) for prompt in prompts] + [len(prompt) - 1 for prompt in prompts])
     prefix = prefill(model, prompts[0][:shared]) if shared else None
-    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    for start in range(0, len(by_length), BATCH_ROWS):
-        rows = by_length[start : start + BATCH_ROWS]
+    for rows in _batches([len(prompt) - shared for prompt in prompts]):
         yield from _batch(model, rows, [prompts[row][shared:] for row in rows], prefix, shared, stop_ids, max_new_tokens)
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Which rows are decoded together, by their own tokens: those of about the same length, as many as memory lets."""
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) == BATCH_ROWS or (len(batch) + 1) * lengths[row] ** 2 > BATCH_SCORES):
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch
 
 
 def _batch(

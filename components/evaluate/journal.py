@@ -80,7 +80,7 @@ class Journal:
             self._file.write("\n")  # the last line may have no end
             try:
                 yield self
-            except Exception:
+            except BaseException:  # also where whoever takes the answers fails, which closes the generator that is in this block
                 self._upload()
                 raise
 

@@ -13,7 +13,17 @@ from calltune import exports, models, runtime, storage
 from calltune.breakdown import by_argument, by_tool
 from calltune.errors import DataError
 from calltune.parse import PARSERS
-from calltune.records import Record, expected_calls, prompt_of, question_sha256, read_jsonl, sha256, user_text, write_jsonl
+from calltune.records import (
+    Record,
+    expected_calls,
+    last_turn_sha256,
+    prompt_of,
+    question_sha256,
+    read_jsonl,
+    sha256,
+    user_text,
+    write_jsonl,
+)
 from calltune.render import Renderer, answer_text, prompt_ids
 from calltune.score import Answer, Rules, Scored, check_rules, rules_without_tool, summarise, verdict
 from calltune.settings import ModelConfig
@@ -277,7 +287,8 @@ def _seen_in_training(folder: Path, records: Sequence[Record]) -> list[str] | No
     if not (folder / models.TRAINED_ON).is_file():
         return None
     seen = set(runtime.read_json(folder / models.TRAINED_ON))
-    return [record["id"] for record in records if question_sha256(record) in seen]
+    # Also where a training conversation asked in a later turn what the test asks last.
+    return [record["id"] for record in records if {question_sha256(record), last_turn_sha256(record)} & seen]
 
 
 def absent(which: str, metrics: Path, predictions: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def write_adapter(adapter: Path, model: ModelConfig, exported: Path, out: Path) 
     Args:
         adapter: what train wrote.
         model: the base model as the config names it; what a user of the adapter needs to fetch it by.
-        exported: the merged model's folder, which has tokenizer, template and stop tokens.
+        exported: the merged model's folder, which has tokenizer, template, stop tokens, and what it was trained on.
         out: the folder to make.
 
     Returns:
@@ -30,6 +30,9 @@ def write_adapter(adapter: Path, model: ModelConfig, exported: Path, out: Path) 
     runtime.write_json(out / CONFIG, {**runtime.read_json(adapter / CONFIG), **settings})
     models.tokenizer(exported).save_pretrained(out)
     shutil.copyfile(exported / "generation_config.json", out / "generation_config.json")
+    if (exported / models.TRAINED_ON).is_file():
+        # Who goes on from this adapter takes over what it has seen.
+        shutil.copyfile(exported / models.TRAINED_ON, out / models.TRAINED_ON)
     serving = runtime.read_json(exported / models.SERVING)
     method = runtime.read_json(adapter / "method.json")["method"]
     runtime.write_json(out / models.SERVING, {**serving, "base": model.base, "revision": model.revision, "method": method})

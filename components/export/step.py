@@ -69,7 +69,9 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
             _finish(base if is_adapter else adapter, Renderer(tokenizer, template), dtype, work)
             tokenizer.save_pretrained(work)
             runtime.write_json(work / models.SERVING, {"template": template.name, "syntax": template.syntax})
-            runtime.write_json(work / models.TRAINED_ON, _trained_on(base, stats))
+            seen = _trained_on(base, adapter, stats)
+            if seen is not None:
+                runtime.write_json(work / models.TRAINED_ON, seen)
         agreement = verify(work, base, adapter, dataset, template, config.merge_into)
         serve = serving.write_serving(template, dtype, work)
         card.write_card(model, base, adapter, dataset, template, config, agreement, serve, work)
@@ -104,10 +106,20 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
     return result
 
 
-def _trained_on(base: Path, stats: dict[str, Any]) -> list[str]:
-    """The questions that the model has seen, those of a base that was itself exported among them."""
-    earlier = runtime.read_json(base / models.TRAINED_ON) if (base / models.TRAINED_ON).is_file() else []
-    return sorted({*earlier, *stats["trained_on"]})
+def _trained_on(base: Path, adapter: Path, stats: dict[str, Any]) -> list[str] | None:
+    """The questions that the model has seen: this run's, and those of the exported base or the champion that it goes on from.
+
+    None where one of these does not say what it had seen: a list that leaves them out would have the gate believe in it.
+    """
+    before: list[list[str] | None] = []
+    if (adapter / models.TRAINED_BEFORE).is_file():
+        before.append(runtime.read_json(adapter / models.TRAINED_BEFORE))
+    if (base / models.TRAINED_ON).is_file():
+        before.append(runtime.read_json(base / models.TRAINED_ON))
+    elif (base / models.SERVING).is_file():
+        before.append(None)
+    known = [seen for seen in before if seen is not None]
+    return sorted({*stats["trained_on"]}.union(*known)) if len(known) == len(before) else None
 
 
 def _finish(source: Path, renderer: Renderer, dtype: str, out: Path) -> None:

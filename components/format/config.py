@@ -29,7 +29,8 @@ class SplitConfig(Settings):
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> "SplitConfig":
-        if self.test + self.validation >= 1:
+        # With a named source the share is not used.
+        if (0 if self.test_source else self.test) + self.validation >= 1:
             raise ValueError(f"test {self.test} and validation {self.validation} leave no row to train on")
         if self.by == "tool" and self.test_source:
             raise ValueError("by: tool and test_source both say what the test is: leave one of them out")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calltune.likeness import ROUNDING, likeness, words
-from calltune.records import Record, user_text
+from calltune.records import Record, last_turn_sha256, turns_sha256, user_text
 from components.format.config import ContaminationConfig
 from components.format.split import TRAIN, question_key
 
@@ -68,10 +68,17 @@ def contaminated(records: Sequence[Record], parts: Sequence[str], config: Contam
         parts: `train`, `validation` or `test` for each of them.
         config: what counts as nearly equal.
     """
-    texts, keys = _Texts(), array("q")
-    for record in records:
+    texts, keys, turns, last = _Texts(), array("q"), array("q"), dict[int, int]()
+    turns_of = array("q")
+    for row, (record, part) in enumerate(zip(records, parts, strict=True)):
         texts.add(user_text(record))
-        keys.append(int(question_key(record)[:15], 16))
+        keys.append(_number(question_key(record)))
+        if part == TRAIN:
+            said = [_number(turn) for turn in turns_sha256(record)]
+            turns.extend(said)
+            turns_of.extend([row] * len(said))
+        elif (turn := last_turn_sha256(record)) is not None:
+            last.setdefault(_number(turn), row)
     training = array("q", (row for row, part in enumerate(parts) if part == TRAIN))
     held = array("q", (row for row, part in enumerate(parts) if part != TRAIN))
     asked = {keys[row]: row for row in reversed(held)}
@@ -79,9 +86,17 @@ def contaminated(records: Sequence[Record], parts: Sequence[str], config: Contam
     found = {row: Pair(row, asked[keys[row]], "the same first question") for row in training if keys[row] in asked}
     for pair in _near(texts, [row for row in training if row not in found], held, config.similarity).values():
         found[pair.train] = pair
+    for row, turn in zip(turns_of, turns, strict=True):
+        if turn in last:
+            found.setdefault(row, Pair(row, last[turn], "a later turn asks the same"))
     for pair in _sharing(texts, training, held, config.shared_words):
         found.setdefault(pair.train, pair)
     return [found[row] for row in sorted(found)]
+
+
+def _number(digest: str) -> int:
+    """A digest in 8 bytes."""
+    return int(digest[:15], 16)
 
 
 def _near(texts: _Texts, training: Sequence[int], held: Sequence[int], least: float) -> dict[int, Pair]:

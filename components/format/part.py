@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calltune.records import Record, question_sha256, sha256
+from calltune.records import Record, question_sha256, sha256, turns_sha256
 from calltune.render import Rendered, Renderer
 from components.format.split import TEST, TRAIN, stratum
 
@@ -40,7 +40,7 @@ class Part:
         supervised: tokens of each row that the loss looks at.
         prefix: the longest one, in tokens.
         first: the first records with their rows.
-        questions: the hash of each question.
+        questions: the hash of each question, and of each of its user's turns.
     """
 
     def __init__(self, name: str, out: Path, renderer: Renderer) -> None:
@@ -65,7 +65,7 @@ class Part:
         if self.table is not None:
             self._add_rows(record, rendered)
         if self.name == TRAIN:
-            self.questions.add(question_sha256(record))
+            self.questions.update([question_sha256(record), *turns_sha256(record)])
             if len(self.first) < FIRST:
                 self.first.append((record, rendered))
 

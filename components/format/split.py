@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 
 from calltune.errors import DataError
@@ -99,9 +99,19 @@ def unseen_tools(records: Sequence[Record], config: SplitConfig) -> set[str]:
 
 def _from_source(records: Sequence[Record], wanted: str) -> list[bool]:
     uris = [record["source"]["uri"] for record in records]
-    found = [uri == wanted or uri.endswith(f"/{wanted}") or fnmatchcase(uri, wanted) for uri in uris]
-    if not any(found):
-        there = ", ".join(sorted(set(uris))[:5]) or "none"
+    there = matching(set(uris), wanted)
+    return [uri in there for uri in uris]
+
+
+def matching(uris: Collection[str], wanted: str) -> set[str]:
+    """Those of the rows' files or objects that `test_source` means.
+
+    Raises:
+        DataError: none is.
+    """
+    found = {uri for uri in uris if uri == wanted or uri.endswith(f"/{wanted}") or fnmatchcase(uri, wanted)}
+    if not found:
+        there = ", ".join(sorted(uris)[:5]) or "none"
         raise DataError(f"format.split.test_source: no row comes from {wanted!r}; the sources are {there}")
     return found
 

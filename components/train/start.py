@@ -45,6 +45,12 @@ def champions_adapter(champion: str, model: ModelConfig, method: Method, config:
     return folder
 
 
+def record_ancestors(before: Path, out: Path) -> None:
+    """Write down what the adapter that was gone on from had been trained on: whatever it learnt is in the new one, too."""
+    known = (before / models.TRAINED_ON).is_file()
+    runtime.write_json(out / models.TRAINED_BEFORE, runtime.read_json(before / models.TRAINED_ON) if known else None)
+
+
 def go_on_from(adapter: Path, network: torch.nn.Module) -> None:
     """Give the network's fresh adapter the weights of another one of the same shape."""
     from peft import set_peft_model_state_dict

@@ -22,7 +22,7 @@ from components.train.checkpoints import Checkpoints
 from components.train.config import FEW_STEPS, TrainConfig
 from components.train.keeper import Keeper
 from components.train.method import Method, adapter_config, build, decide, require_trained_as_said
-from components.train.start import champions_adapter, go_on_from
+from components.train.start import champions_adapter, go_on_from, record_ancestors
 from components.train.trainer import Collator, Follow, TreeTrainer
 from components.train.weights import restore_trainable
 
@@ -158,6 +158,8 @@ def _train(
         follow.best.unlink()
 
     save_adapter(trainer.model, method, adapter)
+    if before:
+        record_ancestors(before, adapter)
     history = trainer.state.log_history
     _write_losses(history, out / "loss.csv")
     trained = [entry["loss"] for entry in history if "loss" in entry]

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from calltune import models
 from calltune.errors import ConfigError
@@ -300,3 +301,9 @@ def test_the_bundled_data_set_is_what_its_description_promises(helpdesk_records)
     assert len(helpdesk_records) >= 600 and len(helpdesk_records[0]["tools"]) >= 4
     assert 0.05 < counts.count(0) / len(counts) < 0.25
     assert any(count > 1 for count in counts)
+
+
+def test_a_run_of_spaces_is_no_control_token(tokenizer):
+    tokenizer.add_tokens([AddedToken("   ", special=False), AddedToken("<tick>", special=False)])
+    found = Renderer(tokenizer, TEMPLATES["hermes"]).special_tokens
+    assert "   " not in found and {"<tick>", "<|im_end|>"} <= set(found)

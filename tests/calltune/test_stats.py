@@ -3,6 +3,7 @@
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,8 +60,21 @@ def test_a_mean_of_nothing_or_of_no_numbers_is_none(values: list[float]) -> None
     assert parts(stats.mean(values)) == NOTHING
 
 
-def test_a_mean_of_many_values_does_not_take_many_times_the_memory() -> None:
+def test_a_mean_of_many_values_does_not_take_many_times_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, drawn = np.random.default_rng, []
+
+    class Dice:
+        def __init__(self, seed: int) -> None:
+            self.dice = real(seed)
+
+        def integers(self, high: int, size: tuple[int, int]) -> np.ndarray:
+            drawn.append(size)
+            return self.dice.integers(high, size=size)
+
+    monkeypatch.setattr(stats, "_DRAWS_AT_ONCE", 1_000_000)
+    monkeypatch.setattr(np.random, "default_rng", Dice)
     estimate = stats.mean([1.0, 3.0] * 1000)
+    assert sum(rows for rows, _ in drawn) == stats.DRAWS and max(rows * n for rows, n in drawn) <= 1_000_000
     assert estimate.value == 2.0
     assert estimate.n == 2000
 

@@ -74,6 +74,28 @@ def test_a_list_is_not_cut_off_at_a_page(place):
     assert place.list("many/") == [f"many/{number:04}" for number in range(1005)]
 
 
+@pytest.mark.parametrize(("then", "there"), [(200, False), (412, True), (409, None)])
+def test_a_write_beside_another_one_is_tried_again(s3, monkeypatch, then, there):
+    """AWS says 409 while another write of the key goes on; SeaweedFS never does, so that botocore's own stub stands in for it."""
+    from botocore.stub import Stubber
+
+    monkeypatch.setattr(storage, "CONFLICT_PAUSES_S", (0.0, 0.0))
+    answers = [409, 409, 409] if then == 409 else [409, then]
+    with Stubber(s3.client) as stub:
+        for status in answers:
+            if status == 200:
+                stub.add_response("put_object", {})
+            else:
+                code = "ConditionalRequestConflict" if status == 409 else "PreconditionFailed"
+                stub.add_client_error("put_object", code, http_status_code=status)
+        if there is False:
+            s3.put("ledger/1", b"x", only_if_new=True)
+        else:
+            with pytest.raises(AlreadyThere if there else UserError):
+                s3.put("ledger/1", b"x", only_if_new=True)
+        stub.assert_no_pending_responses()
+
+
 def test_a_conditional_put_never_overwrites(place):
     place.put("ledger/1", b"first", only_if_new=True)
     with pytest.raises(AlreadyThere, match="ledger/1"):

@@ -97,6 +97,25 @@ def test_a_gate_that_must_refuse_is_a_warning(checked):
     assert any("without a champion to compare with" in t for t in warnings(checked(train=enough, gate=alone)))
 
 
+def test_the_test_of_a_named_source_is_counted_there(checked, tmp_path):
+    rows = (EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:1000]
+    (tmp_path / "holdout.jsonl").write_text("\n".join(rows[960:]), encoding="utf-8")
+    more = {"more": [{"source": str(tmp_path / "holdout.jsonl")}]}
+
+    def run(**split):
+        return checked(rows[:960], ingest=more, format={"split": split}, gate={"min_questions": 50})
+
+    lines = run(test_source="holdout.jsonl")
+    assert "about 864 rows to train, 96 to validate, 40 to test, of 1000" in line(lines, "split")
+    assert any(
+        "min_questions is 50, and about 40 are expected" in text and text.endswith("bring more rows of format.split.test_source")
+        for text in warnings(lines)
+    )
+    assert line(run(test_source="holdout.jsonl", test=0), "split") == line(lines, "split")
+    with pytest.raises(DataError, match=r"test_source: no row comes from 'held\.jsonl'; the sources are .*holdout\.jsonl, "):
+        run(test_source="held.jsonl")
+
+
 def test_every_condition_of_the_gate_is_put_into_words(checked):
     against = {"tool_accuracy": {"test": "not_worse", "margin": 0.02}, "call_accuracy": {"test": "point", "margin": 0.1}}
     gate = {"min_questions_per_tool": 3, "maximum": {"max_length_stop_rate": 0.02}, "against_champion": against}

@@ -134,7 +134,7 @@ with s3_server(Path({str(tmp_path)!r})) as environment:
 
 
 def test_a_port_that_is_taken_meanwhile_costs_one_more_try(tmp_path, monkeypatch):
-    real, calls = embedded._free_ports, []
+    real, calls = embedded.free_ports, []
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -144,7 +144,7 @@ def test_a_port_that_is_taken_meanwhile_costs_one_more_try(tmp_path, monkeypatch
             ports = real(count)
             return [taken.getsockname()[1]] * count if len(calls) == 1 else ports
 
-        monkeypatch.setattr(embedded, "_free_ports", unlucky)
+        monkeypatch.setattr(embedded, "free_ports", unlucky)
         with s3_server(tmp_path) as environment:
             client(environment).put_object(Bucket=BUCKET, Key="k", Body=b"v")
     assert len(calls) == 2
@@ -155,7 +155,7 @@ def test_a_server_that_never_starts_is_a_user_error_with_the_end_of_its_log(tmp_
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         monkeypatch.setattr(embedded, "STARTS", 1)
-        monkeypatch.setattr(embedded, "_free_ports", lambda count: [taken.getsockname()[1]] * count)
+        monkeypatch.setattr(embedded, "free_ports", lambda count: [taken.getsockname()[1]] * count)
         with pytest.raises(UserError, match=r"did not start; .*server\.log ends: .+"), s3_server(tmp_path):
             pass
     assert servers_in(tmp_path) == []

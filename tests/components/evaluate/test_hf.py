@@ -97,6 +97,14 @@ def test_the_limit_ends_an_answer_that_does_not_stop(plain, ours, limit):
     assert all(len(answer.ids) == limit and not answer.stopped for answer in answers)
 
 
+def test_long_rows_that_share_nothing_come_in_smaller_batches():
+    batches = list(hf._batches([1000] * 64 + [3000, 50]))
+    assert sorted(row for batch in batches for row in batch) == list(range(66))
+    longest = {row: 3000 if row == 64 else 1000 for row in range(65)} | {65: 50}
+    assert all(len(batch) == 1 or len(batch) * max(map(longest.get, batch)) ** 2 <= hf.BATCH_SCORES for batch in batches)
+    assert [len(batch) for batch in hf._batches([90] * 130)] == [64, 64, 2]
+
+
 def test_no_prompts_give_no_answers(ours):
     assert list(hf.answers(ours, [], [2], 5)) == []
 

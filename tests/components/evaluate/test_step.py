@@ -6,12 +6,12 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from calltune import stats
+from calltune import models, runtime, stats
 from calltune.errors import ConfigError, DataError
-from calltune.records import expected_calls, question_sha256, read_jsonl, write_jsonl
+from calltune.records import expected_calls, question_sha256, read_jsonl, turns_sha256, write_jsonl
 from components.evaluate import hf
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.step import _check_rules, evaluate, run
+from components.evaluate.step import _check_rules, _seen_in_training, evaluate, run
 from components.evaluate.step import exported as served_export
 from components.evaluate.step import test_fingerprint as fingerprint_of
 from components.gate.config import GateConfig
@@ -165,6 +165,20 @@ def test_test_questions_that_the_model_was_trained_on_are_named(exported, datase
         served, tmp_path / "test.jsonl", EvaluateConfig(max_new_tokens=1), tmp_path / "m.json", tmp_path / "p.jsonl"
     )
     assert result["seen_in_training"] == [record["id"] for record in learnt]
+
+
+def test_a_question_of_a_later_turn_was_seen_too_and_a_word_of_thanks_was_not(tmp_path):
+    def asking(*turns):
+        return {"id": turns[-1], "messages": [{"role": "user", "content": turn} for turn in turns]}
+
+    asked = "What is the reimbursement limit for travel meals?"
+    learnt = asking("Who leads the travel desk in Leeds?", asked, "Thanks.")
+    test = [asking(asked), asking("Hello", f" {asked.upper()}"), asking("Who is Ana?", "Thanks."), asking("Thanks.")]
+    runtime.write_json(tmp_path / models.TRAINED_ON, [question_sha256(learnt), *turns_sha256(learnt)])
+    assert _seen_in_training(tmp_path, test) == [asked, f" {asked.upper()}"]
+    # An earlier version wrote hashes of whole questions only, and these are the same still.
+    runtime.write_json(tmp_path / models.TRAINED_ON, ["cc284d564217364e"])
+    assert _seen_in_training(tmp_path, test) == [asked, f" {asked.upper()}"]
 
 
 def test_a_step_that_is_started_again_goes_on_where_it_was(measured, exported, dataset, tiny, tmp_path, monkeypatch):

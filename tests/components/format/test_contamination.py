@@ -29,6 +29,27 @@ def test_conversations_that_begin_alike_are_one_question_whatever_follows():
     ]
 
 
+def test_what_the_test_asks_last_is_found_in_any_turn_of_a_training_conversation():
+    asked = "What is the reimbursement limit for travel meals?"
+    rows = [
+        record("Who leads the travel desk in Leeds?", asked),
+        record("Is Ana in today? And tomorrow, and on Monday?", asked.upper(), "Thanks."),
+        record("Which rooms of the London office are free on Friday afternoon?", "Thanks."),
+        record(asked),
+        record("Book a hotel in York for the second of May.", "Which one has a garage?", f"  {asked}"),
+        record("Who repairs the printer of the third floor?", "Thanks."),
+    ]
+    parts = [TRAIN, TRAIN, TRAIN, TEST, VALIDATION, TEST]
+    pairs = contaminated(rows, parts, ContaminationConfig())
+    assert [(pair.train, pair.held, pair.why) for pair in pairs] == [
+        (0, 3, "a later turn asks the same"),
+        (1, 3, "a later turn asks the same"),
+    ]
+    assert [(pair.train, pair.held) for pair in contaminated(rows, [*parts[:3], TRAIN, *parts[4:]], ContaminationConfig())] == [
+        (0, 4), (1, 4), (3, 4),
+    ]  # fmt: skip
+
+
 def test_case_spacing_and_punctuation_do_not_hide_a_question():
     assert found(["Where is ROOM 12?", "Who is Bo?"], ["where is  room 12"]) == [
         ("Where is ROOM 12?", "where is  room 12", "the same words")

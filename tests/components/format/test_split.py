@@ -219,6 +219,14 @@ def test_a_named_source_is_the_test_and_nothing_else_is(wanted):
     assert parts[:40].count(VALIDATION) in (9, 10) and parts[3] == TRAIN
 
 
+def test_where_the_test_is_a_named_source_its_share_counts_for_nothing():
+    rows = from_source(records(search=40), "rows.jsonl") + from_source(records(book=5), "holdout.jsonl")
+    parts = parts_of(rows, SplitConfig(test_source="holdout.jsonl", validation=0.7))
+    assert (parts[:40].count(VALIDATION), parts.count(TEST)) == (28, 5)
+    with pytest.raises(ValidationError, match=r"test 0\.33 and validation 0\.7 leave no row to train on"):
+        SplitConfig(validation=0.7)
+
+
 def test_a_source_that_no_row_has_is_refused_with_those_there_are():
     with pytest.raises(DataError, match=r"test_source: no row comes from 'test.jsonl'; the sources are rows.jsonl"):
         parts_of(from_source(records(search=4), "rows.jsonl"), SplitConfig(test_source="test.jsonl"))

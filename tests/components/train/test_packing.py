@@ -166,12 +166,17 @@ def test_nested_sharing_makes_branches_of_branches():
 @pytest.mark.parametrize("seed", range(50))
 def test_what_is_shared_ends_before_the_token_that_predicts_the_first_supervised_one(seed):
     rows = sorted(random_tree(seed), key=lambda r: r.input_ids)
-    for segment in tree(rows):
-        if segment.shared:
-            sharing = [r for r in rows if r.input_ids[: segment.end] == rows[segment.row].input_ids[: segment.end]]
-            assert all(segment.end <= r.loss_mask.index(True) - 1 for r in sharing if r.shareable >= segment.end)
-            assert segment.end <= rows[segment.row].loss_mask.index(True) - 1
-            assert segment.end - segment.start >= MIN_SHARED_TOKENS
+    segments = tree(rows)
+    below = {index: [] for index, segment in enumerate(segments) if segment.shared}
+    for leaf in segments:
+        above = None if leaf.shared else leaf.parent
+        while above is not None:
+            below[above].append(rows[leaf.row])
+            above = segments[above].parent
+    for index, sharing in below.items():
+        assert len(sharing) > 1
+        assert all(segments[index].end <= r.loss_mask.index(True) - 1 for r in sharing)
+        assert segments[index].end - segments[index].start >= MIN_SHARED_TOKENS
 
 
 def test_a_prefix_too_short_to_be_worth_a_segment_is_not_shared():

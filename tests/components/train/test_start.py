@@ -7,12 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from calltune import storage
+from calltune import models, runtime, storage
 from calltune.errors import ConfigError, DataError
 from calltune.settings import ModelConfig
+from components.export.config import ExportConfig
+from components.export.step import export
 from components.train.config import TrainConfig
 from components.train.method import adapter_config, build, decide
 from components.train.start import champions_adapter, go_on_from
+from components.train.step import train
 
 SETTINGS = dict(method="lora", learning_rate=1e-2, epochs=1, batch_rows=8, precision="fp32", start_from="champion")
 LORA = decide(TrainConfig(method="lora"), 1)
@@ -48,8 +51,6 @@ def test_it_begins_with_the_champions_very_weights(champion, trained, tiny, tiny
 
 
 def test_training_goes_on_where_the_champion_had_come_to(champion, trained, dataset, tiny, tmp_path):
-    from components.train.step import train
-
     def run(name, champion):
         return train(dataset, tiny, TrainConfig(**SETTINGS), tmp_path / name / "adapter", tmp_path / name, champion=champion)
 
@@ -58,6 +59,30 @@ def test_training_goes_on_where_the_champion_had_come_to(champion, trained, data
     assert anew.started_from == "the base model" and later.started_from.startswith("the champion ")
     assert later.train_loss < anew.train_loss - 0.5
     assert later.validation_loss < trained("lora").result.validation_loss + 0.5
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_the_champion_was_trained_on_goes_on_into_the_exported_model(champion, dataset, exported, tiny, tmp_path, known):
+    told = json.loads(champion)
+    theirs = tmp_path / "store" / "adapters" / told["digest"]
+    if not known:  # as an earlier version stored it
+        (theirs / models.TRAINED_ON).unlink()
+        manifest = runtime.read_json(theirs / models.MANIFEST)
+        del manifest[models.TRAINED_ON]
+        (theirs / models.MANIFEST).chmod(0o644)
+        runtime.write_json(theirs / models.MANIFEST, manifest)
+    rows = tmp_path / "rows"
+    shutil.copytree(dataset, rows)
+    runtime.write_json(rows / "stats.json", {**runtime.read_json(dataset / "stats.json"), "trained_on": ["f" * 16]})
+    adapter = tmp_path / "second" / "adapter"
+    train(rows, tiny, TrainConfig(**SETTINGS, max_steps=1), adapter, tmp_path / "second", champion=champion)
+    result = export(adapter, rows, tiny, ExportConfig(), tmp_path / "model.json")
+    places = [models.cache_dir() / kind / result.digest / models.TRAINED_ON for kind in ("models", "adapters")]
+    if known:
+        both = sorted([*runtime.read_json(exported("lora").folder / models.TRAINED_ON), "f" * 16])
+        assert len(both) > 1 and [runtime.read_json(place) for place in places] == [both, both]
+    else:
+        assert not any(place.exists() for place in places)
 
 
 def test_where_nothing_is_asked_for_nothing_is_looked_for(tiny):
