@@ -24,19 +24,6 @@ WRONG_ONES = {SEVERAL: "several, wrong ones", OTHERS: "others, wrong ones"}
 SHARE_OF_ITS_OWN = 0.05
 """A combination of tools has a row of its own in the matrix if at least this share of the questions expects it."""
 TOOLS_SHOWN = 12
-MEANINGS = {
-    "tool_accuracy": "the right tools, or rightly none",
-    "tool_accuracy_calls": "the right tools, where a call is expected",
-    "call_accuracy": "the right tools with right arguments",
-    "ast_call_accuracy": "the same, every argument matched strictly",
-    "valid_call_rate": "of attempted calls: parse and fit the schema",
-    "abstention_accuracy": "no call, where none is expected",
-    "max_length_stop_rate": "cut off at max_new_tokens; lower is better",
-    "prompt_tokens_mean": "tokens of a prompt, tools included",
-    "tool_accuracy_shuffled_tools": "tool_accuracy with the tools in another order",
-    "tool_accuracy_distractor": "tool_accuracy with one tool more that fits nothing",
-    "tool_accuracy_rephrased": "tool_accuracy with courtesy, typos, small letters",
-}
 
 
 @dataclass(frozen=True)
@@ -239,7 +226,7 @@ def _number_row(name: str, models: Mapping[str, dict[str, Any]]) -> dict[str, An
     look = "" if change[0] not in "+−" else "good" if good else "bad"
     return {
         "name": name,
-        "meaning": MEANINGS.get(name, ""),
+        "meaning": words.MEANINGS.get(name, ""),
         "cells": cells,
         "difference": (change, words.interval(name, paired.low, paired.high)),
         "look": look,

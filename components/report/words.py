@@ -1,4 +1,4 @@
-"""How the report writes numbers, calls and verdicts."""
+"""How the report writes numbers, metrics, calls and verdicts."""
 
 import json
 import math
@@ -12,6 +12,20 @@ NOTHING = "–"
 LOOKS = {"correct": "good", "wrong_arguments": "warn"}
 VERDICT_LOOKS = {verdict: LOOKS.get(verdict, "bad") for verdict in reversed(VERDICTS)}
 """Every verdict, best first, with the look of its badge."""
+MEANINGS = {
+    "tool_accuracy": "the right tools, or rightly none",
+    "tool_accuracy_calls": "the right tools, where a call is expected",
+    "call_accuracy": "the right tools with right arguments",
+    "ast_call_accuracy": "the same, every argument matched strictly",
+    "valid_call_rate": "of attempted calls: parse and fit the schema",
+    "abstention_accuracy": "no call, where none is expected",
+    "max_length_stop_rate": "cut off at max_new_tokens; lower is better",
+    "prompt_tokens_mean": "tokens of a prompt, tools included",
+    "tool_accuracy_shuffled_tools": "tool_accuracy with the tools in another order",
+    "tool_accuracy_distractor": "tool_accuracy with one tool more that fits nothing",
+    "tool_accuracy_rephrased": "tool_accuracy with courtesy, typos, small letters",
+}
+"""Metric → what it is a share or a number of, in a few words."""
 TEXT_LIMIT = 140
 """Characters of a model's plain text that the report shows: a base model often goes on until it is stopped."""
 
