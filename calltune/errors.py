@@ -1,5 +1,7 @@
 """Errors that a user can fix: one clear line, exit code 2, no traceback."""
 
+from pathlib import Path
+
 
 class UserError(Exception):
     """What was wrong, where, and what would be right. Ends a command or a step with exit code 2."""
@@ -11,6 +13,12 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """Input data that cannot be used."""
+
+
+def no_such_file(path: Path | str, kind: str = "") -> DataError:
+    """The error for a file that is not where somebody said; of a relative path also where that was looked for."""
+    from_where = "" if Path(path).is_absolute() else f" in {Path.cwd()}, from where paths count"
+    return DataError(f"{path}: no such {kind} file".replace("  ", " ") + from_where)
 
 
 class Stopped(UserError):

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 
 from calltune import references, storage
-from calltune.errors import DataError
+from calltune.errors import DataError, no_such_file
 from calltune.loose_types import from_loose_types
 from calltune.records import Tool
 
@@ -35,7 +35,7 @@ def load(path: str | Path) -> list[Tool]:
     else:
         path = Path(path)
         if not path.is_file():
-            raise DataError(f"{path}: no such tools file")
+            raise no_such_file(path, "tools")
         tools = _from_python(path) if path.suffix == ".py" else _from_document(path.read_bytes(), address)
     if not tools:
         raise DataError(f"{path}: no tool in it; a Python file needs public, documented functions")

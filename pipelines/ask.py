@@ -1,5 +1,6 @@
 """One question to a model, greedy and guarded: what `calltune call` prints."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -78,6 +79,7 @@ def ask(question: str, model: str, tools: Path, max_new_tokens: int, is_adapter:
     """
     folder = models.ModelFolder(find_adapter(model)) if is_adapter else find(model)
     schemas = tool_files.load(tools)
+    print("calltune: loading the model", file=sys.stderr, flush=True)
     from calltune.parse import PARSERS
     from calltune.render import answer_text, prompt_ids
     from components.evaluate import hf, step
@@ -85,6 +87,7 @@ def ask(question: str, model: str, tools: Path, max_new_tokens: int, is_adapter:
     served = step.of_folder(folder, {})
     prompt = prompt_ids(served.tokenizer, [{"role": "user", "content": question}], schemas)
     network = _with_base(folder.path) if is_adapter else hf.load(folder.path)
+    print(f"calltune: answering a prompt of {len(prompt)} tokens", file=sys.stderr, flush=True)
     (answer,) = hf.answers(network, [prompt], served.stop_ids, max_new_tokens)
     parsed = PARSERS[served.syntax](answer_text(served.tokenizer, answer.ids, served.stop_ids))
     guarded = guard.check_all(parsed.calls, schemas)

@@ -55,7 +55,7 @@ def check(config: RunConfig) -> Iterator[str]:
         well = f"{len(sample.records)} of the first {_count(sample.read, 'row')} read well"
         yield f"dialect      {sample.dialect} ({sample.why}); {well}"
         if sample.first:
-            yield f"warning: the first row that does not: {sample.first}"
+            yield f"warning: {sample.read - len(sample.records)} would be left out, the first for: {sample.first}"
     sample = together(samples)
     doubt = too_many_refused(config.ingest, sample, None if rows is None else rows.total())
     if doubt:

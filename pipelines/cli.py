@@ -135,6 +135,7 @@ def call(
 
     Example: calltune call --model runs/helpdesk/model --tools examples/helpdesk/tools.py "How do I reset my password?"
     """
+    os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' bar for the weights says nothing of what takes the time
     from pipelines.ask import ask
 
     named, is_adapter = model or adapter, model is None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from calltune import runtime, storage, tracking
-from calltune.errors import DataError, UserError
+from calltune.errors import UserError, no_such_file
 from pipelines import leash
 from pipelines.config import RunConfig, absolute
 from pipelines.embedded import alone, s3_server
@@ -240,7 +240,7 @@ def _require_inputs(config: RunConfig) -> None:
     """What can be said before a server is started; look and ingest say the rest."""
     for kind, path in [*(("data", part.source) for part in config.ingest.sources), ("tools", config.ingest.tools)]:
         if path and "://" not in path and not Path(path).exists():
-            raise DataError(f"{path}: no such {kind} file")
+            raise no_such_file(path, kind)
 
 
 def _require_room(workdir: Path) -> None:

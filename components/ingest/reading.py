@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from json import JSONDecodeError
 from typing import Any
 
 from calltune import validate
@@ -28,9 +29,14 @@ def parsed(rows: Iterable[RawRow]) -> Iterator[tuple[RawRow, Parsed]]:
         try:
             row = strict_json(raw.text)
         except ValueError as error:
-            yield raw, RowError("not_json", f"not JSON: {error}")
+            yield raw, RowError("not_json", f"not JSON: {_why(error)}")
         else:
             yield raw, row if isinstance(row, dict) else RowError("not_an_object", "a row must be a JSON object")
+
+
+def _why(error: ValueError) -> str:
+    # A row is one line of its own, and JSON's "line 1" reads like that of the file.
+    return f"{error.msg} at character {error.pos + 1}" if isinstance(error, JSONDecodeError) else str(error)
 
 
 def taken(rows: Iterable[RawRow], weight: float) -> Iterator[RawRow]:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from calltune import hub, runtime, storage
-from calltune.errors import DataError
+from calltune.errors import DataError, no_such_file
 from components.ingest import files
 from components.ingest.jsontext import RawRow
 from components.ingest.objects import Fetcher
@@ -92,7 +92,7 @@ def find(uri: str) -> Source:
     if path.is_dir():
         return _folder(uri, path)
     if not path.is_file():
-        raise DataError(f"{uri}: no such file")
+        raise no_such_file(uri)
     return Source(uri, (path,), (), path.stat().st_size, "bytes")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from calltune import hub, storage
-from calltune.errors import DataError
+from calltune.errors import DataError, no_such_file
 from calltune.models import checksums, file_sha256
 from calltune.records import sha256
 from components.look.config import LookConfig
@@ -75,7 +75,7 @@ def _file(name: str, kind: str) -> str:
     try:
         return file_sha256(path)
     except FileNotFoundError:
-        raise DataError(f"{name}: no such {kind} file") from None
+        raise no_such_file(name, kind) from None
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror}") from None
 

@@ -245,7 +245,12 @@ def _optimiser(config: TrainConfig, method: Method) -> str:
 def _warn_of_few_steps(rows: int, config: TrainConfig) -> None:
     steps = config.steps(rows)
     if steps < FEW_STEPS:
-        runtime.note(f"train: {steps} optimiser steps are few: more train.epochs or fewer train.batch_rows would be better")
+        more = (
+            "train.max_steps ends it there"
+            if steps == config.max_steps
+            else "more train.epochs or fewer train.batch_rows would be better"
+        )
+        runtime.note(f"train: {steps} optimiser steps are few: {more}")
 
 
 def keep_freed_memory() -> None:
