@@ -211,7 +211,11 @@ def read_back(renderer, pairs):
 
 @pytest.mark.parametrize("variant", ["llama3", "xlam", "alpaca", "phi3"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(pairs=st.lists(st.tuples(TEXT | MARKED, st.dictionaries(TEXT | MARKED, JSON, max_size=3)), min_size=1, max_size=3))
+@given(
+    pairs=st.lists(
+        st.tuples((TEXT | MARKED).filter(str.strip), st.dictionaries(TEXT | MARKED, JSON, max_size=3)), min_size=1, max_size=3
+    )
+)
 def test_json_calls_read_back_from_their_tokens_whatever_is_in_them(renderers, variant, pairs):
     found, expected = read_back(renderers[variant], pairs)
     assert found == expected

@@ -131,7 +131,7 @@ def test_bad_rows_are_counted_and_the_first_is_explained(checked):
     good = (EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:50]
     lines = checked([*good[:10], '{"messages": [', *good[10:], "7"])
     assert "50 of the first 52 rows read well" in line(lines, "dialect")
-    assert any(text.startswith("warning: the first row that does not: row 11: not JSON") for text in lines)
+    assert any(text.startswith("warning: 2 would be left out, the first for: row 11: not JSON") for text in lines)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pipelines.workdir import LONGEST_TEMPORARY, link_results, remember_places, 
 
 
 def config(storage="embedded", tracking="embedded", endpoint=""):
-    sections = {"name": "shop", "model": {"base": "bundled:smollm2-135m"}, "ingest": {"source": "rows.jsonl"}}
+    sections = {"name": "shop", "model": {"base": "bundled:smollm2-135m"}, "ingest": {"source": __file__}}  # a file that is there
     store = {"uri": storage, "endpoint_url": endpoint}
     return RunConfig.model_validate({**sections, "storage": store, "tracking": {"uri": tracking}})
 
