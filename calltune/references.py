@@ -15,7 +15,7 @@ def wrong(schema: dict[str, Any]) -> str | None:
     Args:
         schema: a schema that `check_schema` has passed; that looks neither behind a reference nor where no schema stands.
     """
-    root: Resource[Any] = Resource(schema, DRAFT202012)
+    root: Resource[Any] = DRAFT202012.create_resource(schema)
     # An explicit registry, as the guard's: nothing is fetched from the network.
     left, seen = [(root, EMPTY_REGISTRY.resolver_with_root(root))], set()
     while left:
@@ -29,6 +29,6 @@ def wrong(schema: dict[str, Any]) -> str | None:
                 jsonschema.Draft202012Validator.check_schema(target.contents)
             except Exception:  # a pointer may go into a number or a list: referencing lets pass whatever comes of that
                 return str(reference)
-            left.append((Resource(target.contents, DRAFT202012), target.resolver))
+            left.append((DRAFT202012.create_resource(target.contents), target.resolver))
         left += [(inner, resolver.in_subresource(inner)) for inner in resource.subresources()]
     return None

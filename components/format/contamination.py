@@ -77,8 +77,8 @@ def contaminated(records: Sequence[Record], parts: Sequence[str], config: Contam
             said = [_number(turn) for turn in turns_sha256(record)]
             turns.extend(said)
             turns_of.extend([row] * len(said))
-        elif (turn := last_turn_sha256(record)) is not None:
-            last.setdefault(_number(turn), row)
+        elif (final := last_turn_sha256(record)) is not None:
+            last.setdefault(_number(final), row)
     training = array("q", (row for row, part in enumerate(parts) if part == TRAIN))
     held = array("q", (row for row, part in enumerate(parts) if part != TRAIN))
     asked = {keys[row]: row for row in reversed(held)}
