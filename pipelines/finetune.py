@@ -66,6 +66,11 @@ def build(config: RunConfig, code: Mapping[str, str], on_cluster: bool = True) -
                 base = place(evaluate(which="base", **judge), "evaluate")
                 candidate = place(evaluate(which="candidate", model=model, **judge), "evaluate")
                 champion = place(evaluate(which="champion", champion=seen.outputs["champion"], **judge), "evaluate")
+                if not on_cluster:
+                    # One step at a time there, in an order that changes from run to run: training, which can take hours and
+                    # says how long, is not to wait for evaluations that need none of it.
+                    base.after(made)
+                    champion.after(made)
                 results = {"base": base.outputs["metrics"], "champion": champion.outputs["metrics"]}
                 results |= {"candidate": candidate.outputs["metrics"]}
                 answers = candidate.outputs["predictions"]
