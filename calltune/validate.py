@@ -8,8 +8,7 @@ from typing import Any
 from calltune.dialects.reading import RowError, guarded
 from calltune.errors import DataError
 from calltune.guard import check_value
-from calltune.match import plain_values
-from calltune.parse import Parsed
+from calltune.match import ast_match, is_empty, plain_values
 from calltune.records import Call, Message, Record, Tool, calls_of
 
 Problem = tuple[str, str]
@@ -201,12 +200,32 @@ def _no_call(call: Any, by_name: dict[str, Tool], where: str) -> str | None:
 
 
 def _not_own(record: Record) -> str | None:
-    """Why the row's own answer, which training teaches, would be judged wrong."""
-    # Only rows with accepted values need it, and the intervals that come with it take a while to load.
-    from calltune.score import verdict
+    """Why the row's own answer, which training teaches, is not among the accepted ones; of a text only that there is one.
 
-    own = verdict(record, Parsed(tuple(calls_of(record["messages"][-1])), ""), {})
-    return None if own.verdict == "correct" else f"expected: does not accept the row's own last answer: {own.reason}"
+    Not by score.py: another way to score would then be another code of ingest, and every step would run again.
+    """
+    own, expected = calls_of(record["messages"][-1]), record["expected"]
+    called, wanted = (sorted(str(call["name"]) for call in calls) for calls in (own, expected))
+    refused = "expected: does not accept the row's own last answer"
+    if called != wanted:
+        wanted_instead = f"instead of {', '.join(wanted)}" if wanted else "where no call was expected"
+        return f"{refused}: called {', '.join(called) or 'nothing'} {wanted_instead}"
+    for call in own:
+        reasons = [_unlike(call, gold) for gold in expected if gold["name"] == call["name"]]
+        if None not in reasons:
+            return f"{refused}: {call['name']}.{reasons[0]}"
+    return None
+
+
+def _unlike(call: Call, gold: dict[str, Any]) -> str | None:
+    given = {name: value for name, value in call["arguments"].items() if not is_empty(value)}
+    for name, value in given.items():
+        if name not in gold["arguments"]:
+            return f"{name}: is given and was not expected"
+        if not isinstance(value, str) and not ast_match(value, gold["arguments"][name]):
+            return f"{name}: {value!r} is not among the accepted {gold['arguments'][name]!r}"
+    missing = [name for name, accepted in gold["arguments"].items() if name not in call["arguments"] and "" not in accepted]
+    return f"{missing[0]}: is expected and missing" if missing else None
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -1,6 +1,5 @@
 """What has been made so far, and what works from here: the registry, its ledger, the way back, MLflow's pages, the doctor."""
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -102,7 +101,6 @@ def ui(
         raise UserError("say whose: -c FILE or --workdir DIR")
     settings = None if config is None else load(config)
     place = workdir or Path("runs") / (settings.name if settings else "")
-    print("calltune: starting MLflow, which takes some ten seconds", file=sys.stderr, flush=True)
     with serving(settings, place.resolve(), port) as addresses:
         for what, address in addresses.items():
             print(f"{what:<8} {address}", flush=True)

@@ -47,6 +47,7 @@ def serving(config: RunConfig | None, workdir: Path, port: int = 0) -> Iterator[
         # Its job runner, five more processes, serves what Calltune does not use.
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         environment = {**os.environ, **store, **quiet}
+        print("calltune: starting MLflow, which takes some ten seconds", file=sys.stderr, flush=True)
         with log.open("wb") as output:
             server = leash.start(command, env=environment, stdout=output, stderr=output, cwd=workdir)
         try:
