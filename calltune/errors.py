@@ -18,7 +18,7 @@ class DataError(UserError):
 def no_such_file(path: Path | str, kind: str = "") -> DataError:
     """The error for a file that is not where somebody said; of a relative path also where that was looked for."""
     from_where = "" if Path(path).is_absolute() else f" in {Path.cwd()}, from where paths count"
-    return DataError(f"{path}: no such {kind} file".replace("  ", " ") + from_where)
+    return DataError(f"{path}: no such {f'{kind} file' if kind else 'file'}{from_where}")
 
 
 class Stopped(UserError):
