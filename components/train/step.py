@@ -2,6 +2,7 @@
 
 import csv
 import ctypes
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from components.train.weights import restore_trainable
 PACK_TOKENS = {"cpu": 2048, "cuda": 8192}
 """Longest pack by kind of device: 16 rows of ordinary length, on a CPU behind a tool list of 600 tokens, on a GPU behind one of
 several thousand. A GPU whose memory does not suffice for that gets smaller ones (fitting.py); a CPU would swap instead."""
+KERNELS_KEPT = 32
+"""Kernels that oneDNN, which computes bf16 products on a CPU, keeps with their buffers; by itself, 1,024."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Parameters of `mallopt`, as glibc's malloc.h numbers them."""
 
@@ -117,6 +120,7 @@ def _train(
         raise DataError(f"{dataset / 'train.parquet'}: no rows to train on")
     _warn_of_few_steps(len(rows), config)
     keep_freed_memory()
+    keep_few_kernels()
 
     runtime.note(f"train: {method.reason}")
     # Before the model is built: an adapter's first weights are random.
@@ -264,6 +268,15 @@ def keep_freed_memory() -> None:
     if adjust is not None:
         for parameter, value in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
             adjust(parameter, value)
+
+
+def keep_few_kernels() -> None:
+    """Have oneDNN keep few kernels: it makes one for each size of a product, and every pack has sizes of its own.
+
+    Kept, they come to 17 MB a step until there are 1,024, and are hardly ever used again (docs/tuning.md). It reads the
+    variable at its first product.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))
 
 
 def _write_losses(history: list[dict[str, Any]], path: Path) -> None:
