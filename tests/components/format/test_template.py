@@ -118,5 +118,5 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 def test_the_reason_says_that_a_stop_token_was_replaced(tokenizer, tmp_path):
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
     choice = chosen(FormatConfig(template="phi3", call_syntax="python"), tokenizer, tmp_path)
-    assert choice.reason == "named in the config; the model never learnt <|end|>: answers end in its eos <|im_end|>"
+    assert choice.reason == "named in the config; calls as python; the model never learnt <|end|>: answers end in its eos <|im_end|>"
     assert choice.template.syntax == "python" and choice.template.stops == ("<|im_end|>",)
