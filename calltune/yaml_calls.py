@@ -1,4 +1,4 @@
-"""Calls written as YAML, read as version 1.2's core schema has it: `yes`, `010` and `2026-11-21` are no boolean, octal number or date.
+"""Calls written as YAML, read by the core schema of version 1.2, in which `yes` and `2026-11-21` are text, and `010` is ten.
 
 - name: find_employee
   arguments:

@@ -51,14 +51,22 @@ def test_other_yaml_of_the_same_calls_is_read_too(text):
 @pytest.mark.parametrize(
     ("written", "value"),
     [
-        *((text, text) for text in ("yes", "No", "on", "off", "y", "tRUE", "2026-11-21", "12:30:45", "1_000", "<<", "=", "0b1", "1e")),
+        *(
+            (text, text)
+            for text in ("yes", "No", "on", "off", "y", "tRUE", "2026-11-21", "12:30:45", "1_000", "<<", "=", "0b1", "1e")
+        ),
         *((text, None) for text in ("", "~", "null", "Null", "NULL")),
         *((text, True) for text in ("true", "True", "TRUE")),
         *((text, False) for text in ("false", "False", "FALSE")),
         *(("7", 7), ("-7", -7), ("+7", 7), ("010", 10), ("0o17", 15), ("0x1F", 31)),
         *(("1e3", 1000.0), ("-.5", -0.5), ("1.", 1.0), ("1e-07", 1e-07), ("-0.0", -0.0)),
         *((f'"{text}"', text) for text in ("7", "null", "true", "1e3", ".inf", "", " a ", "- a: b # c", "*a", "&a", "!!str")),
-        *(("'it''s'", "it's"), ('"\\u003c\\n\\x41"', "<\nA"), ("|\n      a\n       b", "a\n b\n"), (">-\n      a\n      b", "a b")),
+        *(
+            ("'it''s'", "it's"),
+            ('"\\u003c\\n\\x41"', "<\nA"),
+            ("|\n      a\n       b", "a\n b\n"),
+            (">-\n      a\n      b", "a b"),
+        ),
         *(("a # b", "a"), ("a\n      b", "a b"), ("[1, [], {}, {a: b}]", [1, [], {}, {"a": "b"}]), ("[٣]", ["٣"])),
     ],
 )
@@ -71,16 +79,31 @@ def test_a_value_is_what_yaml_1_2_says(written, value):
 @pytest.mark.parametrize(
     ("written", "reason"),
     [
-        *((value, "no anchors, aliases or tags") for value in ("&a 1", "*a", "!!str 1", "! 1", "!x {}", "[&a [], *a]", "{*a : 1}")),
+        *(
+            (value, "no anchors, aliases or tags")
+            for value in ("&a 1", "*a", "!!str 1", "! 1", "!x {}", "[&a [], *a]", "{*a : 1}")
+        ),
         ("!!python/object/apply:os.system ['true']", "no anchors, aliases or tags"),
         *((value, "is not JSON") for value in (".inf", "-.INF", "+.Inf", ".nan", "[.NaN]")),
-        *((value, "is out of range") for value in ("1e999", "-1e999", "9" * 5000, "0x" + "f" * 5000, "1." + "0" * LONGEST_NUMBER)),
+        *(
+            (value, "is out of range")
+            for value in ("1e999", "-1e999", "9" * 5000, "0x" + "f" * 5000, "1." + "0" * LONGEST_NUMBER)
+        ),
         *((value, "keys of an object must be strings") for value in ("{1: a}", "{null: a}", "{[a]: b}", "{~ : a}", "{? {} : a}")),
         ("{a: 1, 'a': 2}", "the key 'a' stands twice"),
-        *((value, "the call is not YAML: nested too deeply") for value in ("[" * 9999, "{a: " * 9999, "\n      " + "? " * 9999, "[" * 102 + "]" * 102)),
+        *(
+            (value, "the call is not YAML: nested too deeply")
+            for value in ("[" * 9999, "{a: " * 9999, "\n      " + "? " * 9999, "[" * 102 + "]" * 102)
+        ),
         *((f'"a{end}b"', r"must be escaped") for end in "\x85\u2028\u2029"),
-        *((value, "the call is not YAML: ") for value in ("[1", "{a: 1", '"a', "'a", '"\\q"', '"\\x4"', "a: b", "@a", "`a`", "%a", "\x07")),
-        *((value, "the call is not YAML: ") for value in ('"\\UFFFFFFFF"', "\ud800", "\ufffe", '"\x7f"', "\ta: 1", "[a]]", "{a}}", "- a")),
+        *(
+            (value, "the call is not YAML: ")
+            for value in ("[1", "{a: 1", '"a', "'a", '"\\q"', '"\\x4"', "a: b", "@a", "`a`", "%a", "\x07")
+        ),
+        *(
+            (value, "the call is not YAML: ")
+            for value in ('"\\UFFFFFFFF"', "\ud800", "\ufffe", '"\x7f"', "\ta: 1", "[a]]", "{a}}", "- a")
+        ),
         *(('"\\ud800"', "surrogates not allowed"), ('"\\U00110000"', "not in range")),
         *((value, "another document follows") for value in ("1\n---\n- name: g\n  arguments: {}", "1\n...\n---\n- a")),
     ],
@@ -97,7 +120,10 @@ def test_a_value_that_yaml_or_json_cannot_hold_is_malformed_with_its_reason(writ
         *((inside, "no call stands between") for inside in ("", "\n", "# nothing", "[]")),
         *((inside, "without `---`") for inside in ("---\n- name: f\n  arguments: {}", "%YAML 1.1\n---\n- a")),
         *((inside, "must be a JSON object") for inside in ("f", "- f", "- - name: f", "-", "- null")),
-        *((inside, "needs a name") for inside in ("- {}", "- {arguments: {}}", "- {name: 7, arguments: {}}", '- {name: "", arguments: {}}')),
+        *(
+            (inside, "needs a name")
+            for inside in ("- {}", "- {arguments: {}}", "- {name: 7, arguments: {}}", '- {name: "", arguments: {}}')
+        ),
         *((inside, "object `arguments`") for inside in ("- name: f", "- name: f\n  arguments:", "- {name: f, arguments: [1]}")),
         ("- name: f\n  arguments: {}\n  name: g", "the key 'name' stands twice"),
         ("- name: f\n arguments: {}", "the call is not YAML"),
@@ -132,7 +158,9 @@ def test_a_billion_laughs_are_refused_at_the_first():
     assert found is None and "no anchors, aliases or tags" in malformed and time.monotonic() - begun < 5
 
 
-@pytest.mark.parametrize("piece", ["[", "{", "{a: ", "- ", "? ", "[[],", "a: [", '"a" ', "&a ", "!a ", "x,", "|\n", "\n\n", "#\n", "{a: 1, "])
+@pytest.mark.parametrize(
+    "piece", ["[", "{", "{a: ", "- ", "? ", "[[],", "a: [", '"a" ', "&a ", "!a ", "x,", "|\n", "\n\n", "#\n", "{a: 1, "]
+)
 def test_a_long_text_takes_no_long_time(piece):
     begun = time.monotonic()
     parse_yaml(f"<calls>{piece * (60_000 // len(piece))}</calls>")
@@ -140,9 +168,9 @@ def test_a_long_text_takes_no_long_time(piece):
 
 
 SIGNS = st.sampled_from([
-    *("- ", "name: f", "arguments:", "\n", "\n  ", "\n    ", "x: ", "? ", ": ", "[", "]", "{", "}", ", ", '"', "'", "\\", "\\u", "\\x"),
-    *("|", ">", "+", "2", "&a", "*a", "!", "!!int ", "%YAML ", "1.2", "%TAG ! !", "---", "...", "#", "\t", "\r", "\x85", "\ufeff", "\0"),
-    *("~", ".inf", "0x", "0o8", "1e999", "<<", "@", "`", "\ud800", "é"),
+    *("- ", "name: f", "arguments:", "\n", "\n  ", "\n    ", "x: ", "? ", ": ", "[", "]", "{", "}", ", ", '"', "'", "\\", "\\u"),
+    *("|", ">", "+", "2", "&a", "*a", "!", "!!int ", "%YAML ", "1.2", "%TAG ! !", "---", "...", "#", "\t", "\r", "\x85"),
+    *("~", ".inf", "0x", "0o8", "1e999", "<<", "@", "`", "\ud800", "é", "\0", "\\x", "\ufeff"),
 ])  # fmt: skip
 
 
