@@ -71,6 +71,7 @@ VALUES: list[Any] = [
 SOUP = (
     *("<tool_call>", "</tool_call>", "<start_function_call>", "<end_function_call>", "<escape>", "call:", "```", "[", "]"),
     *("{", "}", "(", ")", ":", ",", "=", '"', "'", "\\", "\n", "- ", "\\ud800", "NaN", "Infinity", "1e999", "null", "None"),
+    *("<calls>", "</calls>", "- name: ", "\n  arguments:\n    ", "&a ", "*a", "!!str ", "|\n", "? ", "#", "---\n", "0x1F"),
     *("name", "arguments", "parameters", "book_room", "search", "ping", "minutes", "day", "query", "<|im_end|>", "\ufeff"),
 )
 
@@ -87,7 +88,7 @@ def texts(count: int, seed: int = 0) -> Iterator[str]:
             yield "".join(draw.choice(SOUP) if draw.random() < 0.8 else chr(draw.randrange(1, 0x2FFF)) for _ in range(30))
             continue
         calls = [_changed(draw.choice(GOOD), draw) for _ in range(draw.choice([1, 1, 1, 2, 3]))]
-        text = draw.choice(["", "", "Let me look.\n"]) + draw.choice([_hermes, _hermes, _json, _python, _tagged, _yaml])(calls)
+        text = draw.choice(["", "", "Let me look.\n"]) + draw.choice(WRITERS)(calls)
         yield _mutated(text, draw) if number % 3 else text
 
 
@@ -112,12 +113,23 @@ def _hermes(calls: list[Call]) -> str:
 
 
 def _json(calls: list[Call]) -> str:
-    return json.dumps(calls)
+    return "<calls>" + "\n".join(map(json.dumps, calls)) + "</calls>"
+
+
+def _llama3(calls: list[Call]) -> str:
+    return "; ".join(json.dumps({"name": call["name"], "parameters": call["arguments"]}) for call in calls)
+
+
+def _in_python(calls: list[Call]) -> list[str]:
+    return [f"{one['name']}({', '.join(f'{k}={v!r}' for k, v in one['arguments'].items())})" for one in calls]
 
 
 def _python(calls: list[Call]) -> str:
-    written = (f"{one['name']}({', '.join(f'{k}={v!r}' for k, v in one['arguments'].items())})" for one in calls)
-    return f"[{', '.join(written)}]"
+    return "<calls>" + "\n".join(_in_python(calls)) + "</calls>"
+
+
+def _pythonic(calls: list[Call]) -> str:
+    return f"[{', '.join(_in_python(calls))}]"
 
 
 def _tagged(calls: list[Call]) -> str:
@@ -133,10 +145,17 @@ def _tagged(calls: list[Call]) -> str:
 
 def _yaml(calls: list[Call]) -> str:
     lines = (
-        [f"- name: {one['name']}", "  arguments:", *(f"    {k}: {json.dumps(v)}" for k, v in one["arguments"].items())]
+        [
+            f"- name: {one['name']}",
+            f"  arguments:{'' if one['arguments'] else ' {}'}",
+            *(f"    {k}: {json.dumps(v)}" for k, v in one["arguments"].items()),
+        ]
         for one in calls
     )
-    return "\n".join(line for block in lines for line in block)
+    return "\n".join(["<calls>", *(line for block in lines for line in block), "</calls>"])
+
+
+WRITERS = (_hermes, _hermes, _hermes, _json, _python, _pythonic, _llama3, _tagged, _yaml, _yaml)
 
 
 def _mutated(text: str, draw: random.Random) -> str:

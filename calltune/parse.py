@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from calltune import functiongemma, python_calls
+from calltune import functiongemma, python_calls, yaml_calls
 from calltune.records import Call
 
 
@@ -56,6 +56,11 @@ def parse_python(text: str) -> Parsed:
         ("<calls>", "</calls>"),
         lambda inside: [call for line in _lines(inside) for call in python_calls.read_calls(line)],
     )
+
+
+def parse_yaml(text: str) -> Parsed:
+    """Read `<calls>`, a YAML list of `name: ...` with `arguments: ...`, `</calls>`, with text around it."""
+    return _tagged(text, _CALLS, ("<calls>", "</calls>"), lambda inside: [_call(one) for one in yaml_calls.read_calls(inside)])
 
 
 _GEMMA_CALL = re.compile(r"<start_function_call>(.*?)<end_function_call>", re.DOTALL)
@@ -177,6 +182,7 @@ PARSERS: dict[str, Callable[[str], Parsed]] = {
     "hermes": parse_hermes,
     "json": parse_json,
     "python": parse_python,
+    "yaml": parse_yaml,
     "functiongemma": parse_functiongemma,
     "llama3": parse_llama3,
     "pythonic": parse_pythonic,

@@ -87,8 +87,11 @@ TEMPLATES = {
     )
 }
 
-_IN_PYTHON = {"llama3": "pythonic", "json": "python"}
-"""From a template's usual syntax to that in which it writes the same calls as Python does."""
+_OTHERWISE = {
+    "llama3": {"python": "pythonic", "yaml": "yaml"},
+    "json": {"python": "python", "yaml": "yaml"},
+}
+"""From a template's usual syntax to those in which it can write the same calls, by the config's word for each."""
 
 
 @cache
@@ -104,19 +107,18 @@ def template_of(name: str) -> Template:
 
 
 def with_syntax(template: Template, calls: str) -> Template:
-    """The template, writing its calls as `json` or `python`.
+    """The template, writing its calls as `json`, `yaml` or `python`.
 
     Raises:
         ConfigError: the template has only its own way.
     """
     if calls == "json" and template.syntax in ("hermes", "json", "llama3"):
         return template
-    if calls == "python" and template.syntax in _IN_PYTHON:
-        return replace(template, syntax=_IN_PYTHON[template.syntax], text="{%- set call_syntax = 'python' -%}\n" + template.text)
-    both = ", ".join(name for name, one in TEMPLATES.items() if one.syntax in _IN_PYTHON)
-    raise ConfigError(
-        f"format.call_syntax: {template.name!r} cannot write calls as {calls}; {both} can write both json and python"
-    )
+    if calls in _OTHERWISE.get(template.syntax, {}):
+        text = f"{{%- set call_syntax = '{calls}' -%}}\n{template.text}"
+        return replace(template, syntax=_OTHERWISE[template.syntax][calls], text=text)
+    able = ", ".join(name for name, one in TEMPLATES.items() if one.syntax in _OTHERWISE)
+    raise ConfigError(f"format.call_syntax: {template.name!r} cannot write calls as {calls}; {able} can: json, yaml or python")
 
 
 def with_tool_detail(template: Template, detail: Detail) -> Template:

@@ -154,14 +154,18 @@ def _cache(config: RunConfig) -> Path:
 
 def _template(config: RunConfig, folder: Path | None) -> Iterator[str]:
     from calltune.render import Renderer, template_of
+    from calltune.template import with_syntax
 
-    name = config.format.template
+    name, calls = config.format.template, config.format.call_syntax
     if folder is None:
         if "{%" in name or "{{" in name:  # a file's text; what it can do needs the tokenizer
             name = "the file's"
         elif name != "auto":
-            template_of(name)
-        yield f"template     {name}{', decided when the tokenizer is here' if name == 'auto' else ''}"
+            named = template_of(name)
+            if calls != "auto":
+                with_syntax(named, calls)
+        later = ", decided when the tokenizer is here" if name == "auto" else ""
+        yield f"template     {name}{later}{'' if calls == 'auto' else f', calls as {calls}'}"
         return
     from calltune.models import tokenizer
     from components.format.template import chosen

@@ -18,7 +18,7 @@ VLLM = "0.33.0"
 BUILT_IN = {"hermes": "hermes", "llama3": "llama3_json", "pythonic": "pythonic"}
 """From a call syntax to vLLM's own parser of it. vLLM has a `functiongemma` too, which drops arguments that are no strings;
 its `xlam` reads another form than the template of that name writes."""
-OPENINGS = {"functiongemma": "<start_function_call>", "json": "<calls>", "python": "<calls>"}
+OPENINGS = {"functiongemma": "<start_function_call>", "json": "<calls>", "python": "<calls>", "yaml": "<calls>"}
 """From a call syntax without such a parser to the text with which a call begins."""
 SERVE, PLUGIN = "serve.json", "tool_parser.py"
 

@@ -54,8 +54,8 @@ class FormatConfig(Settings):
     template: str = "auto"
     """Chat template: `auto` (the model's own if it can carry tool calls, else `hermes`), `hermes`, `functiongemma`, `llama3`,
     `phi3`, `xlam`, `alpaca`, or the path of a Jinja file that ends in `.jinja`; its text becomes the setting."""
-    call_syntax: Literal["auto", "json", "python"] = "auto"
-    """How calls are written: `auto` as the template does; `python` instead of `json` for `llama3`, `phi3`, `xlam`, `alpaca`."""
+    call_syntax: Literal["auto", "json", "yaml", "python"] = "auto"
+    """How calls are written: `auto` as the template does; `yaml` or `python` for `llama3`, `phi3`, `xlam` and `alpaca`."""
     tool_detail: Literal["full", "short", "names", "none"] = "full"
     """How much of each tool the prompt shows: `full`; `short`, one sentence and the parameters without their descriptions;
     `names`; or `none`, for tools that the model learns by heart. It becomes part of the chat template."""

@@ -31,6 +31,7 @@ def chosen(config: FormatConfig, tokenizer: "PreTrainedTokenizerBase", folder: P
     template, reason = choice.template, choice.reason
     if config.call_syntax != "auto":
         template = with_syntax(template, config.call_syntax)
+        reason += f"; calls as {config.call_syntax}"
     fit = fitted(template, tokenizer, folder)
     replaced = [stop for stop in template.stops if stop and stop not in fit.stops]
     if replaced:

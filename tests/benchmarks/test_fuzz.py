@@ -17,6 +17,7 @@ def test_no_text_raises_and_no_accepted_call_breaks_its_schema(seed: int) -> Non
     assert counted["hermes: accepted"] > 50
     assert counted["hermes: rejected"] > 50
     assert counted["hermes: malformed"] > 200
+    assert all(counted[f"{syntax}: {verdict}"] for syntax in PARSERS for verdict in ("accepted", "rejected", "malformed"))
     assert {kind.split(":")[0] for kind in counted} == set(PARSERS)
 
 

@@ -20,18 +20,23 @@ from calltune.parse import PARSERS
 from calltune.records import calls_of, canonical
 from calltune.render import NotRepresentable, Renderer, answer_text, prompt_ids
 from calltune.template import TEMPLATES, fitted, template_in, template_of, with_syntax
+from calltune.yaml_calls import DEEPEST
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 VARIANTS = {
     "functiongemma": ("functiongemma", "functiongemma"),
     "llama3": ("llama3", "json"),
+    "llama3-yaml": ("llama3", "yaml"),
     "llama3-python": ("llama3", "python"),
     "phi3": ("phi3", "json"),
+    "phi3-yaml": ("phi3", "yaml"),
     "phi3-python": ("phi3", "python"),
     "xlam": ("xlam", "json"),
+    "xlam-yaml": ("xlam", "yaml"),
     "xlam-python": ("xlam", "python"),
     "alpaca": ("alpaca", "json"),
+    "alpaca-yaml": ("alpaca", "yaml"),
     "alpaca-python": ("alpaca", "python"),
 }
 SEARCH = {
@@ -194,6 +199,16 @@ MARKED = st.lists(
         ]
     )
 ).map("".join)
+# What YAML 1.1 or 1.2 takes for something else than text, for the end of a line, or for its own signs.
+YAML_SIGNS = [
+    *("yes", "No", "on", "y", "true", "null", "~", "", " ", "  x", "1e3", "0x1F", "0o17", "010", "1_000", "12:30:45", ".5"),
+    *("2026-11-21", "2026-11-21T10:00:00Z", ".inf", ".NaN", "- ", ": ", "a: b", " #", "# x", "? ", "&a", "*a", "!!str"),
+    *("|", "|\n", ">-", "%YAML 1.1\n", "---", "\n---\n", "\n...\n", "`", "'", '"', "\\", "\\N", "\\x41", "[", "]", "{", "}", ","),
+    *("<<", "=", "! x", "@", "\t", "\n", "\r\n", "\r", "\n\n", "\0", "\x07", "\x1b", "\x7f", "\x80", "\x85", "\x9f"),
+    *("\xa0", "\u2028", "\u2029", "\ufeff", "\ufffd", "\ufffe", "\uffff", "\U0001fffe", "🙂", "日本"),
+    *("<calls>", "</calls>", "<|eot_id|>"),
+]  # fmt: skip
+YAML_TEXT = st.lists(st.sampled_from(YAML_SIGNS), max_size=4).map("".join)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT | MARKED,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT | MARKED, inner, max_size=3),
@@ -209,16 +224,47 @@ def read_back(renderer, pairs):
     return canonical(list(parsed.calls)), canonical([{"name": name, "arguments": arguments} for name, arguments in pairs])
 
 
-@pytest.mark.parametrize("variant", ["llama3", "xlam", "alpaca", "phi3"])
+@pytest.mark.parametrize("variant", ["llama3", "xlam", "alpaca", "phi3", "llama3-yaml", "xlam-yaml", "alpaca-yaml", "phi3-yaml"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     pairs=st.lists(
         st.tuples((TEXT | MARKED).filter(str.strip), st.dictionaries(TEXT | MARKED, JSON, max_size=3)), min_size=1, max_size=3
     )
 )
-def test_json_calls_read_back_from_their_tokens_whatever_is_in_them(renderers, variant, pairs):
+def test_json_and_yaml_calls_read_back_from_their_tokens_whatever_is_in_them(renderers, variant, pairs):
     found, expected = read_back(renderers[variant], pairs)
     assert found == expected
+
+
+@pytest.mark.parametrize("variant", ["llama3-yaml", "xlam-yaml", "alpaca-yaml", "phi3-yaml"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pairs=st.lists(
+        st.tuples(YAML_TEXT.filter(str.strip), st.dictionaries(YAML_TEXT, JSON | YAML_TEXT | st.lists(YAML_TEXT), max_size=3)),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_yaml_calls_read_back_whatever_yaml_makes_of_such_text_elsewhere(renderers, variant, pairs):
+    found, expected = read_back(renderers[variant], pairs)
+    assert found == expected
+
+
+@pytest.mark.parametrize("variant", ["llama3-yaml", "xlam-yaml"])
+@pytest.mark.parametrize(
+    "arguments", [{"k" * 1100: 1}, {"q": {"é" * 1100: 1}}, {"q": 10**1000}], ids=["long name", "long key", "long number"]
+)
+def test_what_yaml_cannot_write_is_refused(renderers, variant, arguments):
+    with pytest.raises(NotRepresentable, match="cannot express this answer"):
+        renderers[variant].rows(record(user("?"), calls(("search", arguments))))
+
+
+def test_what_is_too_deep_for_yaml_is_refused(renderers):
+    deep = []
+    for _ in range(DEEPEST):
+        deep = [deep]
+    with pytest.raises(NotRepresentable, match="cannot express this answer"):
+        renderers["xlam-yaml"].rows(record(user("?"), calls(("search", {"q": deep}))))
 
 
 @pytest.mark.parametrize("variant", ["llama3-python", "xlam-python"])
@@ -280,6 +326,8 @@ def test_what_python_cannot_name_is_refused(renderers, name, arguments):
         ("llama3", 'Write:\n{"name": "search", "parameters": {}}'),
         ("llama3-python", "[search()]"),
         ("xlam", "Write <calls>"),
+        ("llama3-yaml", "Write </calls>"),
+        ("phi3-yaml", "<calls>- name: ping\n  arguments: {}</calls>"),
         ("functiongemma", "Write <start_function_call>"),
     ],
 )
@@ -349,7 +397,7 @@ def test_a_plain_template_needs_an_eos(tokenizer):
         fitted(TEMPLATES["xlam"], tokenizer)
 
 
-@pytest.mark.parametrize(("name", "syntax"), [("hermes", "python"), ("functiongemma", "json")])
+@pytest.mark.parametrize(("name", "syntax"), [("hermes", "python"), ("hermes", "yaml"), ("functiongemma", "json")])
 def test_a_syntax_that_a_template_has_not_is_refused(name, syntax):
     with pytest.raises(ConfigError, match=f"format.call_syntax: '{name}' cannot write calls as {syntax}; llama3, phi3"):
         with_syntax(template_of(name), syntax)

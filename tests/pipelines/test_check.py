@@ -281,6 +281,17 @@ def test_a_model_on_this_machine_says_method_rate_and_template(checked, tiny_mod
     assert "full at learning rate 0.0001" in line(lines, "training")
 
 
+def test_the_call_syntax_is_said_and_one_that_the_template_has_not_is_refused_before_the_model_is_there(checked):
+    assert line(checked(format={"template": "xlam", "call_syntax": "yaml"}), "template") == "template     xlam, calls as yaml"
+    with pytest.raises(ConfigError, match=r"'hermes' cannot write calls as yaml; llama3, phi3, xlam, alpaca can"):
+        checked(format={"template": "hermes", "call_syntax": "yaml"})
+
+
+def test_the_call_syntax_stands_beside_the_template_that_was_decided(checked, tiny_model):
+    lines = checked(model={"base": str(tiny_model)}, format={"template": "alpaca", "call_syntax": "yaml"})
+    assert line(lines, "template") == "template     alpaca (named in the config; calls as yaml)"
+
+
 def test_a_model_without_the_templates_markers_is_refused(checked, tiny_model, tmp_path):
     folder = tmp_path / "other"
     shutil.copytree(tiny_model, folder)

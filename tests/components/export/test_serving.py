@@ -88,14 +88,14 @@ ROOM = '<tool_call>\n{"name": "book_room", "arguments": {}}\n</tool_call>'
 
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
-    """A function that gives answers to the plugin of the syntax `hermes`, in a process with such a vLLM and no Calltune."""
+    """A function that gives answers to the plugin of a syntax, in a process with such a vLLM and no Calltune."""
     monkeypatch.setitem(serving.OPENINGS, "hermes", "<tool_call>")
     for name, text in VLLM.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    (tmp_path / "tool_parser.py").write_text(serving.tool_parser("hermes"), encoding="utf-8")
 
-    def ask(*texts):
+    def ask(*texts, syntax="hermes"):
+        (tmp_path / "tool_parser.py").write_text(serving.tool_parser(syntax), encoding="utf-8")
         # Not -I, which would hide the script's own folder; PYTHONPATH must not lead to Calltune.
         monkeypatch.delenv("PYTHONPATH", raising=False)
         command = [sys.executable, "-s", str(tmp_path / "ask.py"), str(tmp_path / "tool_parser.py")]
@@ -122,6 +122,18 @@ def test_the_plugin_stands_alone_and_reads_what_evaluation_reads(asked):
     assert none["streamed"] == [] and none["said"] == "Which room < 4 ", "what may be the beginning of a call waits"
     assert cut["streamed"] == one["calls"], "a call that was whole is sent, the next one is not"
     assert broken["streamed"] == [] and broken["said"] == ""
+
+
+def test_the_plugin_of_yaml_stands_alone_too(asked):
+    room = '<calls>\n- name: book_room\n  arguments:\n    day: "2026-11-21"\n    people: [{"name": "Ana Å"}]\n'
+    both, cut, laughs = asked(
+        f"One moment.\n{room}- name: ping\n  arguments: {{}}\n</calls>", room, "<calls>[&a [1], *a]</calls>", syntax="yaml"
+    )
+    calls = [["book_room", {"day": "2026-11-21", "people": [{"name": "Ana Å"}]}], ["ping", {}]]
+    assert both["name"] == "calltune_yaml" and both["content"] == "One moment."
+    assert both["calls"] == both["streamed"] == calls and both["indices"] == [0, 1] and both["left"]
+    assert cut["calls"] == cut["streamed"] == [] and cut["content"] == room
+    assert laughs["calls"] == laughs["streamed"] == []
 
 
 def test_every_call_syntax_has_a_parser_in_vllm():

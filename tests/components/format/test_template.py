@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from tokenizers.pre_tokenizers import ByteLevel
 
 from calltune.errors import ConfigError
-from calltune.template import TEMPLATES, Template, fitted
+from calltune.template import TEMPLATES, Template, fitted, with_syntax
 from components.format.config import FormatConfig
 from components.format.probe import probe
 from components.format.template import choose, chosen
@@ -102,6 +102,12 @@ def test_a_template_that_lacks_one_thing_is_not_taken_and_a_file_with_it_is_refu
         choose(broken, tokenizer)
 
 
+@pytest.mark.parametrize("calls", ["json", "yaml", "python"])
+def test_the_probe_finds_in_which_syntax_a_file_writes(tokenizer, calls):
+    text = with_syntax(fitted(TEMPLATES["alpaca"], tokenizer), calls).text
+    assert choose(text, tokenizer).template == Template("file", calls, "<|im_end|>", "<|im_end|>", (), text)
+
+
 def test_a_file_is_read_into_the_setting_and_taken(tokenizer, tokenizer_folder, tmp_path):
     (tmp_path / "mine.jinja").write_text(GOOD, encoding="utf-8")
     config = FormatConfig(template=str(tmp_path / "mine.jinja"))
@@ -118,5 +124,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 def test_the_reason_says_that_a_stop_token_was_replaced(tokenizer, tmp_path):
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
     choice = chosen(FormatConfig(template="phi3", call_syntax="python"), tokenizer, tmp_path)
-    assert choice.reason == "named in the config; the model never learnt <|end|>: answers end in its eos <|im_end|>"
+    assert (
+        choice.reason == "named in the config; calls as python; the model never learnt <|end|>: answers end in its eos <|im_end|>"
+    )
     assert choice.template.syntax == "python" and choice.template.stops == ("<|im_end|>",)
