@@ -1,15 +1,15 @@
 """Do the tests notice when the gate or the scoring is wrong? Changes one thing at a time in a file, and runs its tests.
 
-The changes are those of two tools, cosmic-ray (every comparison by every other one, numbers, conditions, loops, handlers, decorators)
-and mutmut (arguments left out or None, assignments of None, names of keys), each change once. Left out is what changes nothing
-but type annotations or prose, that is: a text with a space in it. A change lives in the memory of a forked process that
-has the libraries imported already: no file is written, and a change costs the tests' own time. Prints each change that no
-test noticed, as a diff, then for each file how many were killed; one that ran into the limit (ten times the CPU time of
-the unchanged file's tests) counts as killed. Ends with 1 if in any file less than 95 % were. RESULTS.md has the changes that no
-test can notice, each with the reason.
+The changes are those of two tools: cosmic-ray (each comparison by each other one, numbers, conditions, loops, handlers,
+decorators) and mutmut (arguments left out or None, None assigned, names of keys). What both make counts once; left out is what
+differs in nothing but type annotations or prose, that is: a text with a space in it. No file is written: a change is made
+in the memory of a forked process, which has imported and collected everything already.
 
-    pip install -e '.[test,mutation]'
-    python -m benchmarks.mutants [FILE ...] [--json FILE]
+Prints each change that no test notices, as a diff, and for each file how many were killed; a change whose tests run ten times
+as long as the unchanged file's (in CPU time) counts as killed, as a timeout. Ends with 1 if in any file less than 95 % were.
+RESULTS.md names the changes that no test can notice, each with the reason.
+
+    make mutants FILES=components/gate/step.py
 """
 
 import argparse
@@ -20,6 +20,7 @@ import os
 import resource
 import signal
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -182,7 +183,7 @@ class _Trial:
         child = os.fork()
         if child == 0:
             resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 5))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            warnings.simplefilter("ignore")  # "is" with a literal, which is one of the changes
             os._exit(self._run_changed(items, file, code, writing))
         os.close(writing)
         _, status, used = os.wait4(child, 0)
@@ -206,7 +207,7 @@ class _Trial:
 
 
 def _install(file: str, code: str) -> None:
-    """Run a module's changed code in its place, and give everything of ours that has imported from it the new functions and classes."""
+    """Run a module's changed code in its place, and give whoever has imported from it the new functions and classes."""
     name = file.removesuffix(".py").replace("/", ".")
     module = vars(sys.modules[name])
     before = {key: value for key, value in module.items() if getattr(value, "__module__", None) == name}

@@ -15,7 +15,6 @@ from calltune.score import Answer, Scored, summarise, verdict
 from components.gate.config import GateConfig
 from components.gate.step import Check, Decision, gate
 
-
 N = 100
 ABSENT = {"present": False, "which": "champion"}
 PARAMETERS = {"type": "object", "properties": {"query": {"type": "string"}, "limit": {"type": "integer"}}, "required": ["query"]}

@@ -415,7 +415,7 @@ def other_questions_without_a_call(case: Case) -> None:
 
 
 def exchanged_questions(case: Case) -> None:
-    """The champion was asked as many questions of each kind; one that expects a call here expected none there, and one the reverse."""
+    """The champion was asked as many questions of each kind, but of one with a call and one without each was the other there."""
     outcomes = case.champion["outcomes"]
     for metric in ("tool_accuracy_calls", "valid_call_rate"):
         outcomes[metric]["q0"] = outcomes[metric].pop("q99")
@@ -742,6 +742,36 @@ def test_a_condition_on_what_was_not_measured_refuses(case: Case, condition: dic
     assert questions.reason == "0 test questions, at least 1 required."
     assert (check.name, check.observed, check.required) == (f"{name}: {AGAIN}", None, required)
     assert check.reason == f"cannot be judged: {AGAIN} was not measured; name rephrased in evaluate.robustness."
+
+
+def test_of_what_training_has_seen_all_is_counted_and_twenty_are_named(case: Case) -> None:
+    unseen = named(case.decide(), "candidate: test unseen")
+    assert (unseen.observed, unseen.required) == (0, 0)
+    for side, advice in (("candidate", "."), ("champion", "; with format.split.mode: growing no question moves into the test.")):
+        for number, more in ((20, ""), (21, " and 1 more"), (30, " and 10 more")):
+            getattr(case, side)["seen_in_training"] = [f"q{i}" for i in range(number)]
+            check = named(case.decide(), f"{side}: test unseen")
+            assert (check.passed, check.observed, check.required) == (False, number, 0)
+            assert check.reason.endswith(f", q18, q19{more}{advice}")
+
+
+@pytest.mark.parametrize(("different", "least", "passed"), [(50, 50, True), (49, 50, False), (100, 101, True)])
+def test_questions_that_are_copies_do_not_count_towards_the_least_number(
+    case: Case, different: int, least: int, passed: bool
+) -> None:
+    assert case.predictions is not None
+    rows = [json.loads(line) for line in case.predictions.read_text().splitlines()]
+    # The last ones all expect the same search.
+    write_predictions(case, [row | {"question": f"{min(number, different - 1)}?"} for number, row in enumerate(rows)])
+    case.config["min_questions"] = least
+    decision = case.decide()
+    assert named(decision, "candidate: predictions").passed is passed
+    assert named(decision, "questions").passed is (least <= N)
+
+
+def test_one_question_is_not_two(case: Case) -> None:
+    case.candidate, case.config["min_questions"] = case.make("candidate", {}, n=1), 2
+    assert named(case.decide(), "questions").reason == "1 test question, at least 2 required."
 
 
 def test_a_champion_from_before_there_were_lists_of_training_rows_can_be_replaced(case: Case) -> None:
