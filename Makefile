@@ -1,6 +1,6 @@
 # `make help` lists the targets. Needs Python 3.11 with its venv module (Debian 12: python3-venv) and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs clean images test-containers new-venv
+.PHONY: help setup demo test check format docs clean images test-containers mutants new-venv
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 BIN := .venv/bin
@@ -44,6 +44,11 @@ images: $(RUN_STAMP) ## build the container images, with a list of each one's pa
 
 test-containers: $(TEST_STAMP) ## the whole pipeline in those images, with S3 and MLflow in containers (needs Docker)
 	$(BIN)/python -m pytest -s tests/images/containers.py
+
+# FILES="components/gate/step.py …"; without it, the gate's step and the scoring.
+mutants: $(TEST_STAMP) ## do the tests notice each mistake that is made on purpose in what decides? (an hour, on two cores)
+	@$(PIP) install -c constraints.txt --no-build-isolation --editable '.[mutation]'
+	$(BIN)/python -m benchmarks.mutants $(FILES)
 
 clean: ## remove .venv and the tools' caches; runs/ stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis calltune.egg-info

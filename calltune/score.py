@@ -23,7 +23,7 @@ Rules = Mapping[str, str]
 Gold = dict[str, Any]
 """An expected call: ``{"name": str, "arguments": {argument: [accepted values]}}``."""
 
-_F1 = re.compile(r"f1>=(0\.\d+|1(?:\.0+)?)")
+_F1 = re.compile(r"f1>=(0\.\d*[1-9]\d*|1(\.0+)?)")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def check_rules(rules: Rules, tools: Sequence[Tool], where: str = "evaluate.argu
             tool = argument.rpartition(".")[0]
             own = [one for one in known if one.rpartition(".")[0] == tool]
             raise ConfigError(f"{where}: {argument!r} is no tool's argument; there is {', '.join(own or known)}")
-        if rule not in ("ast", "any") and not (_F1.fullmatch(rule) and _threshold(rule) > 0):
+        if rule not in ("ast", "any") and not _F1.fullmatch(rule):
             raise ConfigError(f"{where}: {argument}: {rule!r} is not a rule; use ast, any, or f1>=x with 0 < x <= 1")
 
 
@@ -115,7 +115,7 @@ def verdict(record: Record, parsed: Parsed, rules: Rules, coerce: bool = False) 
     named, reason = _named(wanted_names, called_names)
     if rejected is not None:
         named, reason = "malformed", rejected
-    elif named == "correct" and not arguments_right:
+    elif reason is None and not arguments_right:
         named, reason = "wrong_arguments", _first_difference(calls, expected, record["tools"], rules, literal)
     return Scored(
         verdict=named,
@@ -177,15 +177,16 @@ def summarise(
 
 
 def _named(wanted: Sequence[str], called: Sequence[str]) -> tuple[str, str | None]:
-    """The verdict by the names alone."""
+    """The verdict by the names alone, and what is wrong, if anything is."""
+    missing, beyond = _without(wanted, called), _without(called, wanted)
     if called and not wanted:
         return "unwanted_call", f"called {label_of(list(called))} where no call was expected"
     if len(called) < len(wanted):
-        return "missing_call", f"{len(called)} of {len(wanted)} expected calls: no {label_of(_without(wanted, called))}"
-    if _without(wanted, called):
-        return "wrong_tool", f"called {label_of(_without(called, wanted))} instead of {label_of(_without(wanted, called))}"
-    if len(called) > len(wanted):
-        return "extra_call", f"called {label_of(_without(called, wanted))} beyond what was expected"
+        return "missing_call", f"{len(called)} of {len(wanted)} expected calls: no {label_of(missing)}"
+    if missing:
+        return "wrong_tool", f"called {label_of(beyond)} instead of {label_of(missing)}"
+    if beyond:
+        return "extra_call", f"called {label_of(beyond)} beyond what was expected"
     return "correct", None
 
 
@@ -253,7 +254,7 @@ def value_fits(value: Any, accepted: Sequence[Any], rule: str, literal: bool) ->
         return True
     if rule == "any":
         return not is_empty(value)
-    return rule != "ast" and token_f1(value, accepted) >= _threshold(rule)
+    return rule.startswith("f1>=") and token_f1(value, accepted) >= _threshold(rule)
 
 
 def rule_of(tool: str, argument: str, tools: Sequence[Tool], rules: Rules | None) -> str:
@@ -263,8 +264,8 @@ def rule_of(tool: str, argument: str, tools: Sequence[Tool], rules: Rules | None
     key = f"{tool}.{argument}"
     if key in rules:
         return rules[key]
-    schemas = [_properties(one).get(argument) for one in tools if one["function"]["name"] == tool]
-    return "any" if schemas and _is_free_string(schemas[0]) else "ast"
+    by_name = {one["function"]["name"]: one for one in tools}  # the last of a name, as the guard takes it
+    return "any" if tool in by_name and _is_free_string(_properties(by_name[tool]).get(argument)) else "ast"
 
 
 def _arguments_of(tools: Sequence[Tool]) -> dict[str, None]:

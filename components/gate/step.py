@@ -198,7 +198,7 @@ def _absolute(kind: str, ours: Evidence | None, metric: str, limit: float, word:
     found = ours.estimates[metric]
     if found.value is None:
         return _unjudged(name, _no_value(metric, ours), limit)
-    passed = found.value >= limit - ROUNDING if above else found.value <= limit + ROUNDING
+    passed = _reaches(found.value, limit) if above else _reaches(limit, found.value)
     reason = f"{metric} is {found.value:.4g}, {word} {limit:g} is required."
     return Check(name, passed, reason, found.value, limit, found.low, found.high)
 
@@ -211,7 +211,7 @@ def _over_baseline(ours: Evidence | None, base: Evidence | None, metric: str, le
     if gain.value is None:
         return _unjudged(name, _no_value(metric, ours, base), least)
     reason = f"{metric} gains {gain.value:+.4g} over the base model, at least {least:+g} is required."
-    return Check(name, gain.value >= least - ROUNDING, reason, gain.value, least, gain.low, gain.high)
+    return Check(name, _reaches(gain.value, least), reason, gain.value, least, gain.low, gain.high)
 
 
 def _against_champion(ours: Evidence | None, best: Evidence | None, metric: str, asked: AgainstChampion) -> Check:
@@ -226,7 +226,7 @@ def _against_champion(ours: Evidence | None, best: Evidence | None, metric: str,
         return _unjudged(name, _no_value(metric, ours, best), required)
     told = f"{metric} gains {gain.value:+.4g} over the champion"
     if asked.test == "point":
-        passed, told = gain.value >= required - ROUNDING, f"{told}, at least {required:+g} is required."
+        passed, told = _reaches(gain.value, required), f"{told}, at least {required:+g} is required."
     elif gain.low is None:
         return _unjudged(name, f"{metric} counts too few questions for an interval", required)
     else:
@@ -239,6 +239,10 @@ def _against_champion(ours: Evidence | None, best: Evidence | None, metric: str,
     return Check(name, passed, told, gain.value, required, gain.low, gain.high)
 
 
+def _reaches(found: float, asked: float) -> bool:
+    return found >= asked - ROUNDING
+
+
 def _gain(ours: Evidence, theirs: Evidence, metric: str) -> stats.Estimate:
     """The paired difference, positive where the candidate is the better one."""
     if metric in LOWER_IS_BETTER:
@@ -247,9 +251,9 @@ def _gain(ours: Evidence, theirs: Evidence, metric: str) -> stats.Estimate:
 
 
 def _no_value(metric: str, ours: Evidence, theirs: Evidence | None = None) -> str:
-    if metric in ROBUSTNESS.values() and not ours.outcomes[metric]:
-        way = next(way for way, name in ROBUSTNESS.items() if name == metric)
-        return f"{metric} was not measured; name {way} in evaluate.robustness"
+    for way, name in ROBUSTNESS.items():
+        if name == metric and not ours.outcomes[name]:
+            return f"{metric} was not measured; name {way} in evaluate.robustness"
     if theirs is not None:
         return f"{metric} has no value on one side"
     return f"{metric} has no value, because no question counts in it"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from calltune.match import ast_match, is_empty, token_f1
+from calltune.match import ast_match, is_empty, plain_values, token_f1
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,25 @@ def test_not_accepted(value: Any, accepted: list[Any]) -> None:
 )
 def test_an_assistants_own_value_means_itself(value: Any, gold: Any, same: bool) -> None:
     assert ast_match(value, [gold], literal=True) is same
+
+
+@pytest.mark.parametrize(
+    ("accepted", "values"),
+    [
+        (5, [5]),
+        ("", [""]),
+        ({}, [{}]),
+        ({"min": 3}, [{"min": 3}]),
+        ({"min": [3, 4], "max": [9, ""]}, [{"min": 3, "max": 9}, {"min": 4, "max": 9}]),
+        ({"min": ["", 3, 4, 5], "unit": [""]}, [{"min": 3}, {"min": 4}, {"min": 5}]),
+        ({"a": [1, 2], "b": [3, 4]}, [{"a": 1, "b": 3}, {"a": 2, "b": 3}, {"a": 1, "b": 4}]),
+        ([], [[]]),
+        ([1, 2], [[1, 2]]),
+        ([{"a": [1, 2]}, 7, {"b": [3, 4]}], [[{"a": 1}, 7, {"b": 3}], [{"a": 2}, 7, {"b": 3}], [{"a": 1}, 7, {"b": 4}]]),
+    ],
+)
+def test_each_choice_is_in_one_of_the_values_that_an_accepted_one_stands_for(accepted: Any, values: list[Any]) -> None:
+    assert plain_values(accepted) == values
 
 
 def test_what_says_nothing_is_empty() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from calltune import stats
 from calltune.errors import ConfigError
 from calltune.metrics import METRICS, PROPORTIONS, VERDICTS, label_of, names_in
 from calltune.parse import Parsed, parse_hermes
-from calltune.score import Answer, Scored, answer_matches, check_rules, rules_without_tool, summarise, verdict
+from calltune.score import Answer, Scored, answer_matches, check_rules, rule_of, rules_without_tool, summarise, verdict
 
 SEARCH = {
     "type": "object",
@@ -52,7 +53,9 @@ def question(*calls: dict[str, Any], expected: list[dict[str, Any]] | None = Non
 
 
 def score(record: dict[str, Any], *calls: dict[str, Any], rules: dict[str, str] | None = None, **options: Any) -> Scored:
-    return verdict(record, Parsed(calls, ""), rules or {}, **options)
+    # From JSON, as a run has them: their texts are other objects than the constants in the code.
+    record, rules = json.loads(json.dumps([record, rules or {}]))
+    return verdict(record, Parsed(calls, ""), rules, **options)
 
 
 Q = call("search", query="a", limit=3)
@@ -191,6 +194,20 @@ def test_reasons_name_what_is_wrong(name: str, reason: str) -> None:
     assert verdict(record, parsed, {}).reason == reason
 
 
+def test_reasons_name_only_the_calls_that_are_wrong() -> None:
+    ticket = call("ticket", query="a")
+    assert score(question(Q, Q), Q, ticket).reason == "called ticket instead of search"
+    assert score(question(Q), Q, Q, ticket).reason == "called search + ticket beyond what was expected"
+
+
+def test_what_was_said_of_an_answer_stays() -> None:
+    scored = score(question(Q), Q)
+    with pytest.raises(FrozenInstanceError):
+        scored.verdict = "malformed"  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        Answer(scored, "stop", 1).stop = "length"  # type: ignore[misc]
+
+
 def test_an_argument_beyond_the_expected_ones_is_wrong() -> None:
     scored = score(question(call("search", query="a")), call("search", query="a", limit=3))
     assert scored.reason == "search.limit: is given and was not expected"
@@ -224,10 +241,11 @@ def test_expected_objects_have_the_leaderboards_form_and_own_ones_mean_themselve
     leaderboard = question(expected=[{"name": "search", "arguments": {"area": [{"km": [1, 2]}]}}])
     own = question(call("search", area={"km": [1, 2]}))
     one, both = call("search", area={"km": 1}), call("search", area={"km": [1, 2]})
-    assert score(leaderboard, one).verdict == "correct"
-    assert score(leaderboard, both).verdict == "wrong_arguments"
-    assert score(own, one).verdict == "wrong_arguments"
-    assert score(own, both).verdict == "correct"
+    for record, right, wrong in ((leaderboard, one, both), (own, both, one)):
+        assert score(record, right).outcomes["ast_call_accuracy"] == 1
+        assert score(record, right).verdict == "correct"
+        assert score(record, wrong).outcomes["ast_call_accuracy"] == 0
+        assert "is not among the accepted" in str(score(record, wrong).reason)
 
 
 @pytest.mark.parametrize(
@@ -329,6 +347,35 @@ def test_answers_of_another_number_of_calls_do_not_match() -> None:
     assert not answer_matches([one], [gold, gold], TOOLS, None, literal=False)
 
 
+def test_calls_of_other_tools_do_not_match_whatever_their_arguments() -> None:
+    gold, same = {"name": "search", "arguments": {"limit": [1]}}, {"limit": 1}
+    assert answer_matches([{"name": "search", "arguments": same}], [gold], TOOLS, {}, literal=False)
+    for other in ("a", "z"):
+        assert not answer_matches([{"name": other, "arguments": same}], [gold], TOOLS, {}, literal=False)
+
+
+def test_without_the_tools_schemas_every_argument_is_compared_strictly() -> None:
+    gold = {"name": "search", "arguments": {"query": ["a"]}}
+    assert answer_matches([call("search", query="A")], [gold], [], {}, literal=False)
+    assert not answer_matches([call("search", query="b")], [gold], [], {}, literal=False)
+
+
+@pytest.mark.parametrize(
+    ("argument", "rule"),
+    [("query", "any"), ("note", "any"), ("reason", "any"), ("period", "ast"), ("mode", "ast"), ("kind", "ast"), ("size", "ast")],
+)
+def test_what_a_schema_fixes_is_compared_strictly(argument: str, rule: str) -> None:
+    assert rule_of("search", argument, TOOLS, {}) == rule
+    assert rule_of("search", argument, TOOLS, {f"search.{argument}": "f1>=0.5"}) == "f1>=0.5"
+    assert rule_of("search", argument, TOOLS, None) == "ast"
+
+
+def test_of_two_tools_with_one_name_the_last_counts_as_for_the_guard() -> None:
+    fixed = {"type": "function", "function": {"name": "search", "parameters": {"properties": {"query": {"enum": ["a", "b"]}}}}}
+    assert rule_of("search", "query", [*TOOLS, fixed], {}) == "ast"
+    assert rule_of("search", "query", [fixed, *TOOLS], {}) == "any"
+
+
 def test_a_reason_shows_at_most_80_characters_of_a_value() -> None:
     def reason(length: int) -> str:
         return str(score(question(call("search", tags=["a"])), call("search", tags=["x" * length])).reason)
@@ -344,6 +391,24 @@ def test_the_same_call_twice_does_not_stand_for_two() -> None:
     assert scored.reason == "search.limit: 1 is not among the accepted [2]"
 
 
+def test_the_reason_is_of_an_argument_that_is_wrong_by_its_rule() -> None:
+    answer = call("search", query="b", limit=4)
+    assert score(question(Q), answer).reason == "search.limit: 4 is not among the accepted [3]"
+    assert score(question(Q), answer, rules={"search.query": "ast"}).reason == "search.query: 'b' is not among the accepted ['a']"
+
+
+@pytest.mark.parametrize("tools", [("search", "ticket"), ("ticket", "search")])
+def test_the_reason_is_of_the_first_expected_call_that_is_left_and_a_call_of_its_tool(tools: tuple[str, str]) -> None:
+    record = question(*(call(name, query="x", limit=1) for name in tools))
+    for order in (tools, tools[::-1]):
+        scored = score(record, *(call(name, query="x", limit=9) for name in order))
+        assert scored.reason == f"{tools[0]}.limit: 9 is not among the accepted [1]"
+    twice = question(*(call("search", limit=limit) for limit in (1, 2)))
+    assert (
+        score(twice, call("search", limit=8), call("search", limit=9)).reason == "search.limit: 8 is not among the accepted [1]"
+    )
+
+
 def test_the_reason_is_of_the_pair_that_was_left_and_of_the_same_tool() -> None:
     record = question(call("ticket", query="x", limit=1), call("search", limit=1))
     assert score(record, call("search", limit=9), call("ticket", query="x", limit=1)).reason == (
@@ -352,8 +417,10 @@ def test_the_reason_is_of_the_pair_that_was_left_and_of_the_same_tool() -> None:
 
 
 def test_verdict_on_generated_text() -> None:
-    text = '<tool_call>\n{"name": "search", "arguments": {"query": "a", "limit": 3}}\n</tool_call>'
+    text = '<tool_call>\n{"name": "search", "arguments": {"query": "b", "limit": 3}}\n</tool_call>'
     assert verdict(question(Q), parse_hermes(text), {}).verdict == "correct"
+    other = verdict(question(Q), parse_hermes(text.replace("3", "4")), {})
+    assert (other.verdict, other.reason) == ("wrong_arguments", "search.limit: 4 is not among the accepted [3]")
     assert verdict(question(Q), parse_hermes(text[:-5]), {}).verdict == "malformed"
 
 
@@ -384,8 +451,11 @@ def named(name: str, *arguments: str) -> dict[str, Any]:
 def test_a_rule_fits_if_any_tool_of_that_name_has_the_argument() -> None:
     check_rules({"search.limit": "any"}, [named("search", "query", "limit"), named("search", "query")])
     check_rules({"web.search.query": "any"}, [named("web", "url"), named("web.search", "query")])
-    with pytest.raises(ConfigError, match=r"'web\.search\.limit' is no tool's argument; there is web\.search\.query$"):
-        check_rules({"web.search.limit": "any"}, [named("web", "url"), named("web.search", "query")])
+    tools = [named("web", "url"), named("web.search", "query"), named("web.zip", "code")]
+    with pytest.raises(ConfigError, match=r"^rules: 'web\.search\.limit' is no tool's argument; there is web\.search\.query$"):
+        check_rules({"web.search.limit": "any"}, tools, where="rules")
+    with pytest.raises(ConfigError, match=r"there is web\.url, web\.search\.query, web\.zip\.code$"):
+        check_rules({"shop.search": "any"}, tools)
 
 
 def test_rules_for_a_tool_that_is_not_there_are_told_from_wrong_ones() -> None:
@@ -395,8 +465,9 @@ def test_rules_for_a_tool_that_is_not_there_are_told_from_wrong_ones() -> None:
 
 
 def all_answers() -> dict[str, Answer]:
+    length, stop = json.loads('["length", "stop"]')  # as predictions have it
     return {
-        str(number): Answer(verdict(record, parsed, {}), "length" if name.startswith("unreadable") else "stop", 100 + number)
+        str(number): Answer(verdict(record, parsed, {}), length if name.startswith("unreadable") else stop, 100 + number)
         for number, (name, (record, parsed, _, _)) in enumerate(CASES.items())
     }
 
@@ -448,6 +519,7 @@ def test_the_means_interval_follows_from_the_seed() -> None:
     answers = {str(number): Answer(scored, "stop", 100 + number**2) for number in range(50)}
     means = [summarise(answers, seed)["metrics"]["prompt_tokens_mean"] for seed in (0, 0, 1)]
     assert means[0] == means[1] != means[2]
+    assert means[0] == summarise(answers)["metrics"]["prompt_tokens_mean"]
     assert means[0]["low"] < means[0]["value"] < means[0]["high"]
 
 

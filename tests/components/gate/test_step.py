@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -14,150 +15,10 @@ from hypothesis import strategies as st
 from calltune import stats
 from calltune.breakdown import by_tool
 from calltune.errors import UserError
-from calltune.parse import Parsed
-from calltune.records import expected_calls
-from calltune.score import Answer, Scored, summarise, verdict
+from calltune.score import summarise
 from components.gate.config import GateConfig
 from components.gate.step import Check, Decision, gate, run
-
-N = 100
-ABSENT = {"present": False, "which": "champion"}
-PARAMETERS = {"type": "object", "properties": {"query": {"type": "string"}, "limit": {"type": "integer"}}, "required": ["query"]}
-TOOLS = [{"type": "function", "function": {"name": name, "parameters": PARAMETERS}} for name in ("search", "ticket")]
-
-Results = dict[str, Any]
-
-
-def call(name: str, limit: Any = 3) -> dict[str, Any]:
-    return {"name": name, "arguments": {"query": "x", "limit": limit}}
-
-
-def record(number: int) -> dict[str, Any]:
-    """Of 100 questions, 20 expect no call, 10 a ticket, 70 a search."""
-    expected = [] if number < 20 else [call("ticket" if number < 30 else "search")]
-    answer = {"role": "assistant", "tool_calls": [{"type": "function", "function": one} for one in expected]}
-    return {"id": f"q{number}", "messages": [{"role": "user", "content": "?"}, answer], "tools": TOOLS}
-
-
-def answer_of(number: int, kind: str) -> Parsed:
-    expected = [one["function"] for one in record(number)["messages"][-1]["tool_calls"]]
-    if kind == "right":
-        return Parsed(tuple(expected), "")
-    if kind == "silent":
-        return Parsed((), "Hello.")
-    if kind == "unreadable":
-        return Parsed((), "", "cut off")
-    if kind == "wrong argument":
-        return Parsed(tuple(call(one["name"], 4) for one in expected), "")
-    if kind == "invalid argument":
-        return Parsed(tuple(call(one["name"], "many") for one in expected), "")
-    return Parsed((call("ticket" if expected and expected[0]["name"] == "search" else "search"),), "")
-
-
-def results(path: Path, which: str, wrong: dict[str, str], n: int = N, ways: tuple[str, ...] = ()) -> Results:
-    """Results as evaluate writes them: every answer is right, but for those in `wrong` (id → kind of answer).
-
-    Asked again in one of the `ways`, the model answers the same.
-    """
-    answers: dict[str, Answer] = {}
-    rows: list[dict[str, Any]] = []
-    for number in range(N - n, N):
-        question = record(number)
-        kind = wrong.get(question["id"], "right")
-        parsed = answer_of(number, kind)
-        scored: Scored = verdict(question, parsed, {})
-        stop = "length" if kind == "unreadable" else "stop"
-        answers[question["id"]] = Answer(scored, stop, 500 + number)
-        expected = expected_calls(question)
-        rows.append(
-            {"id": question["id"], "question": f"{number}?", "text": "…", "calls": list(parsed.calls), "expected": expected}
-        )
-        rows[-1] |= {"verdict": scored.verdict, "reason": scored.reason, "stop": stop, "prompt_tokens": 500 + number}
-        rows[-1] |= {"new_tokens": 9}
-        if ways:
-            said = {"calls": list(parsed.calls), "verdict": scored.verdict}
-            rows[-1]["robustness"] = {way: copy.deepcopy(said) for way in ways}
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    summary = summarise(answers, again={way: {id_: answer.scored for id_, answer in answers.items()} for way in ways})
-    return {
-        "present": True,
-        "which": which,
-        "model_digest": f"digest of {which}",
-        "test_fingerprint": "the test",
-        "settings": {"max_new_tokens": 64, "engine": "hf", **({"robustness": list(ways)} if ways else {})},
-        "template_sha256": "template",
-        "predictions_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "seen_in_training": None if which == "base" else [],
-        "seconds": 1.5,
-        **summary,
-        "tools": by_tool(summary["confusion"]),
-    }
-
-
-class Case:
-    """A candidate with 90 % right, a base model that never calls, a champion with 60 % right, and a config they pass."""
-
-    def __init__(self, folder: Path, ways: tuple[str, ...] = ()) -> None:
-        self.folder, self.ways = folder, ways
-        self.predictions: Path | None = None
-        kinds = ["other tool", "wrong argument", "invalid argument", "unreadable", "silent"]
-        self.candidate = self.make("candidate", {f"q{30 + i}": kinds[i % 5] for i in range(10)})
-        self.baseline: Any = self.make("base", {f"q{i}": "silent" for i in range(20, N)})
-        self.champion: Any = self.make("champion", {f"q{i}": "other tool" for i in range(30, 70)}) | {"version": "4"}
-        self.config: dict[str, Any] = {
-            "thresholds": {"tool_accuracy": 0.9, "valid_call_rate": 0.9},
-            "over_baseline": {"tool_accuracy": 0.1},
-            "against_champion": {"tool_accuracy": {"test": "better", "margin": 0.1}},
-            "maximum": {"max_length_stop_rate": 0.02},
-        }
-
-    def make(self, which: str, wrong: dict[str, str], n: int = N) -> Results:
-        path = self.folder / f"{which}.jsonl"
-        if which == "candidate":
-            self.predictions = path
-        return results(path, which, wrong, n, self.ways)
-
-    def decide(self) -> Decision:
-        return gate(self.candidate, self.baseline, self.champion, GateConfig.model_validate(self.config), self.predictions)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(tmp_path_factory.mktemp("evaluations"))
-
-
-@pytest.fixture
-def case(made: Case, tmp_path: Path) -> Case:
-    mine = copy.copy(made)
-    mine.folder = tmp_path
-    for name in ("candidate", "baseline", "champion", "config"):
-        setattr(mine, name, copy.deepcopy(getattr(made, name)))
-    return mine
-
-
-@pytest.fixture
-def asked_again(tmp_path: Path) -> Case:
-    """The case whose models were asked again in two ways, with conditions on both."""
-    case = Case(tmp_path, ("rephrased", "distractor"))
-    case.config["thresholds"]["tool_accuracy_rephrased"] = 0.94
-    case.config["against_champion"]["tool_accuracy_distractor"] = {"test": "better", "margin": 0.1}
-    return case
-
-
-def failing(decision: Decision) -> list[Check]:
-    return [check for check in decision.checks if not check.passed]
-
-
-def only_failing(decision: Decision) -> Check:
-    assert not decision.passed
-    (check,) = failing(decision)
-    return check
-
-
-def named(decision: Decision, name: str) -> Check:
-    (check,) = (check for check in decision.checks if check.name == name)
-    return check
-
+from tests.components.gate.conftest import ABSENT, Case, N, call, failing, named, only_failing, results
 
 # What it passes
 
@@ -198,7 +59,9 @@ def test_observed_required_and_interval_are_in_the_checks(case: Case) -> None:
     assert (maximum.observed, maximum.required) == (0.02, 0.02)
     assert maximum.reason == "max_length_stop_rate is 0.02, at most 0.02 is required."
     base = named(decision, "over base: tool_accuracy")
-    assert base.observed == pytest.approx(0.94 - 0.2)
+    gain = stats.paired_difference(case.candidate["outcomes"]["tool_accuracy"], case.baseline["outcomes"]["tool_accuracy"])
+    assert gain.value == pytest.approx(0.94 - 0.2)
+    assert (base.observed, base.required, base.low, base.high) == (gain.value, 0.1, gain.low, gain.high)
     assert base.reason == "tool_accuracy gains +0.74 over the base model, at least +0.1 is required."
     champion = named(decision, "against champion: tool_accuracy")
     paired = stats.paired_difference(case.candidate["outcomes"]["tool_accuracy"], case.champion["outcomes"]["tool_accuracy"])
@@ -209,8 +72,9 @@ def test_observed_required_and_interval_are_in_the_checks(case: Case) -> None:
     assert (questions.observed, questions.required) == (100, 50)
 
 
-def test_without_a_champion_the_first_model_passes_and_it_is_said(case: Case) -> None:
-    case.champion = ABSENT
+@pytest.mark.parametrize("absent", [ABSENT, {"present": False}])
+def test_without_a_champion_the_first_model_passes_and_it_is_said(case: Case, absent: dict[str, Any]) -> None:
+    case.champion = absent
     decision = case.decide()
     assert decision.passed, failing(decision)
     assert named(decision, "champion: results").reason == "there is no champion yet: this would be the first."
@@ -243,9 +107,17 @@ def test_without_comparisons_neither_base_nor_champion_is_needed(case: Case) -> 
     assert "no condition compares with it" in named(decision, "champion: results").reason
 
 
-def test_a_version_that_is_a_number_is_named_as_text(case: Case) -> None:
-    case.champion["version"] = 4
-    assert case.decide().champion["version"] == "4"
+@pytest.mark.parametrize(("version", "said"), [(4, "4"), ("4", "4"), (True, None), ([4], None), (None, None)])
+def test_a_version_is_named_as_text_and_what_is_none_is_left_out(case: Case, version: Any, said: str | None) -> None:
+    case.champion["version"] = version
+    assert case.decide().champion == {"version": said, "digest": "digest of champion"}
+
+
+def test_a_digest_that_is_no_text_is_left_out(case: Case) -> None:
+    case.champion["model_digest"] = case.candidate["model_digest"] = 7
+    decision = case.decide()
+    assert not decision.passed
+    assert (decision.candidate, decision.champion["digest"]) == ({"digest": None}, None)
 
 
 def test_the_candidate_that_is_the_champion_passes_and_changes_nothing(case: Case) -> None:
@@ -255,6 +127,27 @@ def test_the_candidate_that_is_the_champion_passes_and_changes_nothing(case: Cas
     check = named(decision, "against champion: tool_accuracy")
     assert "is the champion itself" in check.reason
     assert (check.observed, check.required) == (0.0, 0.1)
+
+
+@pytest.mark.parametrize("digest", ["a", "z"])
+def test_a_champion_with_any_other_digest_is_another_model(case: Case, digest: str) -> None:
+    case.champion = {**copy.deepcopy(case.candidate), "which": "champion", "version": "4", "model_digest": digest}
+    check = only_failing(case.decide())
+    assert check.name == "against champion: tool_accuracy"
+    assert "its interval begins at +0 and must begin above +0.1" in check.reason
+
+
+@pytest.mark.parametrize("test", ["better", "not_worse"])
+def test_an_interval_that_begins_at_the_margin_does_not_lie_above_it(case: Case, test: str) -> None:
+    wrong = 0 if test == "better" else 11
+    case.candidate = case.make("candidate", {f"q{i}": "other tool" for i in range(20, 20 + wrong)})
+    case.champion = case.make("champion", {f"q{i}": "other tool" for i in range(20, 30)})
+    low = stats.paired_difference(case.candidate["outcomes"]["tool_accuracy"], case.champion["outcomes"]["tool_accuracy"]).low
+    assert low is not None
+    for above, passed in ((0.0, False), (0.001, True)):
+        margin = low - above if test == "better" else above - low
+        case.config = {"against_champion": {"tool_accuracy": {"test": test, "margin": margin}}}
+        assert case.decide().passed is passed
 
 
 def test_a_gain_of_exactly_the_margin_is_enough_whatever_floats_say(case: Case) -> None:
@@ -521,6 +414,14 @@ def other_questions_without_a_call(case: Case) -> None:
         champion["metrics"][metric] = stats.wilson(sum(counted.values()), len(counted)).as_dict()
 
 
+def exchanged_questions(case: Case) -> None:
+    """The champion was asked as many questions of each kind, but of one with a call and one without each was the other there."""
+    outcomes = case.champion["outcomes"]
+    for metric in ("tool_accuracy_calls", "valid_call_rate"):
+        outcomes[metric]["q0"] = outcomes[metric].pop("q99")
+    outcomes["abstention_accuracy"]["q99"] = outcomes["abstention_accuracy"].pop("q0")
+
+
 def no_fingerprint(case: Case) -> None:
     for side in ("candidate", "baseline", "champion"):
         drop("test_fingerprint", side=side)(case)
@@ -552,6 +453,13 @@ def swapped(case: Case) -> None:
     case.candidate, case.baseline = case.baseline, case.candidate
     case.predictions = None
     case.config = {"maximum": {"max_length_stop_rate": 0.02}}
+
+
+def the_champion_as_the_candidate(case: Case) -> None:
+    """The champion has been let through once."""
+    case.candidate = case.champion
+    case.predictions = None
+    case.config = {"thresholds": {"tool_accuracy": 0.5}}
 
 
 def an_invalid_call_counted_as_valid(case: Case) -> None:
@@ -645,6 +553,7 @@ WAYS: dict[str, tuple[Fool, str]] = {
     "no question at all": (empty, "no question has a verdict"),
     "three questions, all right": (three_questions, "3 test questions, at least 50 required"),
     "another test set for the champion": (put("test_fingerprint", value="easier", side="champion"), "the test sets differ"),
+    "another test set, later in the alphabet": (put("test_fingerprint", value="zzz", side="champion"), "the test sets differ"),
     "another test set for the base": (put("test_fingerprint", value="harder", side="baseline"), "the test sets differ"),
     "no fingerprint on either side": (
         no_fingerprint,
@@ -654,8 +563,13 @@ WAYS: dict[str, tuple[Fool, str]] = {
     "other settings for the base": (put("settings", "max_new_tokens", value=1, side="baseline"), "the settings of the"),
     "no settings": (put("settings", value={}), "settings are missing"),
     "a base asked with another template": (put("template_sha256", value="other", side="baseline"), "another chat template"),
+    "a base asked with another template, later in the alphabet": (
+        put("template_sha256", value="zzz", side="baseline"),
+        "another chat template",
+    ),
     "a champion asked fewer questions": (fewer_questions_for_the_champion, "the questions are not the same"),
     "a champion asked other questions": (other_questions_without_a_call, "the questions are not the same"),
+    "a champion asked other questions, as many of each kind": (exchanged_questions, "the questions are not the same"),
     "no digest": (drop("model_digest"), "model_digest is missing"),
     "an empty digest": (put("model_digest", value=""), "model_digest is missing"),
     "no checksum of the predictions": (drop("predictions_sha256"), "predictions_sha256 is missing"),
@@ -691,6 +605,14 @@ WAYS: dict[str, tuple[Fool, str]] = {
         "'q34' is counted in valid_call_rate other than its calls in the predictions say",
     ),
     "the base model's results as the champion's": (the_base_as_the_champion, "they are the results of 'base', not of 'champion'"),
+    "the champion's results as the candidate's": (
+        the_champion_as_the_candidate,
+        "they are the results of 'champion', not of 'candidate'",
+    ),
+    "the results of something else as the champion's": (
+        put("which", value="teacher", side="champion"),
+        "they are the results of 'teacher', not of 'champion'",
+    ),
     "settings nested without end": (settings_without_end, "nested deeper than anything that evaluate writes"),
     "a digest of blanks": (put("model_digest", value=" "), "model_digest is missing"),
     "luck on four questions": (luck, "its interval begins at +0.01 and must begin above +0. By chance alone"),
@@ -751,7 +673,6 @@ WAYS: dict[str, tuple[Fool, str]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_cannot_be_fooled_by(case: Case, way: str) -> None:
     edit, reason = WAYS[way]
-    assert case.decide().passed, "the case must pass before the edit, or the test shows nothing"
     edit(case)
     decision = case.decide()
     assert not decision.passed
@@ -802,26 +723,55 @@ WAYS_AGAIN: dict[str, tuple[Fool, str]] = {
 @pytest.mark.parametrize("way", WAYS_AGAIN)
 def test_where_questions_were_asked_again_cannot_be_fooled_by(asked_again: Case, way: str) -> None:
     edit, reason = WAYS_AGAIN[way]
-    assert asked_again.decide().passed, failing(asked_again.decide())
     edit(asked_again)
-    assert any(reason in check.reason for check in failing(asked_again.decide())), failing(asked_again.decide())
+    decision = asked_again.decide()
+    assert any(reason in check.reason for check in failing(decision)), failing(decision)
 
 
 @pytest.mark.parametrize(
-    "condition",
+    ("condition", "name", "required"),
     [
-        {"thresholds": {AGAIN: 0.1}},
-        {"over_baseline": {AGAIN: 0.0}},
-        {"against_champion": {AGAIN: {"test": "point", "margin": -1.0}}},
+        ({"thresholds": {AGAIN: 0.1}}, "threshold", 0.1),
+        ({"over_baseline": {AGAIN: 0.2}}, "over base", 0.2),
+        ({"against_champion": {AGAIN: {"test": "point", "margin": -1.0}}}, "against champion", -1.0),
     ],
 )
-def test_a_condition_on_what_was_not_measured_refuses(case: Case, condition: dict[str, Any]) -> None:
+def test_a_condition_on_what_was_not_measured_refuses(case: Case, condition: dict[str, Any], name: str, required: float) -> None:
     case.config = {**condition, "min_questions_per_metric": 1}
-    reasons = {check.reason for check in failing(case.decide())}
-    assert reasons == {
-        f"cannot be judged: {AGAIN} was not measured; name rephrased in evaluate.robustness.",
-        "0 test questions, at least 1 required.",
-    }
+    questions, check = failing(case.decide())
+    assert questions.reason == "0 test questions, at least 1 required."
+    assert (check.name, check.observed, check.required) == (f"{name}: {AGAIN}", None, required)
+    assert check.reason == f"cannot be judged: {AGAIN} was not measured; name rephrased in evaluate.robustness."
+
+
+def test_of_what_training_has_seen_all_is_counted_and_twenty_are_named(case: Case) -> None:
+    unseen = named(case.decide(), "candidate: test unseen")
+    assert (unseen.observed, unseen.required) == (0, 0)
+    for side, advice in (("candidate", "."), ("champion", "; with format.split.mode: growing no question moves into the test.")):
+        for number, more in ((20, ""), (21, " and 1 more"), (30, " and 10 more")):
+            getattr(case, side)["seen_in_training"] = [f"q{i}" for i in range(number)]
+            check = named(case.decide(), f"{side}: test unseen")
+            assert (check.passed, check.observed, check.required) == (False, number, 0)
+            assert check.reason.endswith(f", q18, q19{more}{advice}")
+
+
+@pytest.mark.parametrize(("different", "least", "passed"), [(50, 50, True), (49, 50, False), (100, 101, True)])
+def test_questions_that_are_copies_do_not_count_towards_the_least_number(
+    case: Case, different: int, least: int, passed: bool
+) -> None:
+    assert case.predictions is not None
+    rows = [json.loads(line) for line in case.predictions.read_text().splitlines()]
+    # The last ones all expect the same search.
+    write_predictions(case, [row | {"question": f"{min(number, different - 1)}?"} for number, row in enumerate(rows)])
+    case.config["min_questions"] = least
+    decision = case.decide()
+    assert named(decision, "candidate: predictions").passed is passed
+    assert named(decision, "questions").passed is (least <= N)
+
+
+def test_one_question_is_not_two(case: Case) -> None:
+    case.candidate, case.config["min_questions"] = case.make("candidate", {}, n=1), 2
+    assert named(case.decide(), "questions").reason == "1 test question, at least 2 required."
 
 
 def test_a_champion_from_before_there_were_lists_of_training_rows_can_be_replaced(case: Case) -> None:
@@ -867,23 +817,52 @@ def test_a_metric_that_no_question_counts_in_cannot_meet_a_condition(case: Case)
     case.candidate = case.make("candidate", {f"q{i}": "silent" for i in range(20, N)})
     check = only_failing(case.decide())
     assert check.reason == "cannot be judged: valid_call_rate has no value, because no question counts in it."
-    assert (check.observed, check.required) == (None, 0.1)
+    assert (check.name, check.observed, check.required) == ("threshold: valid_call_rate", None, 0.1)
 
 
 def test_too_few_questions_for_an_interval_are_not_judged(case: Case) -> None:
     attempts = {f"q{i}": "silent" for i in range(22, N)}
     case.candidate, case.champion = case.make("candidate", attempts), case.make("champion", {**attempts, "q20": "silent"})
     case.config = {"against_champion": {"valid_call_rate": {"test": "not_worse", "margin": 0.5}}}
-    assert "counts too few questions for an interval" in only_failing(case.decide()).reason
+    check = only_failing(case.decide())
+    assert "counts too few questions for an interval" in check.reason
+    assert (check.name, check.observed, check.required) == ("against champion: valid_call_rate", None, -0.5)
 
 
 def test_results_that_cannot_be_believed_refuse_every_condition_on_them(case: Case) -> None:
     drop("verdicts")(case)
-    reasons = {check.name: check.reason for check in failing(case.decide())}
-    assert reasons["candidate: results"] == "verdicts is missing."
-    for condition in ("threshold: tool_accuracy", "maximum: max_length_stop_rate", "over base: tool_accuracy"):
-        assert reasons[condition].startswith("cannot be judged")
-    assert reasons["against champion: tool_accuracy"].startswith("cannot be judged")
+    checks = {check.name: check for check in failing(case.decide())}
+    assert checks.pop("candidate: results").reason == "verdicts is missing."
+    unbelieved, uncompared = "the candidate's results cannot be believed", "there are no results of both to compare"
+    assert {name: (check.reason, check.observed, check.required) for name, check in checks.items()} == {
+        "threshold: tool_accuracy": (f"cannot be judged: {unbelieved}.", None, 0.9),
+        "threshold: valid_call_rate": (f"cannot be judged: {unbelieved}.", None, 0.9),
+        "maximum: max_length_stop_rate": (f"cannot be judged: {unbelieved}.", None, 0.02),
+        "over base: tool_accuracy": (f"cannot be judged: {uncompared}.", None, 0.1),
+        "against champion: tool_accuracy": (f"cannot be judged: {uncompared}.", None, 0.1),
+    }
+
+
+@pytest.mark.parametrize(("side", "condition"), [("baseline", "over base"), ("champion", "against champion")])
+def test_a_comparison_with_a_side_that_never_calls_names_the_metric_and_what_was_asked(
+    case: Case, side: str, condition: str
+) -> None:
+    setattr(case, side, case.make("base" if side == "baseline" else side, {f"q{i}": "silent" for i in range(20, N)}))
+    asked: dict[str, Any] = {"baseline": 0.1, "champion": {"test": "point", "margin": 0.1}}
+    case.config = {"over_baseline" if side == "baseline" else "against_champion": {"valid_call_rate": asked[side]}}
+    check = only_failing(case.decide())
+    assert (check.name, check.observed, check.required) == (f"{condition}: valid_call_rate", None, 0.1)
+    assert "has no value on one side" in check.reason
+
+
+def test_a_base_that_was_not_evaluated_refuses_what_compares_with_it(case: Case) -> None:
+    case.baseline = None
+    assert [check.name for check in failing(case.decide())] == ["base: results", "over base: tool_accuracy"]
+
+
+def test_results_nested_without_end_are_named(case: Case) -> None:
+    settings_without_end(case)
+    assert "nested deeper" in named(case.decide(), "candidate: results").reason
 
 
 def test_a_comparison_with_a_champion_that_nobody_looked_for_is_a_refused_condition(case: Case) -> None:
@@ -919,16 +898,45 @@ def write(path: Path, value: Any) -> Path:
     return path
 
 
+def written_files(case: Case, folder: Path) -> list[Path]:
+    return [write(folder / f"{name}.json", getattr(case, name)) for name in ("candidate", "baseline", "champion")]
+
+
 def test_run_writes_the_decision_as_the_contract_has_it(case: Case, tmp_path: Path) -> None:
-    paths = [write(tmp_path / f"{name}.json", getattr(case, name)) for name in ("candidate", "baseline", "champion")]
     config, out = GateConfig.model_validate(case.config), tmp_path / "gate" / "decision.json"
+    paths = written_files(case, tmp_path)
     decision = run(paths[0], paths[1], paths[2], case.predictions, config, out)
     written = json.loads(out.read_text())
+    assert named(decision, "candidate: predictions").reason.startswith("their checksum is the recorded one")
     assert decision.passed
     assert written == decision.as_dict()
     assert set(written) == {"passed", "checks", "candidate", "champion"}
     assert written["passed"] is True
     assert set(written["checks"][0]) == {"name", "passed", "observed", "required", "reason", "low", "high"}
+
+
+def test_run_knows_the_champion_in_the_candidates_place(case: Case, tmp_path: Path) -> None:
+    case.champion = case.candidate | {"which": "champion"}
+    paths = written_files(case, tmp_path)
+    decision = run(*paths, case.predictions, GateConfig.model_validate(case.config), tmp_path / "decision.json")
+    assert decision.passed, failing(decision)
+    assert "is the champion itself" in named(decision, "against champion: tool_accuracy").reason
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_run_refuses_a_key_that_stands_twice_on_every_side(case: Case, tmp_path: Path, place: int) -> None:
+    paths = written_files(case, tmp_path)
+    text = paths[place].read_text()
+    paths[place].write_text(text.replace("{", '{"present": false, ', 1))
+    with pytest.raises(UserError, match=f"{paths[place].name}: not a JSON file: the key .present. stands twice"):
+        run(*paths, case.predictions, GateConfig.model_validate(case.config), tmp_path / "decision.json")
+
+
+def test_a_decision_without_checks_is_no_pass_and_none_can_be_changed() -> None:
+    decision = Decision((), {"digest": "x"}, {"version": None, "digest": None})
+    assert not decision.passed
+    with pytest.raises(FrozenInstanceError):
+        decision.checks = (Check("questions", True, "enough."),)  # type: ignore[misc]
 
 
 def test_run_says_what_it_refuses(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
