@@ -11,9 +11,10 @@ from calltune.errors import ConfigError, DataError
 from calltune.records import expected_calls, question_sha256, read_jsonl, turns_sha256, write_jsonl
 from components.evaluate import hf
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.step import _check_rules, _seen_in_training, evaluate, run
+from components.evaluate.questions import fingerprint as fingerprint_of
+from components.evaluate.questions import require_rules, seen_in_training
+from components.evaluate.step import evaluate, run
 from components.evaluate.step import exported as served_export
-from components.evaluate.step import test_fingerprint as fingerprint_of
 from components.gate.config import GateConfig
 from components.gate.evidence import examine
 from components.gate.predictions import check_predictions
@@ -175,10 +176,10 @@ def test_a_question_of_a_later_turn_was_seen_too_and_a_word_of_thanks_was_not(tm
     learnt = asking("Who leads the travel desk in Leeds?", asked, "Thanks.")
     test = [asking(asked), asking("Hello", f" {asked.upper()}"), asking("Who is Ana?", "Thanks."), asking("Thanks.")]
     runtime.write_json(tmp_path / models.TRAINED_ON, [question_sha256(learnt), *turns_sha256(learnt)])
-    assert _seen_in_training(tmp_path, test) == [asked, f" {asked.upper()}"]
+    assert seen_in_training(tmp_path, test) == [asked, f" {asked.upper()}"]
     # An earlier version wrote hashes of whole questions only, and these are the same still.
     runtime.write_json(tmp_path / models.TRAINED_ON, ["cc284d564217364e"])
-    assert _seen_in_training(tmp_path, test) == [asked, f" {asked.upper()}"]
+    assert seen_in_training(tmp_path, test) == [asked, f" {asked.upper()}"]
 
 
 def test_a_step_that_is_started_again_goes_on_where_it_was(measured, exported, dataset, tiny, tmp_path, monkeypatch):
@@ -278,13 +279,13 @@ def test_match_rules_are_held_against_the_tools_of_all_questions(tmp_path, monke
         return {"tools": [{"type": "function", "function": {"name": "web.search", "parameters": parameters}}]}
 
     records = [question("query", "limit"), question("query")]
-    _check_rules({"web.search.limit": "any", "web.search.query": "ast"}, records)
+    require_rules({"web.search.limit": "any", "web.search.query": "ast"}, records)
     assert not (tmp_path / "events.jsonl").exists()
-    _check_rules({"web.serch.query": "any"}, records)
+    require_rules({"web.serch.query": "any"}, records)
     (said,) = read_jsonl(tmp_path / "events.jsonl")
     assert "'web.serch.query' names no tool of the test questions, and has no effect" in said["message"]
     with pytest.raises(ConfigError, match=r"'web\.search\.qeury' is no tool's argument; there is web\.search\.query"):
-        _check_rules({"web.search.qeury": "any"}, records)
+        require_rules({"web.search.qeury": "any"}, records)
 
 
 def test_a_match_rule_for_an_argument_that_does_not_exist_is_refused_before_generating(exported, dataset, tmp_path):
