@@ -33,7 +33,7 @@ ROBUSTNESS = {
 LOWER_IS_BETTER = frozenset({"max_length_stop_rate", "prompt_tokens_mean"})
 
 SUITES = ("general", "instructions", "execution")
-"""What can be measured beside the tool questions. A measure's name begins with that of its suite: ``general.gsm8k.exact_match``."""
+"""What can be measured beside the tool questions. A measure's name begins with its suite's: ``general.gsm8k.exact_match``."""
 
 TEXT_LOSS = "general.text_loss"
 """Nats per token of a held-out text: the one measure of a suite of which less is better, and its perplexity's logarithm."""
@@ -48,6 +48,7 @@ def is_share(measure: str) -> bool:
     """
     suite, _, name = measure.partition(".")
     return suite != "general" or name.rpartition(".")[2] in _SHARES_OF_TASKS
+
 
 VERDICTS = (
     "malformed",

@@ -113,7 +113,9 @@ class RunConfig(Settings):
                 if any(suite.measures_also(name) for suite in self.evaluate.suites.values()):
                     continue
                 near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-                instead = f"; the nearest that is, is {near[0]!r}" if near else f": nothing of evaluate.{name.split('.')[0]} is set"
+                instead = (
+                    f"; the nearest that is, is {near[0]!r}" if near else f": nothing of evaluate.{name.split('.')[0]} is set"
+                )
                 raise ValueError(f"gate.{condition}: {name!r} is not measured{instead}")
         return self
 

@@ -50,7 +50,7 @@ class GeneralConfig(SuiteConfig):
     limit: int = Field(0, ge=0)
     """The first so many questions of each task; 0: all."""
     text: SuiteFile = ""
-    """A text in UTF-8 that no training has seen, its documents separated by blank lines: `general.text_loss`, in nats per token."""
+    """A text in UTF-8 that no training has seen, blank lines between its documents: `general.text_loss`, in nats per token."""
 
     @model_validator(mode="after")
     def _the_folder_is_asked_for(self) -> "GeneralConfig":

@@ -37,7 +37,7 @@ def manager_of(settings: GeneralConfig) -> Any:
     """
     from lm_eval.tasks import TaskManager
 
-    logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     own = TaskManager(include_path=settings.tasks_folder or None, include_defaults=False)
     asked = [task for task in settings.tasks if task not in bundled()]
     # A group of the user's may be of tasks of lm-eval.
@@ -51,19 +51,25 @@ def manager_of(settings: GeneralConfig) -> Any:
     return every
 
 
-def metrics_of(settings: GeneralConfig) -> dict[str, str]:
+def metrics_of(settings: GeneralConfig, manager: Any = None) -> dict[str, str]:
     """Task → the metric that it is measured by, read from its YAML: the first of which more is better.
+
+    Args:
+        settings: of the suite.
+        manager: what :func:`manager_of` has made of them; None to have it made.
 
     Raises:
         ConfigError: there is no task of such a name, it has no such metric, or its parts do not have the same one.
     """
-    manager = manager_of(settings)
+    manager = manager or manager_of(settings)
     found: dict[str, str] = {}
     for task in settings.tasks:
         parts = [bundled()[task]] if task in bundled() else list(_parts(manager.task_index, task, task))
         metrics = sorted({_main_metric(task, part) for part in parts})
         if len(metrics) != 1:
-            raise ConfigError(f"evaluate.general.tasks: {task} has parts measured by {' and '.join(metrics)}: name them one by one")
+            raise ConfigError(
+                f"evaluate.general.tasks: {task} has parts measured by {' and '.join(metrics)}: name them one by one"
+            )
         found[task] = metrics[0]
     return found
 
@@ -93,7 +99,8 @@ def _main_metric(task: str, config: dict[str, Any]) -> str:
     listed = config.get("metric_list") or [{"metric": name} for name in DEFAULT_METRIC_REGISTRY[config["output_type"]]]
     for one in listed:
         metric = one["metric"]
-        if isinstance(metric, str) and one.get("higher_is_better", is_higher_better(metric)):
+        # A function is a path here.
+        if isinstance(metric, str) and "/" not in metric and one.get("higher_is_better", is_higher_better(metric)):
             return metric
     instead = "; for perplexity there is evaluate.general.text" if config.get("output_type") == "loglikelihood_rolling" else ""
     raise ConfigError(f"evaluate.general.tasks: {task} has no metric of which more is better{instead}")

@@ -89,7 +89,9 @@ class GateConfig(Settings):
             if info.field_name == "suites" and measure == TEXT_LOSS:
                 raise ValueError(f"{measure}: less of it is better: say in gate.regression how much more there may be")
             if is_share(measure) and (limit > 1 or (limit == 1 and info.field_name == "regression")):
-                raise ValueError(f"{measure} is a share of the items, and {limit:g} is {'all' if limit == 1 else 'more than all'}")
+                raise ValueError(
+                    f"{measure} is a share of the items, and {limit:g} is {'all' if limit == 1 else 'more than all'}"
+                )
         return limits
 
 

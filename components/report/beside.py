@@ -8,7 +8,7 @@ from calltune import stats
 from calltune.metrics import TEXT_LOSS, is_share
 from components.report import words
 
-NONE = {"value": None, "low": None, "high": None, "n": 0, "items": {}, "sha256": None}
+NONE: dict[str, Any] = {"value": None, "low": None, "high": None, "n": 0, "items": {}, "sha256": None}
 MEANINGS = {
     TEXT_LOSS: "perplexity on the held-out text; lower is better, the difference in per cent of the base model's",
 }
