@@ -9,8 +9,8 @@ from components.evaluate.suites import recorded
 from pipelines.config import RunConfig
 
 
-def require(config: RunConfig) -> None:
-    """Refuse what evaluate would stumble over after hours of training.
+def require(config: RunConfig) -> list[str]:
+    """Refuse what evaluate would stumble over after hours of training; returns the names of what it will measure.
 
     Raises:
         ConfigError: a suite's library is not installed, lm-eval has no such task, or the gate has a condition on a metric that is
@@ -18,16 +18,24 @@ def require(config: RunConfig) -> None:
         DataError: a file that a suite reads is not there.
     """
     recorded(config.evaluate)
+    names = _asked_for(config.evaluate)
     if config.evaluate.general.tasks:
         from components.evaluate.tasks import metrics_of
 
         metrics = metrics_of(config.evaluate.general)
-        measured = {f"general.{task}.{metric}" for task, metric in metrics.items()}
-        for condition, names in (("suites", config.gate.suites), ("regression", config.gate.regression)):
-            for name in names:
-                task = name.removeprefix("general.").rpartition(".")[0]
-                if task in metrics and name not in measured:
-                    raise ConfigError(f"gate.{condition}: {name!r} is not measured: it is general.{task}.{metrics[task]}")
+        # Until here `acc` stands for whichever it is.
+        names = [_renamed(name, metrics) for name in names]
+        for condition, limits in (("suites", config.gate.suites), ("regression", config.gate.regression)):
+            for name in limits:
+                if _renamed(name, metrics) != name:
+                    raise ConfigError(f"gate.{condition}: {name!r} is not measured, but {_renamed(name, metrics)!r} is")
+    return names
+
+
+def _renamed(measure: str, metrics: Mapping[str, str]) -> str:
+    """A task's measure under the name of its metric; any other as it is."""
+    task = measure.removeprefix("general.").rpartition(".")[0]
+    return f"general.{task}.{metrics[task]}" if task in metrics else measure
 
 
 def keyed(config: RunConfig, code: Mapping[str, str]) -> dict[str, str]:
@@ -39,8 +47,7 @@ def keyed(config: RunConfig, code: Mapping[str, str]) -> dict[str, str]:
 
 def described(config: RunConfig) -> Iterator[str]:
     """What `calltune check` says of them, after :func:`require`."""
-    require(config)
-    for number, measure in enumerate(_asked_for(config.evaluate)):
+    for number, measure in enumerate(require(config)):
         yield f"{'' if number else 'suites':<13}{measure}"
 
 

@@ -15,7 +15,7 @@ SuiteFile = Annotated[
     # Of an object in S3 that changes no step would know; those that `submit` makes are named by their content.
     written_as(r"(?!.*://).*|s3://.+/inputs/[0-9a-f]{64}(/.+)?", "a path on this machine; `submit` brings it into the store"),
 ]
-Task = Annotated[str, written_as(r"[A-Za-z0-9][\w.+-]*", "the name of an lm-eval task, or of a group of them")]
+Task = Annotated[str, written_as(r"[A-Za-z0-9][\w.-]*", "the name of an lm-eval task, or of a group of them")]
 
 
 class SuiteConfig(Settings):

@@ -1,5 +1,6 @@
 """The files that suites read: where they lie on this machine, and what is in them."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ def within(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def local(setting: str, place: str) -> str:
-    """A file or folder on this machine's disk, from the store where it was brought there.
+    """The whole path of a file or folder on this machine's disk, fetched where it was brought into the store.
 
     Raises:
         DataError: there is no such file.
@@ -48,7 +49,7 @@ def local(setting: str, place: str) -> str:
     if not brought:
         if not Path(place).exists():
             raise no_such_file(place, setting)
-        return place
+        return os.path.abspath(place)
     target = models.cache_dir() / "inputs" / brought[1]
     if not target.exists():
         store, key = storage.at(place[: brought.end(1)])

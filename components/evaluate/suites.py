@@ -13,9 +13,9 @@ from calltune.errors import ConfigError
 from calltune.records import sha256
 from components.evaluate import files
 from components.evaluate.config import EvaluateConfig, GeneralConfig
-from components.evaluate.measure import Measure
 
 if TYPE_CHECKING:
+    from components.evaluate.measure import Measure
     from components.evaluate.step import Served
 
 
@@ -74,11 +74,11 @@ def measured(served: "Served", config: EvaluateConfig, code: str = "") -> dict[s
     return found
 
 
-def _general(served: "Served", settings: GeneralConfig) -> dict[str, Measure]:
+def _general(served: "Served", settings: GeneralConfig) -> "dict[str, Measure]":
     from components.evaluate import general
 
     return general.measures(served, settings)
 
 
 # Each imports what it needs only when it is asked for: some of it takes seconds.
-_SUITES: dict[str, Callable[["Served", Any], dict[str, Measure]]] = {"general": _general}
+_SUITES: dict[str, Callable[["Served", Any], "dict[str, Measure]"]] = {"general": _general}

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -25,8 +26,12 @@ CODE = "code-1"
 WAYS = ["rephrased", "shuffled_tools", "distractor"]
 
 
+TEXT = Path(__file__).parents[3] / "LICENSE"
+"""A text that no training has seen: beside the questions each model's loss on it is measured."""
+
+
 def settings(tiny, **changes):
-    return {"model": tiny.model_dump(), "max_new_tokens": NEW_TOKENS, **changes}
+    return {"model": tiny.model_dump(), "max_new_tokens": NEW_TOKENS, "general": {"text": str(TEXT)}, **changes}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,40 @@ def test_the_gate_judges_the_three_against_each_other(measured):
     assert decision.champion == {"version": "4", "digest": champion["model_digest"]}
     first = gate(candidate, base, measured["absent"][0], config, folder / "predictions.jsonl")
     assert first.champion == {"version": None, "digest": None}
+
+
+def test_the_gate_judges_what_was_measured_beside_the_questions(measured):
+    (candidate, folder), (base, _), (champion, _) = (measured[name] for name in ("candidate", "base", "champion"))
+    before, after = (found["suites"]["general.text_loss"] for found in (base, candidate))
+    assert before["items"].keys() == after["items"].keys() and before["sha256"] == after["sha256"]
+    loss = after["value"] - before["value"]
+    assert loss != 0, "the tuned model is another one"
+    for allowed, passes in ((max(0.0, loss + 0.01), True), (max(0.0, loss - 0.01), loss <= 0)):
+        config = GateConfig(min_questions=20, thresholds={"tool_accuracy": 0.001}, regression={"general.text_loss": allowed})
+        decision = gate(candidate, base, champion, config, folder / "predictions.jsonl")
+        (check,) = (check for check in decision.checks if check.name == "regression: general.text_loss")
+        assert check.passed == passes, check.reason
+        assert check.observed == pytest.approx(loss)
+
+
+def test_a_limit_on_what_may_be_lost_is_no_condition_by_itself(measured):
+    (candidate, folder), (base, _) = measured["candidate"], measured["base"]
+    decision = gate(candidate, base, None, GateConfig(regression={"general.text_loss": 9}), folder / "predictions.jsonl")
+    assert [check.name for check in decision.checks if not check.passed] == ["questions", "conditions"]
+    asked = GateConfig(min_questions=1, suites={"general.knowledge.acc": 0.5})
+    decision = gate(candidate, base, None, asked, folder / "predictions.jsonl")
+    assert [check.name for check in decision.checks if not check.passed] == ["suite: general.knowledge.acc"]
+
+
+def test_results_that_cannot_be_believed_are_not_judged_by_their_suites(measured):
+    (candidate, folder), (base, _) = measured["candidate"], measured["base"]
+    config = GateConfig(min_questions=1, thresholds={"tool_accuracy": 0.001}, regression={"general.text_loss": 9})
+    spoilt = {**base, "n": 7}
+    decision = gate(candidate, spoilt, None, config, folder / "predictions.jsonl")
+    failed = {check.name for check in decision.checks if not check.passed}
+    assert {"base: results", "base: suites", "regression: general.text_loss"} <= failed
+    decision = gate(candidate, None, None, config, folder / "predictions.jsonl")
+    assert "regression: general.text_loss" in {check.name for check in decision.checks if not check.passed}
 
 
 def test_predictions_say_everything_about_every_question_in_order(measured, questions):
