@@ -1,6 +1,7 @@
 """lm-eval's tasks by name: which there are, and the metric that each is measured by."""
 
 import difflib
+import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,12 +44,19 @@ def manager_of(settings: GeneralConfig) -> Any:
     # A group of the user's may be of tasks of lm-eval.
     if all(task in own.all_subtasks for task in asked):
         return own
-    every = TaskManager(include_path=settings.tasks_folder or None)
+    every = TaskManager(include_path=settings.tasks_folder) if settings.tasks_folder else _lm_evals()
     for task in asked:
         if task not in every.all_tasks:
             near = difflib.get_close_matches(task, [*bundled(), *every.all_tasks], n=1, cutoff=0.0)
             raise ConfigError(f"evaluate.general.tasks: {task!r} is no task of lm-eval's; the nearest is {near[0]!r}")
     return every
+
+
+@functools.cache
+def _lm_evals() -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def metrics_of(settings: GeneralConfig, manager: Any = None) -> dict[str, str]:

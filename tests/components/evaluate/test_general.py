@@ -71,8 +71,7 @@ def test_the_real_model_is_measured_on_the_bundled_task_and_a_text_without_a_net
     knowledge, loss = found.values()
     assert set(knowledge["items"].values()) == {0.0, 1.0}
     assert knowledge["n"] == 40
-    # Four choices: what a model that guesses has right of 40 is 10, and 18 or more with a chance of 1 in 100.
-    assert knowledge["value"] >= 0.6, "this model knows most of it"
+    assert knowledge["value"] >= 0.6, "this model knows most of it, and guessing gives a quarter"
     assert list(loss["items"]) == ["1", "2", "3"]
     assert 1 < loss["value"] < 6
     assert time.monotonic() - begun < 60
@@ -179,8 +178,6 @@ def test_a_document_beyond_the_context_is_predicted_with_half_a_context_before_i
     with torch.inference_mode():
         total = 0.0
         for position in range(1, len(ids)):
-            end = next(end for _, first, end in windows(len(ids), 10) if first <= position < end)
-            start = max(0, end - 10) if end - 10 > 0 else 0
             start = next(start for start, first, last in windows(len(ids), 10) if first <= position < last)
             logits = network(input_ids=torch.tensor([ids[start:position]])).logits[0, -1]
             total -= torch.log_softmax(logits.float(), -1)[ids[position]].item()
