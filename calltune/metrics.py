@@ -32,6 +32,24 @@ ROBUSTNESS = {
 
 LOWER_IS_BETTER = frozenset({"max_length_stop_rate", "prompt_tokens_mean"})
 
+SUITES = ("general", "instructions", "execution")
+"""What can be measured beside the tool questions. A measure's name begins with its suite's: ``general.gsm8k.exact_match``."""
+
+TEXT_LOSS = "general.text_loss"
+"""Nats per token of a held-out text: the one measure of a suite of which less is better, and its perplexity's logarithm."""
+
+_SHARES_OF_TASKS = ("acc", "acc_norm", "exact_match")
+
+
+def is_share(measure: str) -> bool:
+    """Whether a suite's measure is known to be a share of its items, or their mean of numbers from 0 to 1.
+
+    Of lm-eval's metrics these are the usual ones; another may be in whatever unit its task has.
+    """
+    suite, _, name = measure.partition(".")
+    return suite != "general" or name.rpartition(".")[2] in _SHARES_OF_TASKS
+
+
 VERDICTS = (
     "malformed",
     "unwanted_call",

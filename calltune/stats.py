@@ -69,6 +69,30 @@ def mean(values: Sequence[float], seed: int = 0) -> Estimate:
     return Estimate(float(sample.mean()), low, high, len(sample))
 
 
+def of_items(items: Mapping[str, float]) -> Estimate:
+    """A suite's measure from its items: a share with Wilson's interval where each is 0 or 1, else a mean with a bootstrap's.
+
+    Args:
+        items: a number by item id; their order does not matter.
+    """
+    values = [float(items[id_]) for id_ in sorted(items)]
+    if all(value in (0.0, 1.0) for value in values):
+        return wilson(sum(values), len(values))
+    return mean(values)
+
+
+def mean_difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Estimate:
+    """By how much our mean over the same items is above theirs, with its paired bootstrap interval.
+
+    Args:
+        ours: a number by item id.
+        theirs: the same for what we compare with; other ids than ours: nothing can be said.
+    """
+    if ours.keys() != theirs.keys():
+        return Estimate(None, None, None, len(ours.keys() & theirs.keys()))
+    return mean([float(ours[id_]) - float(theirs[id_]) for id_ in sorted(ours)])
+
+
 def paired_difference(ours: Mapping[str, int], theirs: Mapping[str, int], seed: int = 0) -> Estimate:
     """How much higher our proportion is than theirs on the same questions, with its paired bootstrap interval.
 

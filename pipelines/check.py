@@ -20,6 +20,7 @@ from components.gate.config import GateConfig
 from components.ingest.reading import taken
 from components.ingest.sources import Source, find
 from components.train.config import FEW_STEPS
+from pipelines import suites
 from pipelines.config import RunConfig, require_one_store
 from pipelines.preflight import needed_by_notify
 from pipelines.sample import Sample, look, together, too_many_refused
@@ -79,6 +80,7 @@ def check(config: RunConfig) -> Iterator[str]:
         larger = "bring more rows of format.split.test_source" if config.format.split.test_source else LARGER
         yield from _margins(config.gate, test, larger)
         yield from _gate(config.gate, test, larger)
+    yield from suites.described(config)
     yield from _places(config)
     yield from _notify(config)
 
@@ -260,11 +262,14 @@ def _gate(gate: GateConfig, test: int, larger: str) -> Iterator[str]:
                 "point": f"{name} at least {against.margin:g} above the champion, noise or not",
             }[against.test]
         )
-    for number, condition in enumerate([*conditions, *asked]):
+    asked += [f"{name} at least {least:g}" for name, least in gate.suites.items()]
+    # The base model itself loses nothing: no condition that a gate can rest on.
+    kept = [f"{name} at most {most:g} worse than the base model's" for name, most in gate.regression.items()]
+    for number, condition in enumerate([*conditions, *asked, *kept]):
         yield f"{'' if number else 'gate':<13}{condition}"
     if not asked:
         yield "warning: the gate has no condition and will refuse every model: set gate.thresholds"
-    elif not (gate.thresholds or gate.maximum or gate.over_baseline):
+    elif not (gate.thresholds or gate.maximum or gate.over_baseline or gate.suites):
         yield "warning: without a champion to compare with, the gate has no condition and will refuse: set gate.thresholds"
     if gate.min_questions > test:
         expected = f"about {test} {'is' if test == 1 else 'are'} expected"

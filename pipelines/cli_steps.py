@@ -165,7 +165,7 @@ def evaluate(
             served = step.exported(runtime.read_json(_model_json(Path(model))), "candidate")
         questions, results = dataset / f"{split}.jsonl", (out / "metrics.json", out / "predictions.jsonl")
         done = step.evaluate(served, questions, settings.evaluate, *results)
-    for name, row in done["metrics"].items():
+    for name, row in {**done["metrics"], **done["suites"]}.items():
         interval = "nothing to count" if row["value"] is None else f"{row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})"
         print(f"{name:<29} {interval}, n = {row['n']}")
 

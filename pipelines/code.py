@@ -62,12 +62,12 @@ def reachable(step: str) -> list[Path]:
 
 
 def _templates(file: Path) -> Iterator[Path]:
-    """The templates that a module reads: those beside it, and those in a folder without code that it names."""
+    """The templates and data that a module reads: those beside it, and those in a folder without code that it names."""
     yield from file.parent.glob("*.jinja")
     text = file.read_text(encoding="utf-8")
     for folder in file.parent.iterdir():
         if folder.is_dir() and not (folder / "__init__.py").exists() and f'"{folder.name}"' in text:
-            yield from folder.glob("*.jinja")
+            yield from (path for path in sorted(folder.iterdir()) if path.suffix in (".jinja", ".yaml", ".jsonl"))
 
 
 def _imports(file: Path) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """A run's config: the steps' own settings, composed; YAML in, validated, frozen."""
 
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -103,6 +104,21 @@ class RunConfig(Settings):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _the_gates_suites_are_measured(self) -> "RunConfig":
+        measured = {name: suite.measures() for name, suite in self.evaluate.suites.items()}
+        known = [measure for measures in measured.values() for measure in measures]
+        for condition in ("suites", "regression"):
+            for name in getattr(self.gate, condition):
+                if any(suite.measures_also(name) for suite in self.evaluate.suites.values()):
+                    continue
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+                instead = (
+                    f"; the nearest that is, is {near[0]!r}" if near else f": nothing of evaluate.{name.split('.')[0]} is set"
+                )
+                raise ValueError(f"gate.{condition}: {name!r} is not measured{instead}")
+        return self
+
     @property
     def sha256(self) -> str:
         """Of every setting that the run's result depends on.
@@ -111,6 +127,7 @@ class RunConfig(Settings):
         is in the data's fingerprint.
         """
         settings = self.model_dump(mode="json", exclude={"notify", "storage", "tracking", "resources", "cluster", "images"})
+        settings["evaluate"] = self.evaluate.with_files(lambda _, file: Path(file).name).model_dump(mode="json")
         del settings["train"]["price_per_hour"]
         for section, key in _paths(self):
             settings[section][key] = Path(settings[section][key]).name
@@ -224,6 +241,7 @@ def absolute(config: RunConfig) -> RunConfig:
     if drift.questions and _is_local(drift.questions):
         there = drift.model_copy(update={"questions": os.path.abspath(drift.questions)})
         sections["retrain"] = config.retrain.model_copy(update={"drift": there})
+    sections["evaluate"] = config.evaluate.with_files(lambda _, file: os.path.abspath(file) if _is_local(file) else file)
     return config.model_copy(update=sections)
 
 

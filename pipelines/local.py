@@ -18,7 +18,7 @@ from typing import Any
 
 from calltune import runtime, storage, tracking
 from calltune.errors import UserError, no_such_file
-from pipelines import leash
+from pipelines import leash, suites
 from pipelines.config import RunConfig, absolute
 from pipelines.embedded import alone, s3_server
 from pipelines.screen import Screen
@@ -50,7 +50,8 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
     """Run the DAG in `workdir` and follow it to its end.
 
     Raises:
-        DataError: a source or the tools file is not there.
+        DataError: a source, the tools file or a file of evaluate's suites is not there.
+        ConfigError: a suite has no such task, or its library is not installed.
         UserError: the workdir is in use, has no room, has files of the user in it or goes with another store, or the store
             cannot be started.
         KeyboardInterrupt: Ctrl-C, after everything that was started has been ended.
@@ -241,6 +242,7 @@ def _require_inputs(config: RunConfig) -> None:
     for kind, path in [*(("data", part.source) for part in config.ingest.sources), ("tools", config.ingest.tools)]:
         if path and "://" not in path and not Path(path).exists():
             raise no_such_file(path, kind)
+    suites.require(config)
 
 
 def _require_room(workdir: Path) -> None:

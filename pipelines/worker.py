@@ -12,6 +12,7 @@ from pipelines import leash
 from pipelines.code import code_of
 from pipelines.config import RunConfig
 from pipelines.finetune import STEPS, build
+from pipelines.suites import keyed
 
 
 def main(job: Path, root: Path) -> int:
@@ -27,7 +28,7 @@ def main(job: Path, root: Path) -> int:
     # PATH has this interpreter first, so that the plain name is right.
     sys.executable = "python3"
     warnings.filterwarnings("ignore", category=RuntimeWarning)
-    pipeline = build(config, code_of(STEPS), on_cluster=False)
+    pipeline = build(config, keyed(config, code_of(STEPS)), on_cluster=False)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), enable_caching=True)
     try:
         pipeline()

@@ -26,4 +26,5 @@ def evaluate(  # type: ignore[no-untyped-def]
 
         source = Path(model.path) if model else champion
         result = run(which, source, Path(dataset.path), config, code, Path(metrics.path), Path(predictions.path))
-        runtime.record(metrics, {name: row["value"] for name, row in result.get("metrics", {}).items()}, write=False)
+        numbers = {**result.get("metrics", {}), **result.get("suites", {})}
+        runtime.record(metrics, {name: row["value"] for name, row in numbers.items()}, write=False)

@@ -1,13 +1,77 @@
 """Settings of the evaluate step."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from calltune.metrics import TEXT_LOSS
 from calltune.settings import Settings, written_as
 
 Argument = Annotated[str, written_as(r"[^.]+\..+", "tool.argument")]
 Rule = Annotated[str, written_as(r"ast|any|f1>=(0\.\d*[1-9]\d*|1(\.0+)?)", "ast, any, or f1>=x with 0 < x <= 1")]
+SuiteFile = Annotated[
+    str,
+    # Of an object in S3 that changes no step would know; those that `submit` makes are named by their content.
+    written_as(r"(?!.*://).*|s3://.+/inputs/[0-9a-f]{64}(/.+)?", "a path on this machine; `submit` brings it into the store"),
+]
+Task = Annotated[str, written_as(r"[A-Za-z0-9][\w.-]*", "the name of an lm-eval task, or of a group of them")]
+
+
+class SuiteConfig(Settings):
+    """A suite: what can be measured beside the tool questions. It measures nothing until its settings ask for it."""
+
+    files: ClassVar[tuple[str, ...]] = ()
+    """Settings that are files or folders: their content counts, not where they lie."""
+
+    def measures(self) -> list[str]:
+        """Names of what it measures, as the gate's conditions may name it."""
+        return []
+
+    def measures_also(self, name: str) -> bool:
+        """Whether it measures what is in :meth:`measures` under another name only because a library says so later."""
+        return name in self.measures()
+
+    def libraries(self) -> list[str]:
+        """Packages that it needs beside Calltune's own."""
+        return []
+
+
+class GeneralConfig(SuiteConfig):
+    """Whether general ability was lost: tasks of lm-eval, and the loss on a held-out text."""
+
+    files = ("tasks_folder", "text")
+
+    tasks: list[Task] = []
+    """Tasks or groups of lm-eval, such as `mmlu`, `gsm8k`, `truthfulqa_mc1` (fetched from the Hub), or `calltune_knowledge`,
+    40 questions that come with Calltune. Each is a measure, `general.<task>.<metric>` (docs/metrics.md)."""
+    tasks_folder: SuiteFile = ""
+    """Folder with tasks of your own, in lm-eval's YAML; paths in them are relative to it."""
+    limit: int = Field(0, ge=0)
+    """The first so many questions of each task; 0: all."""
+    text: SuiteFile = ""
+    """A text in UTF-8 that no training has seen, blank lines between its documents: `general.text_loss`, in nats per token."""
+
+    @model_validator(mode="after")
+    def _the_folder_is_asked_for(self) -> "GeneralConfig":
+        if self.tasks_folder and not self.tasks:
+            raise ValueError("tasks_folder is set, and tasks names none of it")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("tasks names one of them twice")
+        return self
+
+    def measures(self) -> list[str]:
+        """A task's metric is `acc` for most; which one it is, only lm-eval knows."""
+        return [f"general.{task}.acc" for task in self.tasks] + [TEXT_LOSS] * bool(self.text)
+
+    def measures_also(self, name: str) -> bool:
+        """Whether it is one of :meth:`measures`, or a task's metric under its own name."""
+        task, _, metric = name.removeprefix("general.").rpartition(".")
+        return name in self.measures() or (bool(metric) and task in self.tasks)
+
+    def libraries(self) -> list[str]:
+        """A text alone needs none."""
+        return ["lm-eval"] if self.tasks else []
 
 
 class EvaluateConfig(Settings):
@@ -20,6 +84,7 @@ class EvaluateConfig(Settings):
     robustness: list[Literal["shuffled_tools", "distractor", "rephrased"]] = []
     """Ask every question again: its tools in another order, with a tool more that fits nothing, or in slightly other words.
     Each way is a metric of its own, and takes about as long as the evaluation without it (docs/metrics.md)."""
+    general: GeneralConfig = GeneralConfig()
 
     @field_validator("robustness")
     @classmethod
@@ -27,3 +92,21 @@ class EvaluateConfig(Settings):
         if len(set(ways)) < len(ways):
             raise ValueError("names one of them twice")
         return ways
+
+    @property
+    def suites(self) -> dict[str, SuiteConfig]:
+        """The suites by name, those that measure nothing among them."""
+        return {"general": self.general}
+
+    def with_files(self, change: Callable[[str, str], str]) -> "EvaluateConfig":
+        """A copy in which each file that a suite reads is what `change` makes of it.
+
+        Args:
+            change: from the setting's name and its value; not called for those that are empty.
+        """
+        changed: dict[str, SuiteConfig] = {}
+        for name, suite in self.suites.items():
+            given = {key: getattr(suite, key) for key in suite.files if getattr(suite, key)}
+            files = {key: change(f"evaluate.{name}.{key}", value) for key, value in given.items()}
+            changed[name] = suite.model_copy(update=files)
+        return self.model_copy(update=changed)

@@ -13,23 +13,15 @@ from calltune import exports, models, runtime, storage
 from calltune.breakdown import by_argument, by_tool
 from calltune.errors import DataError
 from calltune.parse import PARSERS
-from calltune.records import (
-    Record,
-    expected_calls,
-    last_turn_sha256,
-    prompt_of,
-    question_sha256,
-    read_jsonl,
-    sha256,
-    user_text,
-    write_jsonl,
-)
+from calltune.records import Record, expected_calls, prompt_of, read_jsonl, sha256, user_text, write_jsonl
 from calltune.render import Renderer, answer_text, prompt_ids
-from calltune.score import Answer, Rules, Scored, check_rules, rules_without_tool, summarise, verdict
+from calltune.score import Answer, Rules, Scored, summarise, verdict
 from calltune.settings import ModelConfig
 from calltune.template import template_in
+from components.evaluate import suites
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.journal import Asked, Journal, Written
+from components.evaluate.questions import fingerprint, require_rules, seen_in_training
 from components.evaluate.robustness import WAYS
 
 if TYPE_CHECKING:
@@ -128,7 +120,7 @@ def run(
     store = storage.of_run()
     file = models.cache_dir() / "evaluations" / f"{key}.jsonl"
     journal = Journal(store, f"{place}/answers", file, f"evaluate {which}")
-    result = evaluate(served, test, config, metrics, predictions, journal)
+    result = evaluate(served, test, config, metrics, predictions, journal, code)
     store.upload(predictions, f"{place}/predictions.jsonl")
     store.put_json(f"{place}/metrics.json", result)  # last: with it, the result is whole
     journal.remove()
@@ -137,7 +129,7 @@ def run(
 
 def _key(served: Served, test: Path, config: EvaluateConfig, code: str) -> str:
     template = served.tokenizer.chat_template
-    return sha256([served.folder.digest, template, models.file_sha256(test), config.model_dump(mode="json"), code])
+    return sha256([served.folder.digest, template, models.file_sha256(test), suites.recorded(config), code])
 
 
 def _earlier(place: str, served: Served, metrics: Path, predictions: Path) -> dict[str, Any] | None:
@@ -156,9 +148,15 @@ def _earlier(place: str, served: Served, metrics: Path, predictions: Path) -> di
 
 
 def evaluate(
-    served: Served, test: Path, config: EvaluateConfig, metrics: Path, predictions: Path, journal: Journal | None = None
+    served: Served,
+    test: Path,
+    config: EvaluateConfig,
+    metrics: Path,
+    predictions: Path,
+    journal: Journal | None = None,
+    code: str = "",
 ) -> dict[str, Any]:
-    """Answer every question and judge the answers.
+    """Answer every question and judge the answers; then measure what the config asks for beside them.
 
     Args:
         served: the model.
@@ -167,6 +165,7 @@ def evaluate(
         metrics: gets `metrics.json` as docs/metrics.md describes it.
         predictions: gets one JSON object a question.
         journal: of the answers as they come, and of those that an earlier try has given; None to begin anew.
+        code: what the step's code is; empty: results of suites are neither kept in the store nor taken from there.
 
     Raises:
         DataError: there is no question.
@@ -176,7 +175,7 @@ def evaluate(
     records = list(read_jsonl(test))
     if not records:
         raise DataError(f"{test}: no questions to evaluate with")
-    _check_rules(config.arguments, records)
+    require_rules(config.arguments, records)
     asked: dict[str, list[Record]] = {FIRST: records}
     for again in config.robustness:
         asked[again] = WAYS[again](records, SEED)
@@ -200,27 +199,19 @@ def evaluate(
         "present": True,
         **served.identity,
         "model_digest": served.folder.digest,
-        "test_fingerprint": test_fingerprint(records),
-        "settings": {"engine": "hf", **config.model_dump(mode="json")},
+        "test_fingerprint": fingerprint(records),
+        "settings": {"engine": "hf", **suites.recorded(config)},
         "template_sha256": sha256(served.tokenizer.chat_template),
         "predictions_sha256": models.file_sha256(predictions),
-        "seen_in_training": _seen_in_training(served.folder.path, records),
+        "seen_in_training": seen_in_training(served.folder.path, records),
         **summary,
         "tools": by_tool(summary["confusion"]),
         "arguments": by_argument([(record, first[record["id"]].said["calls"]) for record in records], config.arguments),
+        "suites": suites.measured(served, config, code),
         "seconds": round(time.monotonic() - started, 2),
     }
     runtime.write_json(metrics, result)
     return result
-
-
-def _check_rules(rules: Rules, records: Sequence[Record]) -> None:
-    tools = [tool for record in records for tool in record["tools"]]
-    # Rows may bring their own tools, and those with this one may all be in the training part: that is no mistake of the config.
-    without = rules_without_tool(rules, tools)
-    for argument in without:
-        runtime.note(f"evaluate.arguments: {argument!r} names no tool of the test questions, and has no effect")
-    check_rules({argument: rule for argument, rule in rules.items() if argument not in without}, tools)
 
 
 def _answers(
@@ -282,23 +273,9 @@ def _row(record: Record, judged: Mapping[str, Mapping[str, Judged]]) -> dict[str
     return {**row, "robustness": again} if again else row
 
 
-def _seen_in_training(folder: Path, records: Sequence[Record]) -> list[str] | None:
-    """Ids of the questions that the model was trained on; None where its folder does not say what that was."""
-    if not (folder / models.TRAINED_ON).is_file():
-        return None
-    seen = set(runtime.read_json(folder / models.TRAINED_ON))
-    # Also where a training conversation asked in a later turn what the test asks last.
-    return [record["id"] for record in records if {question_sha256(record), last_turn_sha256(record)} & seen]
-
-
 def absent(which: str, metrics: Path, predictions: Path) -> dict[str, Any]:
     """Say that there is no such model: a first run has no champion."""
     write_jsonl(predictions, [])
     result = {"present": False, "which": which}
     runtime.write_json(metrics, result)
     return result
-
-
-def test_fingerprint(records: Sequence[Record]) -> str:
-    """SHA-256 of the questions, their tools and what is expected: two evaluations compare only where it is equal."""
-    return sha256(sorted(sha256({k: r.get(k) for k in ("id", "messages", "tools", "expected")}) for r in records))

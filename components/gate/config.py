@@ -4,14 +4,14 @@ import difflib
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from calltune.metrics import LOWER_IS_BETTER, METRICS, PROPORTIONS, ROBUSTNESS
-from calltune.settings import Settings
+from calltune.metrics import LOWER_IS_BETTER, METRICS, PROPORTIONS, ROBUSTNESS, SUITES, TEXT_LOSS, is_share
+from calltune.settings import Settings, written_as
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share of the questions, or a difference of two, 0 to 1."""
-
+Measure = Annotated[str, written_as(rf"({'|'.join(SUITES)})\..+", "a suite's measure such as general.gsm8k.exact_match")]
 
 SHARES = (*PROPORTIONS, *ROBUSTNESS.values())
 """The metrics that have an outcome for each question."""
@@ -55,6 +55,11 @@ class GateConfig(Settings):
     """Metric to its test against the present champion; skipped while there is no champion."""
     maximum: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
     """Metric to the value that it must not exceed, for those of which less is better."""
+    suites: dict[Measure, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
+    """A suite's measure (`general.calltune_knowledge.acc`) to the value that it must reach at least."""
+    regression: dict[Measure, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
+    """A suite's measure to how much of it may be lost at most against the base model, on the same items: a share of them, and for
+    `general.text_loss` nats per token. It is no condition by itself: the base model meets it."""
 
     @field_validator("thresholds", "over_baseline")
     @classmethod
@@ -76,6 +81,18 @@ class GateConfig(Settings):
     def _has_outcomes(cls, conditions: dict[str, AgainstChampion]) -> dict[str, AgainstChampion]:
         _check_names(conditions, SHARES, "it has no outcome per question to compare: limit it in gate.maximum")
         return conditions
+
+    @field_validator("suites", "regression")
+    @classmethod
+    def _shares_are_below_one(cls, limits: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        for measure, limit in limits.items():
+            if info.field_name == "suites" and measure == TEXT_LOSS:
+                raise ValueError(f"{measure}: less of it is better: say in gate.regression how much more there may be")
+            if is_share(measure) and (limit > 1 or (limit == 1 and info.field_name == "regression")):
+                raise ValueError(
+                    f"{measure} is a share of the items, and {limit:g} is {'all' if limit == 1 else 'more than all'}"
+                )
+        return limits
 
 
 def _check_names(given: Iterable[str], allowed: Iterable[str], otherwise: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from calltune import stats
 from calltune.metrics import ALPHA, LOWER_IS_BETTER, ROBUSTNESS
 from calltune.runtime import note, read_json, write_json
+from components.gate import suites
 from components.gate.check import Check
 from components.gate.config import AgainstChampion, GateConfig
 from components.gate.evidence import Evidence, Unsound, examine, read
@@ -111,11 +112,12 @@ def gate(
     conditions += [_over_baseline(ours, base, name, gain) for name, gain in config.over_baseline.items()]
     if has_champion:
         conditions += [_against_champion(ours, best, name, asked) for name, asked in config.against_champion.items()]
-    if not conditions:
+    beside = suites.checks(candidate if ours else None, baseline if base else None, config)
+    if not conditions and not config.suites:
         reason = "no condition applies: a gate that asks for nothing promotes nothing; set gate.thresholds."
         checks.append(Check("conditions", False, reason, 0, 1))
     return Decision(
-        checks=(*checks, *conditions),
+        checks=(*checks, *conditions, *beside),
         candidate={"digest": _identity(candidate)["digest"]},
         champion=_identity(champion if has_champion else None),
     )

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from calltune import stats
 from calltune.metrics import LOWER_IS_BETTER, METRICS, names_in
 from calltune.pages import plots, render_page
-from components.report import breakdown, words
+from components.report import beside, breakdown, words
 from components.report.costs import SHOWN, costs
 
 ANSWERS_SHOWN = 20
@@ -76,6 +76,7 @@ def render(material: Material) -> str:
         models=models,
         tiles=_tiles(material),
         numbers=[_number_row(name, models) for name in _metric_names(models)],
+        beside=beside.rows(models),
         by_tool=breakdown.by_tool(models),
         by_argument=breakdown.by_argument(models),
         verdict_looks=words.VERDICT_LOOKS,

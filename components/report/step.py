@@ -141,7 +141,7 @@ def _track(name: str, material: Material, page: Path, inputs: Inputs) -> None:
     numbers = {
         f"{which}.{metric}": row["value"]
         for which, results in (("base", material.base), ("candidate", material.candidate))
-        for metric, row in results["metrics"].items()
+        for metric, row in {**results["metrics"], **results.get("suites", {})}.items()
     }
     tracking.log(
         run,

@@ -165,3 +165,28 @@ def test_mcnemar_is_the_chance_of_such_a_split_of_a_fair_coin(ours: str, theirs:
 def test_without_a_question_that_tells_them_apart_mcnemar_says_1() -> None:
     assert stats.mcnemar({}, {}) == 1.0
     assert stats.mcnemar({"a": 1}, {"b": 0}) == 1.0
+
+
+def test_a_measure_of_noughts_and_ones_is_a_share_and_any_other_a_mean():
+    items = {"c": 1.0, "a": 0.0, "b": 1, "d": 1.0}
+    assert stats.of_items(items) == stats.wilson(3, 4)
+    assert stats.of_items({"a": 0.5, "b": 1.0}) == stats.mean([0.5, 1.0])
+    assert stats.of_items({}) == stats.Estimate(None, None, None, 0)
+    assert stats.of_items({"a": math.nan}).value is None
+
+
+def test_the_order_of_the_items_changes_nothing():
+    items = {str(number): number % 7 / 7 for number in range(50)}
+    backwards = dict(reversed(items.items()))
+    assert stats.of_items(items) == stats.of_items(backwards)
+    other = {id_: 0.5 for id_ in items}
+    assert stats.mean_difference(items, other) == stats.mean_difference(backwards, other)
+
+
+def test_a_mean_difference_is_paired_by_item():
+    ours, theirs = ({str(n): n + shift for n in range(30)} for shift in (0.25, 0.0))
+    found = stats.mean_difference(ours, theirs)
+    assert (found.value, found.low, found.high, found.n) == (0.25, 0.25, 0.25, 30)
+    del theirs["7"]
+    assert stats.mean_difference(ours, theirs) == stats.Estimate(None, None, None, 29)
+    assert stats.mean_difference({}, {}) == stats.Estimate(None, None, None, 0)

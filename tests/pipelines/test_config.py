@@ -138,6 +138,30 @@ def test_every_step_of_the_dag_has_settings():
             {"gate": {"thresholds": {"tool_accuracy_rephrased": 0.5}}},
             r"name rephrased in evaluate\.robustness, so that it is measured",
         ),
+        (
+            {"gate": {"suites": {"general.gsm8k.exact_match": 0.3}}},
+            r"gate\.suites: 'general\.gsm8k\.exact_match' is not measured: nothing of evaluate\.general is set$",
+        ),
+        (
+            {"evaluate": {"general": {"tasks": ["gsm8k", "mmlu"]}}, "gate": {"regression": {"general.gsm8.acc": 0.1}}},
+            r"gate\.regression: 'general\.gsm8\.acc' is not measured; the nearest that is, is 'general\.gsm8k\.acc'$",
+        ),
+        (
+            {"evaluate": {"general": {"tasks": ["mmlu"]}}, "gate": {"regression": {"general.text_loss": 0.1}}},
+            r"'general\.text_loss' is not measured; the nearest that is, is 'general\.mmlu\.acc'$",
+        ),
+        (
+            {"gate": {"regression": {"tool_accuracy": 0.1}}},
+            r"gate\.regression\.tool_accuracy: the key must be a suite's measure such as .*, not 'tool_accuracy'$",
+        ),
+        ({"evaluate": {"general": {"tasks": ["mmlu", "mmlu"]}}}, r"evaluate\.general: tasks names one of them twice"),
+        ({"evaluate": {"general": {"tasks": ["a b"]}}}, r"evaluate\.general\.tasks\.0: must be the name of an lm-eval task"),
+        ({"evaluate": {"general": {"tasks_folder": "t"}}}, r"evaluate\.general: tasks_folder is set, and tasks names none of it"),
+        (
+            {"evaluate": {"general": {"text": "s3://data/text.txt"}}},
+            r"evaluate\.general\.text: must be a path on this machine; `submit` brings it into the store, not 's3://data/text",
+        ),
+        ({"evaluate": {"genral": {}}}, r"evaluate\.genral: unknown key; did you mean general\?$"),
         ({"evaluate": {"robustness": ["rephrased", "rephrased"]}}, r"evaluate\.robustness: .*names one of them twice"),
         (
             {"evaluate": {"robustness": ["louder"]}},

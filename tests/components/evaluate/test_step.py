@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,9 +12,10 @@ from calltune.errors import ConfigError, DataError
 from calltune.records import expected_calls, question_sha256, read_jsonl, turns_sha256, write_jsonl
 from components.evaluate import hf
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.step import _check_rules, _seen_in_training, evaluate, run
+from components.evaluate.questions import fingerprint as fingerprint_of
+from components.evaluate.questions import require_rules, seen_in_training
+from components.evaluate.step import evaluate, run
 from components.evaluate.step import exported as served_export
-from components.evaluate.step import test_fingerprint as fingerprint_of
 from components.gate.config import GateConfig
 from components.gate.evidence import examine
 from components.gate.predictions import check_predictions
@@ -24,8 +26,12 @@ CODE = "code-1"
 WAYS = ["rephrased", "shuffled_tools", "distractor"]
 
 
+TEXT = Path(__file__).parents[3] / "LICENSE"
+"""A text that no training has seen: beside the questions each model's loss on it is measured."""
+
+
 def settings(tiny, **changes):
-    return {"model": tiny.model_dump(), "max_new_tokens": NEW_TOKENS, **changes}
+    return {"model": tiny.model_dump(), "max_new_tokens": NEW_TOKENS, "general": {"text": str(TEXT)}, **changes}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +82,40 @@ def test_the_gate_judges_the_three_against_each_other(measured):
     assert decision.champion == {"version": "4", "digest": champion["model_digest"]}
     first = gate(candidate, base, measured["absent"][0], config, folder / "predictions.jsonl")
     assert first.champion == {"version": None, "digest": None}
+
+
+def test_the_gate_judges_what_was_measured_beside_the_questions(measured):
+    (candidate, folder), (base, _), (champion, _) = (measured[name] for name in ("candidate", "base", "champion"))
+    before, after = (found["suites"]["general.text_loss"] for found in (base, candidate))
+    assert before["items"].keys() == after["items"].keys() and before["sha256"] == after["sha256"]
+    loss = after["value"] - before["value"]
+    assert loss != 0, "the tuned model is another one"
+    for allowed, passes in ((max(0.0, loss + 0.01), True), (max(0.0, loss - 0.01), loss <= 0)):
+        config = GateConfig(min_questions=20, thresholds={"tool_accuracy": 0.001}, regression={"general.text_loss": allowed})
+        decision = gate(candidate, base, champion, config, folder / "predictions.jsonl")
+        (check,) = (check for check in decision.checks if check.name == "regression: general.text_loss")
+        assert check.passed == passes, check.reason
+        assert check.observed == pytest.approx(loss)
+
+
+def test_a_limit_on_what_may_be_lost_is_no_condition_by_itself(measured):
+    (candidate, folder), (base, _) = measured["candidate"], measured["base"]
+    decision = gate(candidate, base, None, GateConfig(regression={"general.text_loss": 9}), folder / "predictions.jsonl")
+    assert [check.name for check in decision.checks if not check.passed] == ["questions", "conditions"]
+    asked = GateConfig(min_questions=1, suites={"general.knowledge.acc": 0.5})
+    decision = gate(candidate, base, None, asked, folder / "predictions.jsonl")
+    assert [check.name for check in decision.checks if not check.passed] == ["suite: general.knowledge.acc"]
+
+
+def test_results_that_cannot_be_believed_are_not_judged_by_their_suites(measured):
+    (candidate, folder), (base, _) = measured["candidate"], measured["base"]
+    config = GateConfig(min_questions=1, thresholds={"tool_accuracy": 0.001}, regression={"general.text_loss": 9})
+    spoilt = {**base, "n": 7}
+    decision = gate(candidate, spoilt, None, config, folder / "predictions.jsonl")
+    failed = {check.name for check in decision.checks if not check.passed}
+    assert {"base: results", "base: suites", "regression: general.text_loss"} <= failed
+    decision = gate(candidate, None, None, config, folder / "predictions.jsonl")
+    assert "regression: general.text_loss" in {check.name for check in decision.checks if not check.passed}
 
 
 def test_predictions_say_everything_about_every_question_in_order(measured, questions):
@@ -175,10 +215,10 @@ def test_a_question_of_a_later_turn_was_seen_too_and_a_word_of_thanks_was_not(tm
     learnt = asking("Who leads the travel desk in Leeds?", asked, "Thanks.")
     test = [asking(asked), asking("Hello", f" {asked.upper()}"), asking("Who is Ana?", "Thanks."), asking("Thanks.")]
     runtime.write_json(tmp_path / models.TRAINED_ON, [question_sha256(learnt), *turns_sha256(learnt)])
-    assert _seen_in_training(tmp_path, test) == [asked, f" {asked.upper()}"]
+    assert seen_in_training(tmp_path, test) == [asked, f" {asked.upper()}"]
     # An earlier version wrote hashes of whole questions only, and these are the same still.
     runtime.write_json(tmp_path / models.TRAINED_ON, ["cc284d564217364e"])
-    assert _seen_in_training(tmp_path, test) == [asked, f" {asked.upper()}"]
+    assert seen_in_training(tmp_path, test) == [asked, f" {asked.upper()}"]
 
 
 def test_a_step_that_is_started_again_goes_on_where_it_was(measured, exported, dataset, tiny, tmp_path, monkeypatch):
@@ -278,13 +318,13 @@ def test_match_rules_are_held_against_the_tools_of_all_questions(tmp_path, monke
         return {"tools": [{"type": "function", "function": {"name": "web.search", "parameters": parameters}}]}
 
     records = [question("query", "limit"), question("query")]
-    _check_rules({"web.search.limit": "any", "web.search.query": "ast"}, records)
+    require_rules({"web.search.limit": "any", "web.search.query": "ast"}, records)
     assert not (tmp_path / "events.jsonl").exists()
-    _check_rules({"web.serch.query": "any"}, records)
+    require_rules({"web.serch.query": "any"}, records)
     (said,) = read_jsonl(tmp_path / "events.jsonl")
     assert "'web.serch.query' names no tool of the test questions, and has no effect" in said["message"]
     with pytest.raises(ConfigError, match=r"'web\.search\.qeury' is no tool's argument; there is web\.search\.query"):
-        _check_rules({"web.search.qeury": "any"}, records)
+        require_rules({"web.search.qeury": "any"}, records)
 
 
 def test_a_match_rule_for_an_argument_that_does_not_exist_is_refused_before_generating(exported, dataset, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from calltune import stats
-from components.report import words
+from components.report import beside, words
 from components.report.page import Material, folded_confusion, headline, render, side_by_side
 
 HOSTILE = '<script>alert("x")</script><img src=https://evil.example/x.png onerror=alert(1)>'
@@ -118,6 +118,48 @@ def test_what_was_asked_again_is_among_the_numbers(material: Material) -> None:
     html = render(replace(material, base=sides[0], candidate=sides[1]))
     assert "tool_accuracy with courtesy, typos, small letters" in section(html, "numbers")
     assert "Evaluated with robustness rephrased, distractor" in section(html, "origin")
+
+
+def suites(acc: list[float], loss: float) -> dict[str, Any]:
+    """As evaluate writes them: a share, a loss, and a metric in a unit of its own."""
+    measured = {
+        "general.knowledge.acc": {f"knowledge/{n}": one for n, one in enumerate(acc)},
+        "general.text_loss": {"1": loss, "2": loss},
+        "general.tales.bleu": {"a": 20.0, "b": 10.0 * loss},
+    }
+    return {name: {**stats.of_items(items).as_dict(), "sha256": "x", "items": items} for name, items in measured.items()}
+
+
+def test_what_was_measured_beside_the_questions_is_a_table(material: Material) -> None:
+    assert "Beside the tool questions" not in render(material)
+    sides = {
+        "base": material.base | {"suites": suites([1.0] * 8 + [0.0] * 2, 3.0)},
+        "candidate": material.candidate | {"suites": suites([1.0] * 7 + [0.0] * 3, 3.1)},
+    }
+    shown = section(render(replace(material, **sides)), "beside")
+    # exp(3.0) = 20.09, exp(3.1) = 22.2, exp(0.1) = 1.105
+    assert re.search(r"general\.knowledge\.acc 80\.0 % 49\.0 to 94\.3 70\.0 % 39\.7 to 89\.2 −10\.0 −30\.0 to 0\.0 – 10 ", shown)
+    assert re.search(r"general\.text_loss perplexity .* 20\.09 20\.09 to 20\.09 22\.2 22\.2 to 22\.2 \+10\.5 % \+10\.5 to \+10\.5 – 2 ", shown)
+    assert re.search(r"general\.tales\.bleu 25 20 to 30 25\.5 20 to 31 \+0\.5 \+0 to \+1 – 2", shown)
+
+
+def test_sides_that_were_asked_something_else_have_no_difference(material: Material) -> None:
+    base, tuned = (suites([1.0, 0.0], loss) for loss in (3.0, 3.1))
+    base["general.text_loss"]["sha256"] = "another text"
+    models = {"base": material.base | {"suites": base}, "tuned": material.candidate | {"suites": tuned}}
+    by_name = {row["name"]: row for row in beside.rows(models)}
+    assert by_name["general.text_loss"]["difference"] == ("–", "")
+    assert by_name["general.text_loss"]["look"] == ""
+    assert by_name["general.knowledge.acc"]["difference"][0] == "0.0"
+    models["base"] = material.base
+    assert [row["cells"]["base"] for row in beside.rows(models)] == [("–", "")] * 3
+
+
+def test_a_higher_share_and_a_lower_loss_look_good(material: Material) -> None:
+    worse, better = suites([1.0, 0.0, 0.0], 3.1), suites([1.0, 1.0, 0.0], 3.0)
+    for base, tuned, look in ((worse, better, "good"), (better, worse, "bad")):
+        rows = beside.rows({"base": material.base | {"suites": base}, "tuned": material.candidate | {"suites": tuned}})
+        assert [row["look"] for row in rows[:2]] == [look, look]
 
 
 def test_the_gate_shows_each_check_with_its_reason(material: Material) -> None:

@@ -1,0 +1,36 @@
+"""What is said of the test questions themselves: which they are, whether training saw them, and whether the match rules fit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from calltune import models, runtime
+from calltune.records import Record, last_turn_sha256, question_sha256, sha256
+from calltune.score import Rules, check_rules, rules_without_tool
+
+
+def require_rules(rules: Rules, records: Sequence[Record]) -> None:
+    """Make sure that each match rule names an argument of a tool; of a tool that the questions do not have it is only said.
+
+    Raises:
+        ConfigError: a tool of that name has no such argument.
+    """
+    tools = [tool for record in records for tool in record["tools"]]
+    # Rows may bring their own tools, and those with this one may all be in the training part: that is no mistake of the config.
+    without = rules_without_tool(rules, tools)
+    for argument in without:
+        runtime.note(f"evaluate.arguments: {argument!r} names no tool of the test questions, and has no effect")
+    check_rules({argument: rule for argument, rule in rules.items() if argument not in without}, tools)
+
+
+def seen_in_training(folder: Path, records: Sequence[Record]) -> list[str] | None:
+    """Ids of the questions that the model was trained on; None where its folder does not say what that was."""
+    if not (folder / models.TRAINED_ON).is_file():
+        return None
+    seen = set(runtime.read_json(folder / models.TRAINED_ON))
+    # Also where a training conversation asked in a later turn what the test asks last.
+    return [record["id"] for record in records if {question_sha256(record), last_turn_sha256(record)} & seen]
+
+
+def fingerprint(records: Sequence[Record]) -> str:
+    """SHA-256 of the questions, their tools and what is expected: two evaluations compare only where it is equal."""
+    return sha256(sorted(sha256({k: r.get(k) for k in ("id", "messages", "tools", "expected")}) for r in records))

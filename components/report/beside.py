@@ -1,0 +1,65 @@
+"""The report's table of what was measured beside the tool questions, each number in the unit that a reader knows."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from calltune import stats
+from calltune.metrics import TEXT_LOSS, is_share
+from components.report import words
+
+NONE: dict[str, Any] = {"value": None, "low": None, "high": None, "n": 0, "items": {}, "sha256": None}
+MEANINGS = {
+    TEXT_LOSS: "perplexity on the held-out text; lower is better, the difference in per cent of the base model's",
+}
+
+
+def rows(models: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line for each measure: `{"name", "meaning", "cells": {model: (value, interval)}, "difference", "look", "n"}`.
+
+    Args:
+        models: `metrics.json` of each model, by its name in the report: `base`, `tuned`, and `champion` where there is one.
+    """
+    found = {model: metrics.get("suites", {}) for model, metrics in models.items()}
+    names = dict.fromkeys(name for measures in (found["tuned"], *found.values()) for name in measures)
+    return [_row(name, {model: measures.get(name, NONE) for model, measures in found.items()}) for name in names]
+
+
+def _row(name: str, of_model: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    base, tuned = of_model["base"], of_model["tuned"]
+    same = base["sha256"] == tuned["sha256"]
+    change = stats.mean_difference(tuned["items"], base["items"]) if same else stats.Estimate(None, None, None, 0)
+    value, low, high = (_difference(name, end) for end in (change.value, change.low, change.high))
+    better = change.value is not None and (change.value > 0) != (name == TEXT_LOSS)
+    return {
+        "name": name,
+        "meaning": MEANINGS.get(name, ""),
+        "cells": {
+            model: (_shown(name, one["value"]), _span(_shown(name, one["low"]), _shown(name, one["high"])))
+            for model, one in of_model.items()
+        },
+        "difference": (value, _span(low, high)),
+        "look": "" if not change.value else "good" if better else "bad",
+        "n": tuned["n"],
+    }
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return words.NOTHING
+    if name == TEXT_LOSS:
+        return words.number(float(f"{math.exp(value):.4g}"))
+    return f"{100 * value:.1f} %" if is_share(name) else words.number(value)
+
+
+def _difference(name: str, value: float | None) -> str:
+    """In percentage points for a share, in per cent for a perplexity, else in the measure's own unit."""
+    if value is None:
+        return words.NOTHING
+    if name == TEXT_LOSS:
+        return f"{words.difference('', 0.0, math.expm1(value))} %"
+    return words.difference("", 0.0, value) if is_share(name) else f"{value:+.3g}".replace("-", "−")
+
+
+def _span(low: str, high: str) -> str:
+    return "" if words.NOTHING in (low, high) else f"{low.removesuffix(' %')} to {high.removesuffix(' %')}"

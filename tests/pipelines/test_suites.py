@@ -1,0 +1,172 @@
+"""What the suites of evaluate need of this machine and of a store, and what of it is in the keys of caches."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from calltune import models, storage
+from calltune.errors import ConfigError, DataError
+from components.evaluate import files
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.suites import recorded
+from pipelines import suites
+from pipelines.config import absolute, load
+from pipelines.inputs import Inputs
+
+TASK = "task: letters\ndataset_path: json\noutput_type: multiple_choice\n"
+ROWS = Path(__file__).parents[2] / "examples" / "helpdesk" / "questions.jsonl"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A current folder with a text and a folder of tasks, and a function that loads a config of them."""
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("One document.\n\nAnother.\n")
+    Path("tasks").mkdir()
+    Path("tasks/letters.yaml").write_text(TASK)
+    Path("tasks/letters.jsonl").write_text("{}\n")
+    Path("tasks/.hidden").write_text("x")
+
+    def config(general, **sections):
+        whole = {"name": "shop", "model": {"base": "bundled:smollm2-135m"}, "ingest": {"source": str(ROWS)}}
+        Path("run.yaml").write_text(yaml.safe_dump({**whole, "evaluate": {"general": general}, **sections}))
+        return load("run.yaml")
+
+    return config
+
+
+def test_files_are_named_by_their_content_in_every_key(here):
+    config = here({"text": "text.txt"})
+    before = recorded(config.evaluate), suites.keyed(config, {"evaluate": "c", "gate": "g"})
+    Path("elsewhere.txt").write_text(Path("text.txt").read_text())
+    moved = here({"text": "elsewhere.txt"})
+    assert (recorded(moved.evaluate), suites.keyed(moved, {"evaluate": "c", "gate": "g"})) == before
+    Path("elsewhere.txt").write_text("Another text.")
+    changed = recorded(moved.evaluate), suites.keyed(moved, {"evaluate": "c", "gate": "g"})
+    assert changed[0] != before[0]
+    assert changed[1]["evaluate"] != before[1]["evaluate"] and changed[1]["gate"] == "g"
+
+
+def test_a_config_without_suites_has_the_keys_that_it_had(here):
+    assert suites.keyed(here({}), {"evaluate": "c"}) == {"evaluate": "c"}
+    assert "general" not in recorded(EvaluateConfig())
+
+
+def test_paths_are_made_absolute_and_the_configs_hash_has_only_their_names(here, tmp_path):
+    config = here({"tasks": ["letters"], "tasks_folder": "tasks", "text": "text.txt"})
+    there = absolute(config)
+    assert there.evaluate.general.text == str(tmp_path / "text.txt")
+    assert there.evaluate.general.tasks_folder == str(tmp_path / "tasks")
+    assert absolute(there) == there
+    assert there.sha256 == config.sha256
+    assert here({"text": "text.txt"}).sha256 != config.sha256
+    assert absolute(here({})).evaluate == here({}).evaluate
+
+
+@pytest.mark.parametrize(
+    ("general", "missing"),
+    [
+        ({"text": "txet.txt"}, r"^txet\.txt: no such evaluate\.general\.text file in /"),
+        ({"tasks": ["letters"], "tasks_folder": "taks"}, r"^taks: no such evaluate\.general\.tasks_folder file in /"),
+    ],
+)
+def test_a_file_that_is_not_there_is_said_before_anything_is_started(here, general, missing):
+    with pytest.raises(DataError, match=missing):
+        suites.require(here(general))
+
+
+@pytest.mark.parametrize("words", [["check"], ["run", "--workdir", "work"]])
+@pytest.mark.parametrize(
+    ("general", "says"),
+    [
+        ({"text": "txet.txt"}, "txet.txt: no such evaluate.general.text file"),
+        ({"tasks": ["leters"], "tasks_folder": "tasks"}, "'leters' is no task of lm-eval's; the nearest is 'letters'"),
+    ],
+)
+def test_a_command_ends_with_one_line_and_exit_code_2(here, command, words, general, says):
+    here(general, gate={"thresholds": {"tool_accuracy": 0.8}})
+    code, _, error = command(*words, "-c", "run.yaml")
+    assert code == 2
+    assert says in error and "Traceback" not in error
+    assert not Path("work").exists()
+
+
+def test_lm_eval_that_is_not_installed_is_said_before_anything_is_started(here, monkeypatch):
+    from importlib.metadata import PackageNotFoundError
+
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("components.evaluate.suites.version", absent)
+    with pytest.raises(ConfigError, match=r"^evaluate\.general needs the package lm-eval, which is not installed: pip install"):
+        suites.require(here({"tasks": ["calltune_knowledge"]}))
+    suites.require(here({"text": "text.txt"}))
+
+
+def test_a_condition_on_another_metric_than_the_tasks_names_that(here):
+    config = here({"tasks": ["gsm8k"]}, gate={"regression": {"general.gsm8k.acc": 0.05}})
+    with pytest.raises(
+        ConfigError, match=r"^gate\.regression: 'general\.gsm8k\.acc' is not measured, but 'general\.gsm8k\.exact_match' is$"
+    ):
+        suites.require(config)
+    right = here({"tasks": ["gsm8k"], "text": "text.txt"}, gate={"regression": {"general.gsm8k.exact_match": 0.05}})
+    assert suites.require(right) == ["general.gsm8k.exact_match", "general.text_loss"]
+
+
+def test_check_says_what_is_measured_and_what_the_gate_makes_of_it(here):
+    from pipelines.check import check
+
+    general = {"tasks": ["calltune_knowledge"], "text": "text.txt"}
+    gate = {"suites": {"general.calltune_knowledge.acc": 0.5}, "regression": {"general.text_loss": 0.1}}
+    lines = list(check(here(general, gate=gate)))
+    assert "suites       general.calltune_knowledge.acc" in lines
+    assert "             general.text_loss" in lines
+    assert "             general.calltune_knowledge.acc at least 0.5" in lines
+    assert "             general.text_loss at most 0.1 worse than the base model's" in lines
+    assert not [line for line in lines if "no condition" in line]
+    del gate["suites"]
+    lines = list(check(here(general, gate=gate)))
+    assert "warning: the gate has no condition and will refuse every model: set gate.thresholds" in lines
+
+
+# In a cluster
+
+
+def test_files_are_brought_into_the_store_once_under_their_content_and_come_back(here, s3, tmp_path, monkeypatch):
+    config = here({"tasks": ["letters"], "tasks_folder": "tasks", "text": "text.txt"}, storage={"uri": s3.uri})
+    config = config.model_copy(update={"model": config.model.model_copy(update={"base": "org/model"})})
+    first = Inputs(s3.uri, s3)
+    brought = first.bring(config).evaluate
+    there = [key.split("/", 2)[2] for key in first.uploaded]
+    assert {"letters.jsonl", "letters.yaml", "text.txt"} <= set(there) and ".hidden" not in there
+    assert recorded(brought) == recorded(config.evaluate), "it is the same evaluation, here and there"
+    again = Inputs(s3.uri, s3)
+    assert again.bring(config).evaluate == brought and again.uploaded == []
+    assert EvaluateConfig(**json.loads(brought.model_dump_json())) == brought, "a pod takes it for a config"
+    assert Inputs(s3.uri, s3).bring(config.model_copy(update={"evaluate": brought})).evaluate == brought
+
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "pod"))
+    general = brought.with_files(files.local).general
+    assert Path(general.text).read_text() == "One document.\n\nAnother.\n"
+    assert sorted(file.name for file in Path(general.tasks_folder).iterdir()) == ["letters.jsonl", "letters.yaml"]
+    assert files.content("x", general.tasks_folder) == recorded(config.evaluate)["general"]["tasks_folder"]
+    for key in storage.of_run().list("inputs"):
+        s3.delete(key)
+    assert brought.with_files(files.local).general == general, "and is not fetched twice"
+
+
+def test_what_the_store_has_lost_is_said(here, s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "pod"))
+    place = f"{s3.uri}/inputs/{'0' * 64}/text.txt"
+    with pytest.raises(DataError, match=r"/inputs/0{64}/text\.txt: no such evaluate\.general\.text file"):
+        EvaluateConfig(general={"text": place}).with_files(files.local)
+    assert not list((models.cache_dir() / "inputs").glob("*"))
+
+
+def test_a_program_among_the_tasks_is_not_brought_into_the_store(here, s3):
+    Path("tasks/utils.py").write_text("")
+    config = here({"tasks": ["letters"], "tasks_folder": "tasks"}, storage={"uri": s3.uri})
+    with pytest.raises(DataError, match=r"tasks_folder: .*utils\.py is a program, and a pod runs none out of the store"):
+        Inputs(s3.uri, s3).bring(config)
