@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from calltune import exports, models, runtime, storage
 from calltune.breakdown import by_argument, by_tool
 from calltune.errors import DataError
+from calltune.match import Rules
 from calltune.parse import PARSERS
 from calltune.records import (
     Record,
@@ -25,7 +26,7 @@ from calltune.records import (
     write_jsonl,
 )
 from calltune.render import Renderer, answer_text, prompt_ids
-from calltune.score import Answer, Rules, Scored, check_rules, rules_without_tool, summarise, verdict
+from calltune.score import Answer, Scored, check_rules, rules_without_tool, summarise, verdict
 from calltune.settings import ModelConfig
 from calltune.template import template_in
 from components.evaluate.config import EvaluateConfig

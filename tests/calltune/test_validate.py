@@ -153,6 +153,27 @@ BAD = [
             user(), calls(day="M", minutes=30), expected=[{"name": "book_room", "arguments": {"day": ["M"], "minutes": [45]}}]
         ),
     ),
+    (
+        "invalid_expected",
+        "own last answer: book_room.kind: 'desk' is not among the accepted ['room']",
+        record(
+            user(), calls(day="M", kind="desk"), expected=[{"name": "book_room", "arguments": {"day": ["M"], "kind": ["room"]}}]
+        ),
+    ),
+    (
+        "invalid_expected",
+        "own last answer: book_room.day: '' is not among the accepted ['Monday']",
+        record(user(), calls(day=""), expected=[{"name": "book_room", "arguments": {"day": ["Monday"]}}]),
+    ),
+    (
+        "invalid_expected",
+        "own last answer: book_room.minutes: 30 is not among the accepted [45]",
+        record(
+            user(),
+            {"role": "assistant", "tool_calls": 2 * calls(day="M", minutes=30)["tool_calls"]},
+            expected=[{"name": "book_room", "arguments": {"day": ["M"], "minutes": [minutes]}} for minutes in (30, 45)],
+        ),
+    ),
 ]
 
 
