@@ -16,10 +16,9 @@ from calltune.match import Rules
 from calltune.parse import PARSERS
 from calltune.records import (
     Record,
+    asked_sha256,
     expected_calls,
-    last_turn_sha256,
     prompt_of,
-    question_sha256,
     read_jsonl,
     sha256,
     user_text,
@@ -289,7 +288,7 @@ def _seen_in_training(folder: Path, records: Sequence[Record]) -> list[str] | No
         return None
     seen = set(runtime.read_json(folder / models.TRAINED_ON))
     # Also where a training conversation asked in a later turn what the test asks last.
-    return [record["id"] for record in records if {question_sha256(record), last_turn_sha256(record)} & seen]
+    return [record["id"] for record in records if asked_sha256(record) & seen]
 
 
 def absent(which: str, metrics: Path, predictions: Path) -> dict[str, Any]:

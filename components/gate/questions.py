@@ -44,8 +44,8 @@ def enough(ours: Evidence, config: GateConfig) -> list[Check]:
 def unseen(which: str, evidence: Evidence) -> Check:
     """Whether the model was trained on none of the test questions: only of the candidate is that a condition.
 
-    A champion that has seen some is harder to beat, never easier. Were it refused, it would stay for ever: it may have learnt in a
-    later turn of a conversation what a new row asks first, and no split keeps that row out of the test.
+    A champion that has seen some is harder to beat, never easier. Were it refused, it would stay for ever: it may have learnt in
+    a later turn of a conversation what a new row asks first, and no split keeps that row out of the test.
     """
     name, seen, lenient = f"{which}: test unseen", evidence.seen_in_training, which == "champion"
     if seen is None:
@@ -56,6 +56,6 @@ def unseen(which: str, evidence: Evidence) -> Check:
     ids = ", ".join(seen[:LISTED]) + (f" and {len(seen) - LISTED} more" if len(seen) > LISTED else "")
     told = f"it was trained on {len(seen)} of the {evidence.n} test questions: {ids}"
     if lenient:
-        advice = "with format.split.mode: growing no question of its training moves into the test, but what a later turn asked may"
+        advice = "with format.split.mode: growing no question moves into the test but what a later turn asked"
         return Check(name, True, f"{told}; this only makes it harder to beat; {advice}.", len(seen))
     return Check(name, False, f"{told}; where it went on from a champion, train.start_from: base begins anew.", len(seen), 0)

@@ -5,7 +5,7 @@ import pytest
 
 from calltune import models
 from calltune.errors import ConfigError, DataError
-from calltune.records import content_sha256, read_jsonl, sha256, user_text, write_jsonl
+from calltune.records import asked_sha256, content_sha256, read_jsonl, sha256, user_text, write_jsonl
 from components.format.config import FormatConfig, SplitConfig
 from components.format.part import SCHEMA
 from components.format.split import parts_of
@@ -248,6 +248,19 @@ def test_a_training_row_that_nearly_repeats_a_test_question_is_quarantined_and_t
         match=rf"1 of \d+ training rows \(\d+\.\d%\) ask what the test .*max_share allows 1\.0%: {pair}; all in .*quarantine",
     ):
         formatted(some, tiny, tmp_path / "refused", split=growing, contamination={"max_share": 0.01})
+
+
+def test_a_phrase_of_many_conversations_is_not_what_the_model_was_trained_on(some, tiny, tmp_path):
+    for row in some[:15]:
+        asked, answer = row["messages"]
+        yes = {"role": "user", "content": "Yes, please go ahead and do that for me now."}
+        row["messages"] = [asked, {"role": "assistant", "content": "Shall I?"}, yes, answer]
+    result, out = formatted(some, tiny, tmp_path)
+    test = list(read_jsonl(out / "test.jsonl"))
+    assert any(len(row["messages"]) == 4 for row in test)
+    assert result.quarantined == 0
+    learnt = set(json.loads((out / "stats.json").read_text())["trained_on"])
+    assert len(learnt) == result.train and not [row["id"] for row in test if asked_sha256(row) & learnt]
 
 
 def shown_tools(row, tokenizer):
