@@ -3,8 +3,9 @@
 import math
 from array import array
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -83,7 +84,11 @@ class _Texts:
 
 
 def contaminated(
-    records: Sequence[Record], parts: Sequence[str], config: ContaminationConfig, phrases: Collection[int] = ()
+    records: Sequence[Record],
+    parts: Sequence[str],
+    config: ContaminationConfig,
+    phrases: Collection[int] = (),
+    shortened: Mapping[int, Record] = MappingProxyType({}),
 ) -> list[Pair]:
     """For each training row that nearly repeats a held-out one the nearest such pair, in the rows' order.
 
@@ -92,18 +97,20 @@ def contaminated(
         parts: `train`, `validation` or `test` for each of them.
         config: what counts as nearly equal.
         phrases: turns that many of them have, of `Turns`.
+        shortened: those of them that are shown without their early turns, as they are shown, by their index.
     """
     texts, keys, learnt, asking = _Texts(), array("q"), array("q"), dict[int, int]()
     learnt_of = array("q")
     for row, (record, part) in enumerate(zip(records, parts, strict=True)):
         texts.add(user_text(record))
         keys.append(_number(question_key(record)))
+        shown = shortened.get(row, record)
         if part == TRAIN:
-            taught = {_number(one) for one in learnt_sha256(record, phrases)}
+            taught = {_number(one) for form in (record, shown) for one in learnt_sha256(form, phrases)}
             learnt.extend(taught)
             learnt_of.extend([row] * len(taught))
         else:
-            for one in asked_sha256(record):
+            for one in asked_sha256(shown):
                 asking.setdefault(_number(one), row)
     training = array("q", (row for row, part in enumerate(parts) if part == TRAIN))
     held = array("q", (row for row, part in enumerate(parts) if part != TRAIN))

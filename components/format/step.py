@@ -73,7 +73,8 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         _require_few_quarantined(source, len(records), rows, config, out)
         # By the whole conversations: one that has lost its first turn still belongs to the question that it began with.
         parts = parts_of(kept, config.split)
-        repeated = contaminated(kept, parts, config.contamination, phrases)
+        shortened = {row: rows.shortened[place] for row, place in enumerate(kept.places) if place in rows.shortened}
+        repeated = contaminated(kept, parts, config.contamination, phrases, shortened)
         for pair in repeated:
             message = f"asks what row {kept[pair.held]['id']} of the {parts[pair.held]} part asks: {pair.why}"
             rows.refuse(kept.places[pair.train], kept[pair.train], "contaminated", message)

@@ -67,6 +67,15 @@ def test_a_turn_that_many_rows_have_is_a_phrase_and_a_row_that_asks_nothing_else
     assert pairs([record(yes), *rows], [TRAIN, *parts]) == [(0, 13, "a later turn asks the same")]
 
 
+def test_conversations_that_ask_the_same_once_they_are_shortened_are_found_though_it_is_short():
+    whole = [record("Where is the printer of the London office?", "Yes, please."), record("Book me a room.", "Yes, please.")]
+    shown = record("yes, please.")
+    for shortened in ({}, {0: shown}, {1: shown}):
+        assert contaminated(whole, [TRAIN, TEST], ContaminationConfig(), (), shortened) == []
+    (pair,) = contaminated(whole, [TRAIN, TEST], ContaminationConfig(), (), {0: shown, 1: shown})
+    assert (pair.train, pair.held, pair.why) == (0, 1, "a later turn asks the same")
+
+
 def test_case_spacing_and_punctuation_do_not_hide_a_question():
     assert found(["Where is ROOM 12?", "Who is Bo?"], ["where is  room 12"]) == [
         ("Where is ROOM 12?", "where is  room 12", "the same words")

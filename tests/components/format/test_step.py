@@ -263,6 +263,20 @@ def test_a_phrase_of_many_conversations_is_not_what_the_model_was_trained_on(som
     assert len(learnt) == result.train and not [row["id"] for row in test if asked_sha256(row) & learnt]
 
 
+def test_conversations_that_are_shortened_to_the_same_are_not_in_training_and_test(some, tiny, tmp_path):
+    answer = {"role": "assistant", "content": "Shall I do that?"}
+    for number, row in enumerate(some[:12]):
+        early = {"role": "user", "content": f"{row['messages'][0]['content']} {number} " + "and so on " * 600}
+        row["messages"] = [early, answer, {"role": "user", "content": "Yes, please."}, row["messages"][-1]]
+    loose = {"similarity": 1, "shared_words": 10_000}
+    result, out = formatted(some, tiny, tmp_path, too_long="drop_turns", contamination=loose)
+    test = list(read_jsonl(out / "test.jsonl"))
+    assert "Yes, please." in map(user_text, test) and result.quarantined
+    assert {row["rule"] for row in quarantined(out).values()} == {"contaminated"}
+    learnt = set(json.loads((out / "stats.json").read_text())["trained_on"])
+    assert not [row["id"] for row in test if asked_sha256(row) & learnt]
+
+
 def shown_tools(row, tokenizer):
     lines = tokenizer.decode(row["input_ids"]).split("<tools>\n")[1].split("\n</tools>")[0].splitlines()
     return [json.loads(line)["name"] for line in lines]
