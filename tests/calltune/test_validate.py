@@ -255,6 +255,20 @@ def test_accepted_values_of_a_composed_or_open_schema_are_accepted():
     assert "free.y: must be of type integer" in problem(record(user(), calls("free", x="a"), tools=[free], expected=expected))[1]
 
 
+def test_what_only_another_argument_forbids_is_accepted():
+    chosen = tool("chosen", zip={"type": "string"}, land={"type": "string"})
+    inner = {"if": {"required": ["a"]}, "then": {"properties": {"b": {"type": "integer"}}}}
+    digits = {"properties": {"zip": {"pattern": "^[0-9]{5}$"}}, "additionalProperties": False}
+    parameters = chosen["function"]["parameters"]
+    parameters["properties"]["place"] = inner
+    parameters["allOf"] = [{"if": {"properties": {"land": {"const": "US"}}}, "then": digits}]
+    own = calls("chosen", zip="SW1A 1AA", land="UK", place={"a": 1, "b": 2})
+    expected = [{"name": "chosen", "arguments": {"zip": ["SW1A 1AA"], "land": ["UK"], "place": [{"a": [1], "b": [2]}]}}]
+    assert problem(record(user(), own, tools=[chosen], expected=expected)) is None
+    expected[0]["arguments"]["place"] = [{"a": [1], "b": [2, "x"]}]
+    assert "chosen.place.b: must be of type integer" in problem(record(user(), own, tools=[chosen], expected=expected))[1]
+
+
 def test_accepted_values_that_nobody_can_follow_are_refused():
     deep = 1
     for _ in range(3000):
