@@ -26,9 +26,8 @@ from benchmarks import bfcl_answers
 from calltune import tools
 from calltune.guard import check_all
 from calltune.loose_types import from_loose_types
-from calltune.match import standardised
+from calltune.match import Gold, answer_matches, standardised
 from calltune.records import Call
-from calltune.score import Gold, answer_matches
 
 FILES = (
     *("simple_python", "multiple", "parallel", "parallel_multiple"),

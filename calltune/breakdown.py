@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from calltune import stats
+from calltune.match import Rules, assigned, mismatch, rule_of, value_fits
 from calltune.metrics import names_in
 from calltune.records import Call, Record, expected_calls
-from calltune.score import Rules, assigned, mismatch, rule_of, value_fits
 
 
 def by_tool(confusion: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, dict[str, float | int | None]]]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, cast
 
 import jsonschema
@@ -103,13 +104,20 @@ def check_value(tool: Tool, argument: str, value: Any) -> str | None:
     try:
         for error in sorted(validator.iter_errors({argument: value}), key=_order):
             unlisted = error.validator == "additionalProperties" or (error.validator == "unevaluatedProperties" and not composed)
-            if error.absolute_path[0] == argument if error.absolute_path else unlisted:
+            of_value = error.absolute_path[0] == argument if error.absolute_path else unlisted
+            if of_value and not _in_a_branch(error):
                 return _reason(name, error)
     except (RecursionError, OverflowError, ValueError):  # as in check
         return f"{name}.{argument}: is nested too deeply, or holds a number too large to check"
     except Unresolvable as error:
         raise DataError(f"tool {name!r}: its schema refers to what is not in it: {error}") from None
     return None
+
+
+def _in_a_branch(error: jsonschema.ValidationError) -> bool:
+    """Whether the error is of a `then` or an `else` that other arguments choose, not of one inside of the value."""
+    around = takewhile(lambda part: not str(part).endswith("roperties"), error.absolute_schema_path)
+    return not {"then", "else"}.isdisjoint(around)
 
 
 def check_all(calls: Iterable[Call], tools: Sequence[Tool], coerce: bool = False) -> list[Guarded]:

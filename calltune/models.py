@@ -36,7 +36,8 @@ SERVING = "calltune.json"
 
 TRAINED_ON = "trained_on.json"
 """In an exported folder, and in that of its adapter alone: `question_sha256` and `turns_sha256` of each record that it
-was trained on, and before it its base model and the champions whose adapters it goes on from. A folder without it does not say.
+was trained on, but for turns that are phrases of the data, and before it its base model and the champions whose adapters it
+goes on from. A folder without it does not say.
 """
 
 TRAINED_BEFORE = "trained_before.json"

@@ -70,10 +70,13 @@ def turns_sha256(record: Record) -> list[str]:
     return [_words_sha256(turn) for turn in _user_turns(record) if len(words(turn)) >= TURN_WORDS]
 
 
-def last_turn_sha256(record: Record) -> str | None:
-    """As `question_sha256`, of the last user turn, which is what evaluation asks for an answer to; None where it is short."""
-    last = _user_turns(record)[-1:]
-    return _words_sha256(last[0]) if last and len(words(last[0])) >= TURN_WORDS else None
+def asked_sha256(record: Record) -> set[str]:
+    """As `question_sha256`, of what evaluation asks: the question, and its last user turn if that is not short.
+
+    A model that was trained on one of these was trained on the question.
+    """
+    last = [turn for turn in _user_turns(record)[-1:] if len(words(turn)) >= TURN_WORDS]
+    return {question_sha256(record), *map(_words_sha256, last)}
 
 
 def _user_turns(record: Record) -> list[str]:

@@ -30,5 +30,11 @@ def wrong(schema: dict[str, Any]) -> str | None:
             except Exception:  # a pointer may go into a number or a list: referencing lets pass whatever comes of that
                 return str(reference)
             left.append((DRAFT202012.create_resource(target.contents), target.resolver))
-        left += [(inner, resolver.in_subresource(inner)) for inner in resource.subresources()]
+        inner = resource
+        try:
+            for inner in resource.subresources():
+                left.append((inner, resolver.in_subresource(inner)))
+        except Exception:  # its `$id` may be no address; and nobody has checked what an older `$schema` reads otherwise
+            named = {**resource.contents, **(inner.contents if isinstance(inner.contents, dict) else {})}
+            return str(next((named[key] for key in ("$id", "id", "$schema") if key in named), None))
     return None

@@ -12,16 +12,11 @@ from typing import Any
 
 from calltune import stats
 from calltune.errors import ConfigError
-from calltune.guard import check_all, types_of
-from calltune.match import ast_match, is_empty, token_f1
+from calltune.guard import check_all
+from calltune.match import Rules, answer_matches, first_difference, properties
 from calltune.metrics import MEANS, PROPORTIONS, ROBUSTNESS, UNREADABLE, label_of
 from calltune.parse import Parsed
-from calltune.records import Call, Record, Tool, expected_calls
-
-Rules = Mapping[str, str]
-"""Overrides of the match rule by argument: ``{"tool.argument": "ast" | "any" | "f1>=0.5"}``."""
-Gold = dict[str, Any]
-"""An expected call: ``{"name": str, "arguments": {argument: [accepted values]}}``."""
+from calltune.records import Record, Tool, expected_calls
 
 _F1 = re.compile(r"f1>=(0\.\d*[1-9]\d*|1(\.0+)?)")
 
@@ -116,7 +111,7 @@ def verdict(record: Record, parsed: Parsed, rules: Rules, coerce: bool = False) 
     if rejected is not None:
         named, reason = "malformed", rejected
     elif reason is None and not arguments_right:
-        named, reason = "wrong_arguments", _first_difference(calls, expected, record["tools"], rules, literal)
+        named, reason = "wrong_arguments", first_difference(calls, expected, record["tools"], rules, literal)
     return Scored(
         verdict=named,
         reason=reason,
@@ -124,24 +119,6 @@ def verdict(record: Record, parsed: Parsed, rules: Rules, coerce: bool = False) 
         expected=label_of(wanted_names),
         called=label_of(called_names) if readable else UNREADABLE,
     )
-
-
-def answer_matches(
-    calls: Sequence[Call], expected: Sequence[Gold], tools: Sequence[Tool], rules: Rules | None, literal: bool
-) -> bool:
-    """Whether the calls are the expected ones in some order, arguments included.
-
-    Args:
-        calls: what was called.
-        expected: the accepted calls.
-        tools: the tools' schemas, which say each argument's default rule.
-        rules: overrides; None: `ast` for every argument, whatever its schema.
-        literal: the gold values are an assistant's own, not lists in the Berkeley form: see :func:`ast_match`.
-    """
-    if len(calls) != len(expected):
-        return False
-    fits = [[mismatch(call, gold, tools, rules, literal) is None for call in calls] for gold in expected]
-    return None not in assigned(fits)
 
 
 def summarise(
@@ -194,108 +171,6 @@ def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
     return list((Counter(names) - Counter(others)).elements())
 
 
-def assigned(fits: Sequence[Sequence[bool]]) -> list[int | None]:
-    """For each expected call the call that it is paired with, so that as many as possible are paired.
-
-    Augmenting paths, because taking the first fitting call for each expected one in turn can leave a later one without.
-    """
-    owner: dict[int, int] = {}
-
-    def pair(gold: int, tried: set[int]) -> bool:
-        for call, fit in enumerate(fits[gold]):
-            if fit and call not in tried:
-                tried.add(call)
-                if call not in owner or pair(owner[call], tried):
-                    owner[call] = gold
-                    return True
-        return False
-
-    for gold in range(len(fits)):
-        pair(gold, set())
-    calls = {gold: call for call, gold in owner.items()}
-    return [calls.get(gold) for gold in range(len(fits))]
-
-
-def _first_difference(
-    calls: Sequence[Call], expected: Sequence[Gold], tools: Sequence[Tool], rules: Rules, literal: bool
-) -> str | None:
-    """What differs between the first unpaired expected call and an unpaired call of the same tool."""
-    differences = [[mismatch(call, gold, tools, rules, literal) for call in calls] for gold in expected]
-    paired = assigned([[difference is None for difference in row] for row in differences])
-    left = [index for index in range(len(calls)) if index not in paired]
-    for gold, call in enumerate(paired):
-        if call is None:
-            same_tool = [index for index in left if calls[index]["name"] == expected[gold]["name"]]
-            return differences[gold][same_tool[0]]
-    return None
-
-
-def mismatch(call: Call, gold: Gold, tools: Sequence[Tool], rules: Rules | None, literal: bool) -> str | None:
-    """How the call differs from the expected one, None if it does not."""
-    tool, arguments, accepted = gold["name"], call["arguments"], gold["arguments"]
-    if call["name"] != tool:
-        return f"called {call['name']} instead of {tool}"
-    for name in arguments:
-        if name not in accepted:
-            return f"{tool}.{name}: is given and was not expected"
-    for name, values in accepted.items():
-        optional = not literal and "" in values
-        if name not in arguments:
-            if not optional:
-                return f"{tool}.{name}: is expected and missing"
-        elif not value_fits(arguments[name], values, rule_of(tool, name, tools, rules), literal):
-            return f"{tool}.{name}: {_short(arguments[name])} is not among the accepted {_short(values)}"
-    return None
-
-
-def value_fits(value: Any, accepted: Sequence[Any], rule: str, literal: bool) -> bool:
-    """Whether a value is an accepted one by the rule."""
-    if ast_match(value, accepted, literal):
-        return True
-    if rule == "any":
-        return not is_empty(value)
-    return rule.startswith("f1>=") and token_f1(value, accepted) >= _threshold(rule)
-
-
-def rule_of(tool: str, argument: str, tools: Sequence[Tool], rules: Rules | None) -> str:
-    """The match rule of an argument: the one that was set, or the default for its type; `ast` where `rules` is None."""
-    if rules is None:
-        return "ast"
-    key = f"{tool}.{argument}"
-    if key in rules:
-        return rules[key]
-    by_name = {one["function"]["name"]: one for one in tools}  # the last of a name, as the guard takes it
-    return "any" if tool in by_name and _is_free_string(_properties(by_name[tool]).get(argument)) else "ast"
-
-
 def _arguments_of(tools: Sequence[Tool]) -> dict[str, None]:
     """``tool.argument`` of each argument, in order, once."""
-    return dict.fromkeys(f"{tool['function']['name']}.{name}" for tool in tools for name in _properties(tool))
-
-
-def _properties(tool: Tool) -> dict[str, Any]:
-    parameters = tool["function"].get("parameters") or {}
-    return dict(parameters.get("properties") or {})
-
-
-def _is_free_string(schema: Any) -> bool:
-    if not isinstance(schema, dict) or _is_fixed(schema):
-        return False
-    types = types_of(schema)
-    return "string" in types and types <= {"string", "null"}
-
-
-def _is_fixed(schema: dict[str, Any]) -> bool:
-    """Whether a schema lists the values that there are, itself or in a choice of its `anyOf`."""
-    choices = schema.get("anyOf")
-    choices = [one for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
-    return "enum" in schema or "const" in schema or any(map(_is_fixed, choices))
-
-
-def _threshold(rule: str) -> float:
-    return float(rule.removeprefix("f1>="))
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
+    return dict.fromkeys(f"{tool['function']['name']}.{name}" for tool in tools for name in properties(tool))

@@ -8,7 +8,7 @@ from typing import Any
 from calltune.dialects.reading import RowError, guarded
 from calltune.errors import DataError
 from calltune.guard import check_value
-from calltune.match import ast_match, is_empty, plain_values
+from calltune.match import first_difference, plain_values
 from calltune.records import Call, Message, Record, Tool, calls_of
 
 Problem = tuple[str, str]
@@ -200,9 +200,9 @@ def _no_call(call: Any, by_name: dict[str, Tool], where: str) -> str | None:
 
 
 def _not_own(record: Record) -> str | None:
-    """Why the row's own answer, which training teaches, is not among the accepted ones; of a text only that there is one.
+    """Why the row's own answer, which training teaches, is none of the accepted ones, by each argument's default rule.
 
-    Not by score.py: another way to score would then be another code of ingest, and every step would run again.
+    Not by score.py: another way to count would then be another code of ingest, and every step would run again.
     """
     own, expected = calls_of(record["messages"][-1]), record["expected"]
     called, wanted = (sorted(str(call["name"]) for call in calls) for calls in (own, expected))
@@ -210,22 +210,8 @@ def _not_own(record: Record) -> str | None:
     if called != wanted:
         wanted_instead = f"instead of {', '.join(wanted)}" if wanted else "where no call was expected"
         return f"{refused}: called {', '.join(called) or 'nothing'} {wanted_instead}"
-    for call in own:
-        reasons = [_unlike(call, gold) for gold in expected if gold["name"] == call["name"]]
-        if None not in reasons:
-            return f"{refused}: {call['name']}.{reasons[0]}"
-    return None
-
-
-def _unlike(call: Call, gold: dict[str, Any]) -> str | None:
-    given = {name: value for name, value in call["arguments"].items() if not is_empty(value)}
-    for name, value in given.items():
-        if name not in gold["arguments"]:
-            return f"{name}: is given and was not expected"
-        if not isinstance(value, str) and not ast_match(value, gold["arguments"][name]):
-            return f"{name}: {value!r} is not among the accepted {gold['arguments'][name]!r}"
-    missing = [name for name, accepted in gold["arguments"].items() if name not in call["arguments"] and "" not in accepted]
-    return f"{missing[0]}: is expected and missing" if missing else None
+    difference = first_difference(own, expected, record["tools"], {}, literal=False)
+    return None if difference is None else f"{refused}: {difference}"
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -191,7 +191,9 @@ def _parts(split: SplitConfig, rows: Counter[str], sample: Sample) -> tuple[int,
     """
     questions = _questions(rows.total(), sample)
     if split.test_source:
-        test = _questions(sum(rows[uri] for uri in matching(rows, split.test_source)), sample)
+        # By absolute paths, as a run compares them.
+        whole = {uri if "://" in uri else os.path.abspath(uri): uri for uri in rows}
+        test = _questions(sum(rows[whole[uri]] for uri in matching(whole, split.test_source)), sample)
         validation = round(split.validation * (questions - test))
     else:
         test = round(split.test * questions)

@@ -56,7 +56,6 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
             cannot be started.
         KeyboardInterrupt: Ctrl-C, after everything that was started has been ended.
     """
-    _require_inputs(config)
     workdir = workdir.resolve()
     workdir.mkdir(parents=True, exist_ok=True)
     require_own(workdir)
@@ -64,14 +63,17 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
     starting = screen.phase("start the S3 server") if config.storage.uri == "embedded" else nullcontext()
     with ExitStack() as stack:
         stack.enter_context(alone(workdir))
-        with starting:
-            variables = stack.enter_context(environment(config, workdir))
-        scratch = stack.enter_context(temporary(workdir))
-        events, config = workdir / "events.jsonl", absolute(config)
-        runtime.write_json(workdir / "job.json", config.model_dump(mode="json"))
+        events = workdir / "events.jsonl"
         # A run that fails leaves neither of these, also not that of the run before it.
         for stale in (events, workdir / "summary.json"):
             stale.unlink(missing_ok=True)
+        if not config.notify.via:
+            _require_inputs(config)
+        with starting:
+            variables = stack.enter_context(environment(config, workdir))
+        scratch = stack.enter_context(temporary(workdir))
+        config = absolute(config)
+        runtime.write_json(workdir / "job.json", config.model_dump(mode="json"))
         variables |= {"CALLTUNE_EVENTS": str(events), "CALLTUNE_RUN_ID": new_run_id()}
         # For the pipeline and its steps, and for what this process reads from the store and says to MLflow.
         stack.enter_context(in_environment(variables))
@@ -238,7 +240,7 @@ def _outcome(code: int, seen: list[dict[str, Any]], workdir: Path) -> Outcome:
 
 
 def _require_inputs(config: RunConfig) -> None:
-    """What can be said before a server is started; look and ingest say the rest."""
+    """What can be said before a server is started; look and ingest say the rest, and all of it where somebody is to be told."""
     for kind, path in [*(("data", part.source) for part in config.ingest.sources), ("tools", config.ingest.tools)]:
         if path and "://" not in path and not Path(path).exists():
             raise no_such_file(path, kind)

@@ -15,9 +15,13 @@ from components.evaluate.prefix import KeysValues, prefill
 BATCH_ROWS = 64
 """Rows decoded together. More read the weights less often, until their own caches outgrow the memory bandwidth."""
 
+BATCH_TOKENS = 64 * 512
+"""Rows times the longest one's own tokens, those behind the shared prefix, whose keys and values a batch holds: 1.5 GB for
+SmolLM2-135M in float32. Rows that bring their own tools share almost nothing."""
+
 BATCH_SCORES = 64 * 256**2
-"""Rows times the square of their own tokens, those behind the shared prefix: attention scores that a batch's first step holds for
-each head. Rows that bring their own tools share almost nothing, and 64 of them with 2,000 tokens would take 9 GB a copy."""
+"""Attention scores, to the shared prefix and to a row's own tokens, that a step holds for each head: 64 rows of 2,000 tokens at
+once would take 9 GB a copy. Prompts go in by pieces where that is more."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Which rows are decoded together, by their own tokens: those of about the same length, as many as memory lets."""
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) == BATCH_ROWS or (len(batch) + 1) * lengths[row] ** 2 > BATCH_SCORES):
+        if batch and (len(batch) == BATCH_ROWS or (len(batch) + 1) * lengths[row] > BATCH_TOKENS):
             yield batch
             batch = []
         batch.append(row)
@@ -115,6 +119,12 @@ def _batch(
     alive = torch.arange(len(rows), device=device)
     written: list[list[int]] = [[] for _ in rows]
     stops = torch.tensor(list(stop_ids), device=device)
+    columns = max(1, BATCH_SCORES // (len(rows) * (shared + ids.shape[1])))
+    first = range(0, ids.shape[1], columns)[-1]
+    for start in range(0, first, columns):
+        piece, end = slice(start, start + columns), start + columns
+        _logits(model, ids[:, piece], positions[:, piece], cache, prefix, mask[:, piece, :end])
+    ids, positions, mask = ids[:, first:], positions[:, first:], mask[:, first:]
     for _ in range(max_new_tokens):
         chosen = _logits(model, ids, positions, cache, prefix, mask).argmax(dim=-1)
         for place, token in zip(alive.tolist(), chosen.tolist(), strict=True):

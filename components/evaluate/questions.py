@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calltune import models, runtime
-from calltune.records import Record, last_turn_sha256, question_sha256, sha256
-from calltune.score import Rules, check_rules, rules_without_tool
+from calltune.match import Rules
+from calltune.records import Record, asked_sha256, sha256
+from calltune.score import check_rules, rules_without_tool
 
 
 def require_rules(rules: Rules, records: Sequence[Record]) -> None:
@@ -28,7 +29,7 @@ def seen_in_training(folder: Path, records: Sequence[Record]) -> list[str] | Non
         return None
     seen = set(runtime.read_json(folder / models.TRAINED_ON))
     # Also where a training conversation asked in a later turn what the test asks last.
-    return [record["id"] for record in records if {question_sha256(record), last_turn_sha256(record)} & seen]
+    return [record["id"] for record in records if asked_sha256(record) & seen]
 
 
 def fingerprint(records: Sequence[Record]) -> str:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from calltune import exports, models, runtime, storage
 from calltune.breakdown import by_argument, by_tool
 from calltune.errors import DataError
+from calltune.match import Rules
 from calltune.parse import PARSERS
 from calltune.records import Record, expected_calls, prompt_of, read_jsonl, sha256, user_text, write_jsonl
 from calltune.render import Renderer, answer_text, prompt_ids
-from calltune.score import Answer, Rules, Scored, summarise, verdict
+from calltune.score import Answer, Scored, summarise, verdict
 from calltune.settings import ModelConfig
 from calltune.template import template_in
 from components.evaluate import suites

@@ -3,18 +3,19 @@
 import math
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from calltune.likeness import ROUNDING, likeness, words
-from calltune.records import Record, last_turn_sha256, turns_sha256, user_text
+from calltune.records import Record, asked_sha256, question_sha256, turns_sha256, user_text
 from components.format.config import ContaminationConfig
 from components.format.split import TRAIN, question_key
 
 COMMON = 0.01
-"""Words in a row that more than this share of all rows have, and more than ten rows, are a phrase of the data."""
+"""Words in a row, or a turn, that more than this share of all rows have, and more than ten rows, are a phrase of the data."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,28 @@ class Pair:
     train: int
     held: int
     why: str
+
+
+class Turns:
+    """What users say in their turns, each row's once: 8 bytes for each."""
+
+    def __init__(self) -> None:
+        self.numbers, self.rows = array("q"), 0
+
+    def add(self, record: Record) -> None:
+        """Count a row's turns."""
+        self.numbers.extend({_number(turn) for turn in turns_sha256(record)})
+        self.rows += 1
+
+    def phrases(self) -> frozenset[int]:
+        """Those that are phrases of the data, such as a yes in many words: what they ask is what stands before them."""
+        turns, rows_with = np.unique(np.array(self.numbers, np.int64), return_counts=True)
+        return frozenset(turns[rows_with > _common(self.rows)].tolist())
+
+
+def learnt_sha256(record: Record, phrases: Collection[int]) -> set[str]:
+    """As `question_sha256`, of what training on a record teaches the answer to: the question, and its turns but for `phrases`."""
+    return {question_sha256(record), *(turn for turn in turns_sha256(record) if _number(turn) not in phrases)}
 
 
 class _Texts:
@@ -60,25 +83,35 @@ class _Texts:
         return self.flat[self.ends[row] : self.ends[row + 1]]
 
 
-def contaminated(records: Sequence[Record], parts: Sequence[str], config: ContaminationConfig) -> list[Pair]:
+def contaminated(
+    records: Sequence[Record],
+    parts: Sequence[str],
+    config: ContaminationConfig,
+    phrases: Collection[int] = (),
+    shortened: Mapping[int, Record] = MappingProxyType({}),
+) -> list[Pair]:
     """For each training row that nearly repeats a held-out one the nearest such pair, in the rows' order.
 
     Args:
         records: all rows; gone through one by one, never all in memory.
         parts: `train`, `validation` or `test` for each of them.
         config: what counts as nearly equal.
+        phrases: turns that many of them have, of `Turns`.
+        shortened: those of them that are shown without their early turns, as they are shown, by their index.
     """
-    texts, keys, turns, last = _Texts(), array("q"), array("q"), dict[int, int]()
-    turns_of = array("q")
+    texts, keys, learnt, asking = _Texts(), array("q"), array("q"), dict[int, int]()
+    learnt_of = array("q")
     for row, (record, part) in enumerate(zip(records, parts, strict=True)):
         texts.add(user_text(record))
         keys.append(_number(question_key(record)))
+        shown = shortened.get(row, record)
         if part == TRAIN:
-            said = [_number(turn) for turn in turns_sha256(record)]
-            turns.extend(said)
-            turns_of.extend([row] * len(said))
-        elif (final := last_turn_sha256(record)) is not None:
-            last.setdefault(_number(final), row)
+            taught = {_number(one) for form in (record, shown) for one in learnt_sha256(form, phrases)}
+            learnt.extend(taught)
+            learnt_of.extend([row] * len(taught))
+        else:
+            for one in asked_sha256(shown):
+                asking.setdefault(_number(one), row)
     training = array("q", (row for row, part in enumerate(parts) if part == TRAIN))
     held = array("q", (row for row, part in enumerate(parts) if part != TRAIN))
     asked = {keys[row]: row for row in reversed(held)}
@@ -86,12 +119,18 @@ def contaminated(records: Sequence[Record], parts: Sequence[str], config: Contam
     found = {row: Pair(row, asked[keys[row]], "the same first question") for row in training if keys[row] in asked}
     for pair in _near(texts, [row for row in training if row not in found], held, config.similarity).values():
         found[pair.train] = pair
-    for row, turn in zip(turns_of, turns, strict=True):
-        if turn in last:
-            found.setdefault(row, Pair(row, last[turn], "a later turn asks the same"))
+    # What evaluation would find in the model's list of what it was trained on, and the gate refuse.
+    for row, one in zip(learnt_of, learnt, strict=True):
+        if one in asking:
+            found.setdefault(row, Pair(row, asking[one], "a later turn asks the same"))
     for pair in _sharing(texts, training, held, config.shared_words):
         found.setdefault(pair.train, pair)
     return [found[row] for row in sorted(found)]
+
+
+def _common(rows: int) -> float:
+    """How many of so many rows may have something before it is a phrase of the data."""
+    return max(10, COMMON * rows)
 
 
 def _number(digest: str) -> int:
@@ -138,7 +177,7 @@ def _sharing(texts: _Texts, training: Sequence[int], held: Sequence[int], length
     places = np.minimum(np.searchsorted(known, runs), len(known) - 1)
     hits = known[places] == runs
     rows_with = counts + np.bincount(places[hits], minlength=len(known))
-    telling = hits & (rows_with[places] <= max(10, COMMON * len(texts)))
+    telling = hits & (rows_with[places] <= _common(len(texts)))
     # Of each training row the first one: its runs stand together, in order.
     rows, at = np.unique(of_training[telling], return_index=True)
     names = list(texts.numbers)

@@ -3,6 +3,7 @@
 import json
 from array import array
 from collections import Counter
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -11,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calltune.records import Record, question_sha256, sha256, turns_sha256
+from calltune.records import Record, sha256
 from calltune.render import Rendered, Renderer
+from components.format.contamination import learnt_sha256
 from components.format.split import TEST, TRAIN, stratum
 
 SCHEMA = pa.schema(
@@ -40,17 +42,17 @@ class Part:
         supervised: tokens of each row that the loss looks at.
         prefix: the longest one, in tokens.
         first: the first records with their rows.
-        questions: the hash of each question, and of each of its user's turns.
+        learnt: hashes of all that training on them teaches the answer to.
     """
 
-    def __init__(self, name: str, out: Path, renderer: Renderer) -> None:
-        self.name, self.renderer = name, renderer
+    def __init__(self, name: str, out: Path, renderer: Renderer, phrases: Collection[int]) -> None:
+        self.name, self.renderer, self.phrases = name, renderer, phrases
         self.records = self.prefix = 0
         self.strata: Counter[str] = Counter()
         self.stops: Counter[int] = Counter()
         self.tokens, self.supervised = array("l"), array("l")
         self.first: list[tuple[Record, list[Rendered]]] = []
-        self.questions: set[str] = set()
+        self.learnt: set[str] = set()
         self.waiting: list[dict[str, Any]] = []
         self.files = ExitStack()
         self.table = None if name == TEST else self.files.enter_context(pq.ParquetWriter(out / f"{name}.parquet", SCHEMA))
@@ -65,7 +67,7 @@ class Part:
         if self.table is not None:
             self._add_rows(record, rendered)
         if self.name == TRAIN:
-            self.questions.update([question_sha256(record), *turns_sha256(record)])
+            self.learnt |= learnt_sha256(record, self.phrases)
             if len(self.first) < FIRST:
                 self.first.append((record, rendered))
 

@@ -1,6 +1,7 @@
 """Which rows are for training, for validation and for the final test. The same data gives the same parts."""
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
@@ -109,7 +110,13 @@ def matching(uris: Collection[str], wanted: str) -> set[str]:
     Raises:
         DataError: none is.
     """
-    found = {uri for uri in uris if uri == wanted or uri.endswith(f"/{wanted}") or fnmatchcase(uri, wanted)}
+    # A run sees absolute paths, wherever it was started: of a relative one the end is what there is to compare.
+    end = re.sub(r"^(\.{1,2}/)+", "", wanted)
+    found = {
+        uri
+        for uri in uris
+        if uri in (wanted, end) or uri.endswith(f"/{end}") or fnmatchcase(uri, wanted) or fnmatchcase(uri, f"*/{end}")
+    }
     if not found:
         there = ", ".join(sorted(uris)[:5]) or "none"
         raise DataError(f"format.split.test_source: no row comes from {wanted!r}; the sources are {there}")

@@ -14,7 +14,7 @@ from calltune.settings import ModelConfig
 from calltune.template import Template, with_tool_detail
 from calltune.tools import names_of
 from components.format.config import FormatConfig
-from components.format.contamination import Pair, contaminated
+from components.format.contamination import Pair, Turns, contaminated
 from components.format.part import Part
 from components.format.rows import Rows
 from components.format.shaping import with_shuffled_tools, without_tools
@@ -63,14 +63,18 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
     template = with_tool_detail(choice.template, config.tool_detail)
     renderer = Renderer(tokenizer, template)
 
+    turns = Turns()
     with lines as records, Rows(renderer, config, len(records), out / "quarantine.jsonl") as rows:
         for index, record in enumerate(runtime.tracked(records, "render", len(records))):
             rows.take(index, record)
+            turns.add(record)
+        phrases = turns.phrases()
         kept = Some(records, filter(rows.has, range(len(records))))
         _require_few_quarantined(source, len(records), rows, config, out)
         # By the whole conversations: one that has lost its first turn still belongs to the question that it began with.
         parts = parts_of(kept, config.split)
-        repeated = contaminated(kept, parts, config.contamination)
+        shortened = {row: rows.shortened[place] for row, place in enumerate(kept.places) if place in rows.shortened}
+        repeated = contaminated(kept, parts, config.contamination, phrases, shortened)
         for pair in repeated:
             message = f"asks what row {kept[pair.held]['id']} of the {parts[pair.held]} part asks: {pair.why}"
             rows.refuse(kept.places[pair.train], kept[pair.train], "contaminated", message)
@@ -79,7 +83,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         written: dict[str, Part] = {}
         for part in (TRAIN, VALIDATION, TEST):
             chosen_rows = (place for place, of in zip(kept.places, parts, strict=True) if of == part and rows.has(place))
-            with Part(part, out, renderer) as file:
+            with Part(part, out, renderer, phrases) as file:
                 for record, rendered in shown(part, chosen_rows, records, rows, config, unseen):
                     file.add(record, rendered)
             written[part] = file
@@ -102,7 +106,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             "shortened": len(rows.shortened),
             "contaminated": len(repeated),
             "unseen_tools": sorted(unseen),
-            "trained_on": sorted(train.questions),
+            "trained_on": sorted(train.learnt),
             "tokens": {
                 "rows": train.tokens.tolist(),
                 "supervised": train.supervised.tolist(),

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from calltune.errors import DataError
+from calltune.match import answer_matches
 from calltune.metrics import NO_CALL, ROBUSTNESS, UNREADABLE, VERDICTS, label_of
 from calltune.records import canonical, read_jsonl
-from calltune.score import answer_matches
 from components.gate.evidence import Evidence, Unsound, close
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from calltune import stats
 from calltune.errors import ConfigError
+from calltune.match import answer_matches, rule_of
 from calltune.metrics import METRICS, PROPORTIONS, VERDICTS, label_of, names_in
 from calltune.parse import Parsed, parse_hermes
-from calltune.score import Answer, Scored, answer_matches, check_rules, rule_of, rules_without_tool, summarise, verdict
+from calltune.score import Answer, Scored, check_rules, rules_without_tool, summarise, verdict
 
 SEARCH = {
     "type": "object",

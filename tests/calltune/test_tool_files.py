@@ -187,12 +187,16 @@ DANGLING = [
     {"$dynamicRef": "#nowhere"},
     {"anyOf": [{"type": "null"}, {"items": {"$ref": "#/$defs/none"}}]},
     {"$ref": "#/behind"},
+    {"$id": "http://["},  # an address that is none, and one that is no text to an older JSON Schema
+    {"$schema": "http://json-schema.org/draft-04/schema#", "id": 5},
+    {"$schema": "http://json-schema.org/draft-07/schema#", "additionalItems": 5},
 ]
 
 
 @pytest.mark.parametrize("schema", DANGLING, ids=json.dumps)
 def test_a_reference_into_nothing_is_refused_at_once(load, schema):
     more = {"elsewhere": {"minimum": "low"}, "title": "Find", "behind": {"not": {"$ref": "#/none"}}, "required": ["name"]}
+    more["$id"] = "http://x/"
     parameters = {**FIND["function"]["parameters"], **more}
     parameters["properties"] = {**parameters["properties"], "location": schema}
     with pytest.raises(DataError, match=r"tool 'find': the reference '.*' leads nowhere in it, or to no schema"):

@@ -153,6 +153,27 @@ BAD = [
             user(), calls(day="M", minutes=30), expected=[{"name": "book_room", "arguments": {"day": ["M"], "minutes": [45]}}]
         ),
     ),
+    (
+        "invalid_expected",
+        "own last answer: book_room.kind: 'desk' is not among the accepted ['room']",
+        record(
+            user(), calls(day="M", kind="desk"), expected=[{"name": "book_room", "arguments": {"day": ["M"], "kind": ["room"]}}]
+        ),
+    ),
+    (
+        "invalid_expected",
+        "own last answer: book_room.day: '' is not among the accepted ['Monday']",
+        record(user(), calls(day=""), expected=[{"name": "book_room", "arguments": {"day": ["Monday"]}}]),
+    ),
+    (
+        "invalid_expected",
+        "own last answer: book_room.minutes: 30 is not among the accepted [45]",
+        record(
+            user(),
+            {"role": "assistant", "tool_calls": 2 * calls(day="M", minutes=30)["tool_calls"]},
+            expected=[{"name": "book_room", "arguments": {"day": ["M"], "minutes": [minutes]}} for minutes in (30, 45)],
+        ),
+    ),
 ]
 
 
@@ -232,6 +253,20 @@ def test_accepted_values_of_a_composed_or_open_schema_are_accepted():
     assert problem(record(user(), calls("free", x="a"), tools=[free], expected=expected)) is None
     expected[0]["arguments"]["y"] = ["", "b"]
     assert "free.y: must be of type integer" in problem(record(user(), calls("free", x="a"), tools=[free], expected=expected))[1]
+
+
+def test_what_only_another_argument_forbids_is_accepted():
+    chosen = tool("chosen", zip={"type": "string"}, land={"type": "string"})
+    inner = {"if": {"required": ["a"]}, "then": {"properties": {"b": {"type": "integer"}}}}
+    digits = {"properties": {"zip": {"pattern": "^[0-9]{5}$"}}, "additionalProperties": False}
+    parameters = chosen["function"]["parameters"]
+    parameters["properties"]["place"] = inner
+    parameters["allOf"] = [{"if": {"properties": {"land": {"const": "US"}}}, "then": digits}]
+    own = calls("chosen", zip="SW1A 1AA", land="UK", place={"a": 1, "b": 2})
+    expected = [{"name": "chosen", "arguments": {"zip": ["SW1A 1AA"], "land": ["UK"], "place": [{"a": [1], "b": [2]}]}}]
+    assert problem(record(user(), own, tools=[chosen], expected=expected)) is None
+    expected[0]["arguments"]["place"] = [{"a": [1], "b": [2, "x"]}]
+    assert "chosen.place.b: must be of type integer" in problem(record(user(), own, tools=[chosen], expected=expected))[1]
 
 
 def test_accepted_values_that_nobody_can_follow_are_refused():

@@ -116,6 +116,16 @@ def test_the_test_of_a_named_source_is_counted_there(checked, tmp_path):
         run(test_source="held.jsonl")
 
 
+def test_a_test_source_is_compared_by_absolute_paths_as_in_a_run(checked, tmp_path, monkeypatch):
+    rows = (EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:1000]
+    (tmp_path / "holdout.jsonl").write_text("\n".join(rows[960:]), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for wanted in (f"{tmp_path}/hold*", f"{tmp_path.name}/hold*", "./holdout.jsonl"):
+        split = {"split": {"test_source": wanted}}
+        lines = checked(rows[:960], ingest={"more": [{"source": "holdout.jsonl"}]}, format=split)
+        assert "40 to test, of 1000" in line(lines, "split")
+
+
 def test_every_condition_of_the_gate_is_put_into_words(checked):
     against = {"tool_accuracy": {"test": "not_worse", "margin": 0.02}, "call_accuracy": {"test": "point", "margin": 0.1}}
     gate = {"min_questions_per_tool": 3, "maximum": {"max_length_stop_rate": 0.02}, "against_champion": against}

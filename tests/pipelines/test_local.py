@@ -6,17 +6,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from calltune import ledger, tracking
+from calltune.errors import DataError
 from components.look.config import LookConfig
 from components.look.step import look
+from pipelines import local
 from pipelines.config import RunConfig, absolute, load
 from pipelines.local import environment, in_environment, variables_of
+from pipelines.screen import Screen
 from pipelines.workdir import remember_places
 
 NOISY = """
@@ -106,6 +112,38 @@ def test_a_store_below_a_file_is_exit_code_2_and_says_so(run_by_hand):
     assert done.stderr.startswith(f"calltune: {said}") and "Traceback" not in done.stdout + done.stderr
     assert "✓ look" not in done.stdout
     assert not (workdir / "places.json").exists(), "a store that does not answer is not the workdir's"
+
+
+def test_a_file_that_is_gone_leaves_no_summary_of_the_run_before(run_by_hand, monkeypatch):
+    workdir, _ = run_by_hand
+    monkeypatch.chdir(workdir.parent)
+    (workdir.parent / "rows.jsonl").unlink()
+    for name in ("places.json", "summary.json", "events.jsonl"):
+        (workdir / name).write_text('{"outcome": "promoted"}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl: no such data file"):
+        local.run(load("run.yaml"), workdir, Screen(Console()))
+    assert not (workdir / "summary.json").exists() and not (workdir / "events.jsonl").exists()
+
+
+def test_whoever_is_to_be_told_is_told_of_a_file_that_is_gone(run_by_hand, monkeypatch):
+    workdir, run = run_by_hand
+    told = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self):
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("CALLTUNE_WEBHOOK_URL", f"http://127.0.0.1:{server.server_port}")
+    (workdir.parent / "rows.jsonl").unlink()
+    done = run("--set", "notify.via=[webhook]")
+    server.shutdown()
+    assert done.returncode == 2 and "rows.jsonl: no such data file" in done.stderr
+    (message,) = told
+    assert (message["outcome"], message["step"]) == ("failed", "look") and "rows.jsonl: no such data file" in message["error"]
 
 
 def test_an_interrupted_run_is_killed_in_mlflow_too(run_by_hand):

@@ -97,11 +97,29 @@ def test_the_limit_ends_an_answer_that_does_not_stop(plain, ours, limit):
     assert all(len(answer.ids) == limit and not answer.stopped for answer in answers)
 
 
+@pytest.mark.parametrize(("shared", "most"), [(90, 5_000), (0, 3_000), (90, 2_300)])
+def test_a_step_holds_no_more_scores_than_memory_lets_the_shared_prefix_counted(plain, ours, monkeypatch, shared, most):
+    held, embed = [], ours.get_input_embeddings().forward
+    monkeypatch.setattr(hf, "BATCH_SCORES", most)
+
+    def counted(ids):
+        held.append(ids.shape)
+        return embed(ids)
+
+    monkeypatch.setattr(ours.get_input_embeddings(), "forward", counted)
+    prompts = prompts_of(7, shared, range(1, 21))
+    check(plain, ours, prompts, stop_ids=[2])
+    steps = [rows * columns for rows, columns in held if rows > 1]
+    assert max(steps) * (shared + 20) <= most
+    assert max(rows for rows, _ in held) == 20  # all of them are decoded together
+
+
 def test_long_rows_that_share_nothing_come_in_smaller_batches():
     batches = list(hf._batches([1000] * 64 + [3000, 50]))
     assert sorted(row for batch in batches for row in batch) == list(range(66))
     longest = {row: 3000 if row == 64 else 1000 for row in range(65)} | {65: 50}
-    assert all(len(batch) == 1 or len(batch) * max(map(longest.get, batch)) ** 2 <= hf.BATCH_SCORES for batch in batches)
+    assert all(len(batch) == 1 or len(batch) * max(map(longest.get, batch)) <= hf.BATCH_TOKENS for batch in batches)
+    assert [len(batch) for batch in batches] == [32, 32, 2]
     assert [len(batch) for batch in hf._batches([90] * 130)] == [64, 64, 2]
 
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from calltune.likeness import words
 from components.format.config import ContaminationConfig
-from components.format.contamination import contaminated
+from components.format.contamination import Turns, contaminated
 from components.format.split import TEST, TRAIN, VALIDATION
 
 
@@ -48,6 +48,32 @@ def test_what_the_test_asks_last_is_found_in_any_turn_of_a_training_conversation
     assert [(pair.train, pair.held) for pair in contaminated(rows, [*parts[:3], TRAIN, *parts[4:]], ContaminationConfig())] == [
         (0, 4), (1, 4), (3, 4),
     ]  # fmt: skip
+
+
+def test_a_turn_that_many_rows_have_is_a_phrase_and_a_row_that_asks_nothing_else_is_not():
+    yes = "Yes, please go ahead and book that one for me."
+    rows = [record(f"a{n} b{n} c{n} d{n} e{n} f{n} g{n} h{n} i{n} j{n} k{n} l{n} m{n}", yes) for n in range(20)]
+    parts = [*[TRAIN] * 12, *[TEST] * 8]
+
+    def pairs(rows, parts):
+        turns = Turns()
+        for row in rows:
+            turns.add(row)
+        found = contaminated(rows, parts, ContaminationConfig(), turns.phrases())
+        return [(pair.train, pair.held, pair.why) for pair in found]
+
+    assert pairs(rows, parts) == []
+    assert len(pairs(rows[5:15], parts[5:15])) == 7  # ten rows with it are not too many
+    assert pairs([record(yes), *rows], [TRAIN, *parts]) == [(0, 13, "a later turn asks the same")]
+
+
+def test_conversations_that_ask_the_same_once_they_are_shortened_are_found_though_it_is_short():
+    whole = [record("Where is the printer of the London office?", "Yes, please."), record("Book me a room.", "Yes, please.")]
+    shown = record("yes, please.")
+    for shortened in ({}, {0: shown}, {1: shown}):
+        assert contaminated(whole, [TRAIN, TEST], ContaminationConfig(), (), shortened) == []
+    (pair,) = contaminated(whole, [TRAIN, TEST], ContaminationConfig(), (), {0: shown, 1: shown})
+    assert (pair.train, pair.held, pair.why) == (0, 1, "a later turn asks the same")
 
 
 def test_case_spacing_and_punctuation_do_not_hide_a_question():

@@ -5,7 +5,7 @@ import pytest
 
 from calltune import models
 from calltune.errors import ConfigError, DataError
-from calltune.records import content_sha256, read_jsonl, sha256, user_text, write_jsonl
+from calltune.records import asked_sha256, content_sha256, read_jsonl, sha256, user_text, write_jsonl
 from components.format.config import FormatConfig, SplitConfig
 from components.format.part import SCHEMA
 from components.format.split import parts_of
@@ -248,6 +248,33 @@ def test_a_training_row_that_nearly_repeats_a_test_question_is_quarantined_and_t
         match=rf"1 of \d+ training rows \(\d+\.\d%\) ask what the test .*max_share allows 1\.0%: {pair}; all in .*quarantine",
     ):
         formatted(some, tiny, tmp_path / "refused", split=growing, contamination={"max_share": 0.01})
+
+
+def test_a_phrase_of_many_conversations_is_not_what_the_model_was_trained_on(some, tiny, tmp_path):
+    for row in some[:15]:
+        asked, answer = row["messages"]
+        yes = {"role": "user", "content": "Yes, please go ahead and do that for me now."}
+        row["messages"] = [asked, {"role": "assistant", "content": "Shall I?"}, yes, answer]
+    result, out = formatted(some, tiny, tmp_path)
+    test = list(read_jsonl(out / "test.jsonl"))
+    assert any(len(row["messages"]) == 4 for row in test)
+    assert result.quarantined == 0
+    learnt = set(json.loads((out / "stats.json").read_text())["trained_on"])
+    assert len(learnt) == result.train and not [row["id"] for row in test if asked_sha256(row) & learnt]
+
+
+def test_conversations_that_are_shortened_to_the_same_are_not_in_training_and_test(some, tiny, tmp_path):
+    answer = {"role": "assistant", "content": "Shall I do that?"}
+    for number, row in enumerate(some[:12]):
+        early = {"role": "user", "content": f"{row['messages'][0]['content']} {number} " + "and so on " * 600}
+        row["messages"] = [early, answer, {"role": "user", "content": "Yes, please."}, row["messages"][-1]]
+    loose = {"similarity": 1, "shared_words": 10_000}
+    result, out = formatted(some, tiny, tmp_path, too_long="drop_turns", contamination=loose)
+    test = list(read_jsonl(out / "test.jsonl"))
+    assert "Yes, please." in map(user_text, test) and result.quarantined
+    assert {row["rule"] for row in quarantined(out).values()} == {"contaminated"}
+    learnt = set(json.loads((out / "stats.json").read_text())["trained_on"])
+    assert not [row["id"] for row in test if asked_sha256(row) & learnt]
 
 
 def shown_tools(row, tokenizer):
