@@ -24,11 +24,14 @@ class Decision:
         checks: all of them, passed or not.
         candidate: digest of the model that this decision is about, None if its results do not say.
         champion: version and digest of the champion that it was compared with; None where there was none.
+        metrics: the candidate's, as they follow from the outcomes, those that have a value; empty where its results
+            cannot be believed.
     """
 
     checks: tuple[Check, ...]
     candidate: dict[str, str | None]
     champion: dict[str, str | None]
+    metrics: dict[str, float]
 
     @property
     def passed(self) -> bool:
@@ -42,6 +45,7 @@ class Decision:
             "checks": [asdict(check) for check in self.checks],
             "candidate": self.candidate,
             "champion": self.champion,
+            "metrics": self.metrics,
         }
 
 
@@ -118,6 +122,7 @@ def gate(
         checks=(*checks, *conditions),
         candidate={"digest": _identity(candidate)["digest"]},
         champion=_identity(champion if has_champion else None),
+        metrics={} if ours is None else {name: one.value for name, one in ours.estimates.items() if one.value is not None},
     )
 
 

@@ -926,7 +926,8 @@ def test_run_writes_the_decision_as_the_contract_has_it(case: Case, tmp_path: Pa
     written = json.loads(out.read_text())
     assert decision.passed
     assert written == decision.as_dict()
-    assert set(written) == {"passed", "checks", "candidate", "champion"}
+    assert set(written) == {"passed", "checks", "candidate", "champion", "metrics"}
+    assert written["metrics"] == {metric: row["value"] for metric, row in case.candidate["metrics"].items()}
     assert written["passed"] is True
     assert set(written["checks"][0]) == {"name", "passed", "observed", "required", "reason", "low", "high"}
 
