@@ -63,7 +63,7 @@ def run(
         candidate_path: `metrics.json` of the candidate.
         baseline_path: that of the base model.
         champion_path: that of the champion, or ``{"present": false}``.
-        predictions_path: `predictions.jsonl` of the candidate.
+        predictions_path: `predictions.jsonl` of the candidate; None, and it is refused.
         config: the conditions.
         out_path: where `decision.json` goes.
 
@@ -97,7 +97,7 @@ def gate(
         baseline: that of the base model, None if it was not evaluated.
         champion: that of the present champion, ``{"present": false}`` if there is none, None if nobody has looked.
         config: the conditions.
-        predictions: the candidate's `predictions.jsonl`, to be held against the results.
+        predictions: the candidate's `predictions.jsonl`, to be held against the results; None, and it is refused.
     """
     checks: list[Check] = []
     ours = _believed("candidate", candidate, checks)
