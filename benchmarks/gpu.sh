@@ -8,5 +8,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 wheels=$1
 shift
 python3 -m pip install --quiet --no-index --no-deps "$wheels"/*.whl
-python3 -m pytest -m gpu
+# By their files, since pytest would import all others to look for more, with what only those need.
+python3 -m pytest -m gpu tests/components/train/test_attention.py
 python3 -m benchmarks.gpu "$@"

@@ -145,8 +145,12 @@ def candidates(root: Path, number: int, count: int, seed: int) -> tuple[list[Pro
         (folder / "cache" / "models").mkdir(parents=True)
         content.rename(folder / "cache" / "models" / digest)
         model = {"uri": f"{store.uri}/models/{digest}", "digest": digest, "files": files}
-        champion = {"digest": history[-1]["digest"]} if history else None
-        decision = {"passed": True, "checks": [], "candidate": {"digest": digest}, "champion": champion}
+        serving = history[-1] if history else {"version": None, "digest": None}
+        champion = {key: serving[key] for key in ("version", "digest")}
+        numbers = {"observed": 0.9, "required": 0.8, "low": 0.85, "high": 0.93}
+        check = {"name": "threshold: tool_accuracy", "passed": True, "reason": "0.9, at least 0.8 is required.", **numbers}
+        decision = {"passed": True, "checks": [check], "candidate": {"digest": digest}, "champion": champion}
+        decision["metrics"] = {"tool_accuracy": 0.9}
         runtime.write_json(folder / "model.json", model)
         runtime.write_json(folder / "decision.json", decision)
         made.append(Promoter(folder, f"run-{number}-{place}"))

@@ -4,7 +4,13 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """What was wrong, where, and what would be right. Ends a command or a step with exit code 2."""
+    """What was wrong, where, and what would be right. Ends a command or a step with `exit_code` and one line.
+
+    Attributes:
+        exit_code: 2, an error in usage, config or data: the same again would end the same way.
+    """
+
+    exit_code = 2
 
 
 class ConfigError(UserError):
@@ -22,4 +28,6 @@ def no_such_file(path: Path | str, kind: str = "") -> DataError:
 
 
 class Stopped(UserError):
-    """A step was told to stop, and can go on where it was."""
+    """A step was told to stop, and can go on where it was: nobody's mistake, so that the same again may end better."""
+
+    exit_code = 1

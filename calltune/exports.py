@@ -85,29 +85,41 @@ def _changed(found: dict[str, str], folder: Path) -> list[str]:
     return sorted(name for name in {*found, *made} if found.get(name) != made.get(name))
 
 
-def require_stored(model: dict[str, Any]) -> None:
+def require_stored(model: dict[str, Any], read: bool = False) -> None:
     """Make sure that the store has an exported model; what it has lost is uploaded from this machine's copy.
 
     Args:
         model: what export wrote to `model.json`.
+        read: also read every file that is there, and hold it against its checksum; one that was changed counts as lost.
 
     Raises:
-        DataError: files are absent in the store, and this machine has no whole copy.
+        DataError: files are absent in the store, or were changed, and this machine has no whole copy.
     """
+    files = model["files"]
+    if read and digest(files) != model["digest"]:
+        raise DataError(
+            f"{model['uri']}: its files' checksums are not those that its digest is made of: export has not written this"
+        )
     store, prefix = storage.at(model["uri"])
     there = set(store.list(prefix))
-    absent = [name for name in model["files"] if f"{prefix}/{name}" not in there]
-    if not absent:
+    found = _checksums_of(model, there) if read else files
+    absent = [name for name in files if f"{prefix}/{name}" not in there]
+    changed = [name for name in files if name not in absent and found[name] != files[name]]
+    wrong = [*absent, *changed]
+    if not wrong:
         return
     copy = cache_dir() / "models" / model["digest"]
-    if checksums(copy) != model["files"]:
+    if checksums(copy) != files:
+        said = [f"no {', '.join(absent)}"] if absent else []
+        said += [f"another {', '.join(changed)} than was exported"] if changed else []
         raise DataError(
-            f"{model['uri']}: the store has no {', '.join(absent)}, and {copy} is no whole copy; "
+            f"{model['uri']}: the store has {', and '.join(said)}, and {copy} is no whole copy; "
             "a run in another --workdir exports it again"
         )
-    for name in runtime.tracked(absent, "upload model again", len(absent), "files"):
+    for name in runtime.tracked(wrong, "upload model again", len(wrong), "files"):
         store.upload(copy / name, f"{prefix}/{name}")
-    runtime.note(f"store: it had lost {', '.join(absent)} of model {model['digest'][:12]}; uploaded again")
+    lost = "lost or changed" if changed else "lost"
+    runtime.note(f"store: it had {lost} {', '.join(wrong)} of model {model['digest'][:12]}; uploaded again")
 
 
 def require_whole(model: dict[str, Any]) -> None:
@@ -120,7 +132,17 @@ def require_whole(model: dict[str, Any]) -> None:
         DataError: a file is absent in the store, or is not the one that was exported.
     """
     store, prefix = storage.at(model["uri"])
-    there, found = set(store.list(prefix)), {}
+    found = _checksums_of(model, set(store.list(prefix)))
+    if digest(found) != model["digest"]:
+        absent = [f"{name} is gone" for name in model["files"] if name not in found]
+        changed = [f"{name} is not what was exported" for name in found if found[name] != model["files"][name]]
+        raise DataError(f"{model['uri']}: {', '.join([*absent, *changed]) or 'its files have another digest'}")
+
+
+def _checksums_of(model: dict[str, Any], there: set[str]) -> dict[str, str]:
+    """SHA-256 of the model's files, as far as they are among the store's keys: each is read, and none is kept."""
+    store, prefix = storage.at(model["uri"])
+    found = {}
     cache_dir().mkdir(parents=True, exist_ok=True)
     # One at a time, so that there must be room for the largest alone.
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
@@ -129,10 +151,7 @@ def require_whole(model: dict[str, Any]) -> None:
                 copy = Path(folder) / "file"
                 store.download(f"{prefix}/{name}", copy)
                 found[name] = file_sha256(copy)
-    if digest(found) != model["digest"]:
-        absent = [f"{name} is gone" for name in model["files"] if name not in found]
-        changed = [f"{name} is not what was exported" for name in found if found[name] != model["files"][name]]
-        raise DataError(f"{model['uri']}: {', '.join([*absent, *changed]) or 'its files have another digest'}")
+    return found
 
 
 def _fetch(uri: str, told: str, files: dict[str, str]) -> ModelFolder:

@@ -107,7 +107,8 @@ def step(name: str) -> Iterator[None]:
     """Run a pipeline step: report its start, cost and failure, and record them in the store.
 
     Writes `runs/<run_id>/steps/<name>.json`. A :class:`UserError`, a full disk, or a store that cannot be written ends the
-    process with exit code 2 and one line; any other exception goes on up after it has been reported.
+    process with exit code 2 and one line, and being stopped with 1 and one line; any other exception goes on up after it has
+    been reported.
     """
     started = time.monotonic()
     try:
@@ -116,17 +117,18 @@ def step(name: str) -> Iterator[None]:
         record = _record(name, started, None)
     except Exception as error:
         failure = _failure(name, error)
+        one_line = isinstance(error, UserError) or failure["code"] == 2
         # Each for itself: a disk that is full, or a store that is not there, must not hide the reason. The log comes first.
         with suppress(OSError):
-            if failure["code"] == 1:
+            if not one_line:
                 traceback.print_exc()
             print(f"calltune: {name}: {failure['message']}", file=sys.stderr, flush=True)
         with suppress(OSError):
             emit("error", **failure)
         with suppress(OSError, UserError):
             emit("step", **_record(name, started, failure))
-        if failure["code"] == 2:
-            raise SystemExit(2) from None
+        if one_line:
+            raise SystemExit(failure["code"]) from None
         raise
     emit("step", **record)
 
@@ -152,7 +154,7 @@ def _record(name: str, started: float, failure: dict[str, Any] | None) -> dict[s
 def _failure(name: str, error: Exception) -> dict[str, Any]:
     """A step's error as an event: whose it is, the exit code, and one sentence."""
     if isinstance(error, UserError):
-        return {"step": name, "code": 2, "message": str(error)}
+        return {"step": name, "code": error.exit_code, "message": str(error)}
     # Safetensors and torch say it in errors of their own, which have no number.
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or os.strerror(errno.ENOSPC) in str(error):
         where = error.filename if isinstance(error, OSError) and error.filename else "while writing"

@@ -184,7 +184,7 @@ def _code() -> int:
         app()
         code = 0
     except UserError as error:
-        code = _say(str(error), 2)
+        code = _say(str(error), error.exit_code)
     except _Failed as failure:
         code = _say(str(failure), failure.code)
     except OSError as error:

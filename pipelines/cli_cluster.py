@@ -165,18 +165,25 @@ def logs(
 def stop(
     run_id: RunId, config: MaybeConfig = None, host: Host = None, namespace: Namespace = None, token_file: TokenFile = None
 ) -> None:
-    """Stop a run; what its steps have kept stays.
+    """Stop a run; what its steps have kept stays. With -c the store has it too, so that nobody submits the run again.
 
-    Example: calltune runs stop 7c1d… --host http://localhost:8888
+    Example: calltune runs stop 7c1d… -c run.yaml
     """
-    from pipelines.submit import ENDED
+    from datetime import UTC, datetime
 
-    kubeflow = connected(maybe_loaded(config), host, namespace, token_file)
+    from pipelines.inputs import store_of
+    from pipelines.submit import ENDED, stopped_key
+
+    settings = maybe_loaded(config)
+    kubeflow = connected(settings, host, namespace, token_file)
     run = kubeflow.run(run_id)
     if run.state in ENDED:
         raise UserError(f"run {run_id}: has ended already: {run.state.lower()}")
     kubeflow.call(kubeflow.client.terminate_run, run_id)
     print(f"run          {run_id}: stopping")
+    if settings is not None:
+        with store_of(settings) as store:
+            store.put_json(stopped_key(run_id), {"time": datetime.now(UTC).isoformat(timespec="seconds")})
 
 
 def _experiment_id(kubeflow: "Kubeflow", name: str) -> str:

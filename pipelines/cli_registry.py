@@ -1,5 +1,6 @@
 """What has been made so far, and what works from here: the registry, its ledger, the way back, MLflow's pages, the doctor."""
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,46 +20,55 @@ models_app = typer.Typer(help="The model registry and its promotion ledger.\n\nE
 app.add_typer(models_app, name="models", no_args_is_help=True)
 
 
-def _print(table: "Table") -> None:
+def _print(table: "Table", said: str = "") -> None:
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     console.print(table)
+    if said:
+        print(f"warning: {said}", file=sys.stderr)
 
 
 @models_app.command("list")
 def list_(config: Config, set_: Overrides = [], workdir: Workdir = None) -> None:  # noqa: B006
-    """List every version of the model, refused ones too.
+    """List every version of the model, refused ones too; aliases that are not as the promotion ledger has them are put right.
 
     Example: calltune models list -c pipelines/recipes/helpdesk.yaml
     """
     from pipelines.config import load
-    from pipelines.registry import versions
-    from pipelines.standalone import standalone
+    from pipelines.embedded import in_use
+    from pipelines.registry import heal, require_registry, versions
+    from pipelines.standalone import standalone, workdir_of
 
     settings = load(config, set_)
-    with standalone(settings, workdir) as place:
+    place = workdir_of(settings, workdir)
+    require_registry(settings, place)
+    # While a run is using the embedded store, its look has healed them, and its promote will.
+    store = settings.storage.uri != "embedded" or not in_use(place / "s3")
+    with standalone(settings, workdir, store=store):
+        said = heal(settings) if store else ""
         table = versions(settings, place)
-    _print(table)
+    _print(table, said)
 
 
 @models_app.command()
 def history(config: Config, set_: Overrides = [], workdir: Workdir = None) -> None:  # noqa: B006
-    """Show who has been champion, since when and why.
+    """Show who has been champion, since when and why; aliases that are not as the promotion ledger has them are put right.
 
     Example: calltune models history -c pipelines/recipes/helpdesk.yaml
     """
     from pipelines.config import load
-    from pipelines.registry import promotions, require_registry
+    from pipelines.registry import heal, promotions, require_registry
     from pipelines.standalone import standalone, workdir_of
 
     settings = load(config, set_)
     require_registry(settings, workdir_of(settings, workdir))
     with standalone(settings, workdir, store=True):
+        said = heal(settings)
         table = promotions(settings)
-    _print(table)
+    _print(table, said)
 
 
 @models_app.command()

@@ -181,7 +181,10 @@ def gate(
     champion: Annotated[
         str | None, typer.Option(metavar="FILE", help="Its metrics.json; `none`: there is no champion yet.")
     ] = None,
-    predictions: Annotated[Path | None, typer.Option(help="If not beside the candidate's JSON.", exists=True)] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Its predictions.jsonl, if not beside its metrics.json; the gate refuses without.", exists=True),
+    ] = None,
     set_: Overrides = [],  # noqa: B006
 ) -> None:
     """Decide from the `metrics.json` of the candidate, the base model and the champion; every check with its reason.

@@ -153,7 +153,9 @@ class RunConfig(Settings):
         section: dict[str, Any] = getattr(self, step).model_dump(mode="json", exclude_none=True)
         if step == "train":
             del section["price_per_hour"]
-        if step in ("promote", "notify"):
+        if step == "promote":
+            return {**section, "name": self.name, "config_sha256": self.sha256}
+        if step == "notify":
             return {**section, "name": self.name}
         return {**section, "model": model} if step in ("format", "train", "export", "evaluate") else section
 

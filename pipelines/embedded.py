@@ -82,6 +82,15 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def in_use(folder: Path) -> bool:
+    """Whether another process is holding the folder just now."""
+    try:
+        with alone(folder):
+            return False
+    except UserError:
+        return True
+
+
 def _write_keys(path: Path, key: str, secret: str) -> None:
     identity = {
         "name": "calltune",

@@ -34,6 +34,40 @@ def require_registry(config: RunConfig, workdir: Path) -> None:
         raise UserError(f"{workdir / 'mlflow.db'}: no such registry; `calltune run` makes one, or use --workdir")
 
 
+def heal(config: RunConfig) -> str:
+    """Let the aliases follow the promotion ledger, as a run does: a promotion may have ended between the two.
+
+    Returns:
+        Where they could not be made to, how they stand, in a sentence; else nothing.
+
+    Raises:
+        UserError: the registry does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name, alias = config.name, config.promote.alias
+    with _answering(config):
+        try:
+            ledger.heal(name, alias)
+        except UserError as error:  # who may read the registry need not reach the store
+            return f"{name}: the aliases are as the registry has them, not held against the promotion ledger: {error}"
+        except MlflowException as error:
+            if error.error_code != "PERMISSION_DENIED":
+                raise
+            known, named = tracking.versions(name), tracking.aliases(name)
+            latest = zip((alias, ledger.previous_of(alias)), reversed(ledger.entries(name, alias)), strict=False)
+            says = {called: ledger.version_in(known, entry) or "one that the registry has lost" for called, entry in latest}
+            other = [
+                f"{name}@{called} is version {version}, and the registry {named.get(called, 'none')}"
+                for called, version in says.items()
+                if named.get(called) != version
+            ]
+            return (
+                f"the promotion ledger says that {'; '.join(other)}: you may not change it there, the next run or rollback does"
+            )
+    return ""
+
+
 def versions(config: RunConfig, workdir: Path) -> Table:
     """Every version, the newest first.
 

@@ -18,6 +18,8 @@ POLL_S = 10.0
 PATIENCE = 30
 """Polls in a row that may fail before waiting ends: five minutes without an API are an upgrade of it, not the end of the run."""
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
+STOPPING = ("CANCELING", "CANCELED")
+"""States of a run that somebody has told to stop. KFP's own last word on it is FAILED, as on one that failed by itself."""
 Say = Callable[[str], None]
 
 
@@ -106,14 +108,16 @@ def wait(kubeflow: Kubeflow, config: RunConfig, run_id: str, say: Say | None = N
         say: gets a line each time that a task's state changes; None for silence.
     """
     seen: dict[str, str] = {}
+    told_to_stop = False
     for run in _polled(kubeflow, run_id):
         for name, state in tasks(run):
             if say and seen.get(name) != state:
                 say(f"{time.strftime('%H:%M:%S')}  {name:<14} {state.lower()}")
             seen[name] = state
+        told_to_stop = told_to_stop or run.state in STOPPING
         if run.state in ENDED:
             with store_of(config) as store:
-                return ending(run, store)
+                return ending(run, store, told_to_stop)
         time.sleep(POLL_S)
     raise AssertionError("a run is polled until it has ended")
 
@@ -138,12 +142,25 @@ def tasks(run: Any) -> list[tuple[str, str]]:
     return [(task.display_name, task.state or "PENDING") for task in named if task.display_name != "executor"]
 
 
-def ending(run: Any, store: storage.Store) -> Ending:
-    """What the store says of a run that has ended; a run without a summary has failed."""
+def stopped_key(run_id: str) -> str:
+    """Where `calltune runs stop` leaves word in the store: KFP need not say afterwards that a run was told to stop."""
+    return f"runs/{run_id}/stopped.json"
+
+
+def ending(run: Any, store: storage.Store, told_to_stop: bool = False) -> Ending:
+    """What the store says of a run that has ended; a run without a summary has failed.
+
+    Args:
+        run: as KFP has it.
+        store: with its results.
+        told_to_stop: somebody has seen that it was; else KFP's history of the run and the store say whether.
+    """
     summary = store.get_json(f"runs/{run.run_id}/summary.json")
     if run.state == "SUCCEEDED" and summary is not None:
         return Ending(0, summary, verdict(summary))
-    if run.state == "CANCELED":
+    # First: a step that SIGTERM ended says the same, whether its node was drained or its run stopped.
+    states = {run.state, *(status.state for status in run.state_history or [])}
+    if told_to_stop or states & {*STOPPING} or store.get(stopped_key(run.run_id)) is not None:
         return Ending(1, None, f"run {run.run_id} was stopped")
     records = [store.get_json(key) for key in store.list(f"runs/{run.run_id}/steps/")]
     failure = next((record["error"] for record in records if record and record["error"]), None)

@@ -12,10 +12,11 @@ LISTED = 20
 
 
 def predictions_check(ours: Evidence, path: Path | None, config: GateConfig) -> Check:
-    """Whether the predictions are those of the results, and of enough different questions."""
+    """Whether there are predictions, those of the results, and of enough different questions."""
     name = "candidate: predictions"
     if path is None:
-        return Check(name, True, "none were given, so the results were checked against themselves only.")
+        told = "none were given, so that nobody can tell whether the results are theirs"
+        return Check(name, False, f"{told}: put predictions.jsonl, which evaluate wrote, beside the candidate's metrics.json.")
     try:
         different = check_predictions(ours, path)
     except Unsound as error:

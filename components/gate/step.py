@@ -25,11 +25,14 @@ class Decision:
         checks: all of them, passed or not.
         candidate: digest of the model that this decision is about, None if its results do not say.
         champion: version and digest of the champion that it was compared with; None where there was none.
+        metrics: the candidate's, as they follow from the outcomes, those that have a value; empty where its results
+            cannot be believed.
     """
 
     checks: tuple[Check, ...]
     candidate: dict[str, str | None]
     champion: dict[str, str | None]
+    metrics: dict[str, float]
 
     @property
     def passed(self) -> bool:
@@ -43,6 +46,7 @@ class Decision:
             "checks": [asdict(check) for check in self.checks],
             "candidate": self.candidate,
             "champion": self.champion,
+            "metrics": self.metrics,
         }
 
 
@@ -60,7 +64,7 @@ def run(
         candidate_path: `metrics.json` of the candidate.
         baseline_path: that of the base model.
         champion_path: that of the champion, or ``{"present": false}``.
-        predictions_path: `predictions.jsonl` of the candidate.
+        predictions_path: `predictions.jsonl` of the candidate; None, and it is refused.
         config: the conditions.
         out_path: where `decision.json` goes.
 
@@ -94,7 +98,7 @@ def gate(
         baseline: that of the base model, None if it was not evaluated.
         champion: that of the present champion, ``{"present": false}`` if there is none, None if nobody has looked.
         config: the conditions.
-        predictions: the candidate's `predictions.jsonl`, to be held against the results.
+        predictions: the candidate's `predictions.jsonl`, to be held against the results; None, and it is refused.
     """
     checks: list[Check] = []
     ours = _believed("candidate", candidate, checks)
@@ -120,6 +124,7 @@ def gate(
         checks=(*checks, *conditions, *beside),
         candidate={"digest": _identity(candidate)["digest"]},
         champion=_identity(champion if has_champion else None),
+        metrics={} if ours is None else {name: one.value for name, one in ours.estimates.items() if one.value is not None},
     )
 
 

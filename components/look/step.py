@@ -52,6 +52,9 @@ def look(config: LookConfig) -> Seen:
         serving = history[-1] if history else None
         run = tracking.run_of(config.name)
         tracking.log(run, params=flat(config.run), tags={"fingerprint": found})
+        if config.run:
+            # MLflow cuts what is long; promote names this beside the model.
+            storage.of_run().put_json(f"runs/{runtime.run_id()}/config.json", flat(config.run))
     why = reason(config, found, history)
     runtime.note(f"look: {why.text if why else NOTHING_NEW}")
     if why is None:

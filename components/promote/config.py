@@ -24,3 +24,5 @@ class PromoteConfig(PromoteSection):
 
     name: str
     """The registered model."""
+    config_sha256: str = ""
+    """Of the run's settings, for the version's tags."""

@@ -1,12 +1,16 @@
 """The registry: every candidate becomes a version; one that passed the gate becomes the champion."""
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from calltune import exports, ledger, runtime, storage, tracking
 from components.promote.config import PromoteConfig
+from components.promote.decision import Decision, read
 
+DECISION_BYTES = 60_000
+"""A longer decision is no tag: MLflow takes 100,000 characters, and MySQL, where it keeps them, 65,535 bytes."""
 CHANGED = "the champion has changed since the gate compared: evaluate and gate again"
 
 
@@ -34,7 +38,7 @@ class Promotion:
 
 
 def promote(model: Path, decision: Path, fingerprint: str, config: PromoteConfig, out: Path) -> Promotion:
-    """Register the candidate, and promote it if the gate passed.
+    """Register the candidate, and promote it if the gate passed, after every file of it in the store was checked.
 
     Args:
         model: `model.json`, as export wrote it.
@@ -44,9 +48,11 @@ def promote(model: Path, decision: Path, fingerprint: str, config: PromoteConfig
         out: gets `promotion.json`.
 
     Raises:
-        DataError: the store has lost files of the candidate, and this machine has no whole copy of it.
+        DataError: the decision is not one of the gate about this model; or the store has lost files of the candidate, or has
+            others in their place, and this machine has no whole copy of it.
     """
-    name, exported, verdict = config.name, *(runtime.read_json(path) for path in (model, decision))
+    name, exported = config.name, runtime.read_json(model)
+    verdict = read(decision, exported["digest"])
     # Export may have been cached: what it put into the store may have been deleted since.
     exports.require_stored(exported)
     with runtime.phase("register in MLflow"):
@@ -54,17 +60,39 @@ def promote(model: Path, decision: Path, fingerprint: str, config: PromoteConfig
         if history and history[-1]["digest"] == exported["digest"]:
             result = _champion_already(name, verdict, history, config)
         else:
-            told = "passed" if verdict["passed"] else "refused"
-            tags = {"run_id": runtime.run_id(), "fingerprint": fingerprint, "decision": told, **tracking.git_commit()}
+            tags = _tags(decision, verdict, fingerprint, config)
             version = tracking.register(name, exported["uri"], exported["digest"], tracking.run_of(name), tags)
             result = _decided(name, version, exported, verdict, fingerprint, history, config)
     runtime.write_json(out, asdict(result))
     return result
 
 
-def _champion_already(name: str, verdict: dict[str, Any], history: list[ledger.Entry], config: PromoteConfig) -> Promotion:
+def _tags(path: Path, verdict: Decision, fingerprint: str, config: PromoteConfig) -> dict[str, str]:
+    """What the registry says of a version: its metrics, what it was made from and how, and the decision with its address.
+
+    A model's metrics are MLflow's only where MLflow has stored the model itself: here they are tags, each by its name.
+    """
+    store, place = storage.of_run(), f"runs/{runtime.run_id()}"
+    store.upload(path, f"{place}/decision.json")
+    addresses = {"decision_uri": f"{store.uri}/{place}/decision.json"}
+    if store.list(f"{place}/config.json"):  # look has written it, which a promote by itself has not had before it
+        addresses["config_uri"] = f"{store.uri}/{place}/config.json"
+    whole = json.dumps(verdict.model_dump(), separators=(",", ":"))
+    return {
+        "run_id": runtime.run_id(),
+        "fingerprint": fingerprint,
+        "config_sha256": config.config_sha256,
+        "decision": "passed" if verdict.passed else "refused",
+        **addresses,
+        **({"decision_json": whole} if len(whole) <= DECISION_BYTES else {}),
+        **{metric: f"{value:.6g}" for metric, value in verdict.metrics.items()},
+        **tracking.git_commit(),
+    }
+
+
+def _champion_already(name: str, verdict: Decision, history: list[ledger.Entry], config: PromoteConfig) -> Promotion:
     version = str(history[-1]["version"])
-    if not verdict["passed"]:  # the conditions have become stricter since it was promoted
+    if not verdict.passed:  # the conditions have become stricter since it was promoted
         return Promotion(name, version, config.alias, None, False, True, f"{_refusal(verdict)}; it is the champion, and stays it")
     if history[-1]["run_id"] == runtime.run_id():  # this very step promoted it, and then ended before it could say so
         return _promoted(name, version, history[:-1], config)
@@ -76,15 +104,15 @@ def _promoted(name: str, version: str, before: list[ledger.Entry], config: Promo
     return Promotion(name, version, config.alias, previous, True, False, "passed the gate")
 
 
-def _refusal(verdict: dict[str, Any]) -> str:
-    return f"the gate refused: {', '.join(check['name'] for check in verdict['checks'] if not check['passed'])}"
+def _refusal(verdict: Decision) -> str:
+    return f"the gate refused: {', '.join(verdict.failed)}"
 
 
 def _decided(
     name: str,
     version: str,
     exported: dict[str, Any],
-    verdict: dict[str, Any],
+    verdict: Decision,
     fingerprint: str,
     history: list[ledger.Entry],
     config: PromoteConfig,
@@ -92,13 +120,10 @@ def _decided(
     def left(reason: str) -> Promotion:
         return Promotion(name, version, config.alias, None, False, False, reason)
 
-    if not verdict["passed"]:
+    if not verdict.passed:
         return left(_refusal(verdict))
-    if verdict["candidate"]["digest"] != exported["digest"]:
-        return left("the gate decided about another model")
     serving = history[-1] if history else None
-    compared = (verdict.get("champion") or {}).get("digest")
-    if compared != (serving["digest"] if serving else None):
+    if verdict.champion.digest != (serving["digest"] if serving else None):
         return left(CHANGED)
     back = ledger.rolled_back(history).get(exported["digest"])
     if back is not None:
@@ -107,6 +132,10 @@ def _decided(
             f"it was rolled back from ({back['reason']}), so that no run promotes it again; "
             f"`calltune models rollback --to {served}` would"
         )
+    # Not only that they are there, as above: the alias is not to name what nobody can load. Each is read, which takes as long as
+    # to download it (a minute or two of 16 GB inside a cluster, on a CPU), and only for a model that would now be promoted. What
+    # S3 itself knows of an object (a CRC, a size) not every server tells, and nobody has written down with the model.
+    exports.require_stored(exported, read=True)
     entry = {
         "n": (serving["n"] if serving else 0) + 1,
         "version": version,

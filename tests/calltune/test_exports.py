@@ -112,3 +112,30 @@ def test_what_the_store_has_lost_and_no_whole_copy_has_is_an_error(told, copy):
     with pytest.raises(DataError, match=r"the store has no deep/tokenizer.json, model.safetensors, and .* is no whole copy"):
         exports.require_stored(told)
     assert store.list(prefix) == [f"{prefix}/config.json"]
+
+
+def test_what_was_changed_in_the_store_is_found_by_reading_it_and_uploaded_again(told, tmp_path):
+    exports.fetch(told)
+    store, prefix = storage.at(told["uri"])
+    store.put(f"{prefix}/config.json", b"{ }")
+    exports.require_stored(told)
+    assert store.get(f"{prefix}/config.json") == b"{ }"
+    exports.require_stored(told, read=True)
+    assert {name: store.get(f"{prefix}/{name}") for name in FILES} == FILES
+    assert "it had lost or changed config.json of model" in (tmp_path / "events.jsonl").read_text()
+
+
+def test_what_was_changed_and_lost_without_a_copy_is_one_error(told):
+    store, prefix = storage.at(told["uri"])
+    store.put(f"{prefix}/config.json", b"{ }")
+    store.delete(f"{prefix}/model.safetensors")
+    with pytest.raises(
+        DataError, match=r"has no model.safetensors, and another config.json than was exported, and .* is no whole"
+    ):
+        exports.require_stored(told, read=True)
+
+
+def test_checksums_that_are_not_those_of_the_digest_are_refused(told):
+    files = {**told["files"], "config.json": "0" * 64}
+    with pytest.raises(DataError, match="checksums are not those that its digest is made of"):
+        exports.require_stored({**told, "files": files}, read=True)

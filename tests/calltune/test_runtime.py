@@ -5,7 +5,7 @@ import json
 import pytest
 
 from calltune import runtime, storage
-from calltune.errors import UserError
+from calltune.errors import Stopped, UserError
 
 
 @pytest.fixture
@@ -37,6 +37,14 @@ def test_a_users_error_is_exit_code_2_and_in_the_record(store, events, capsys):
     assert (error["step"], error["code"], error["message"]) == ("ingest", 2, "row 3: no question")
     assert store.get_json("runs/run-1/steps/ingest.json")["error"]["message"] == "row 3: no question"
     assert capsys.readouterr().err == "calltune: ingest: row 3: no question\n"
+
+
+def test_being_stopped_is_no_mistake_of_the_user_and_one_line(store, events, capsys):
+    with pytest.raises(SystemExit) as ended, runtime.step("train"):
+        raise Stopped("stopped by SIGTERM at step 3 of 8")
+    assert ended.value.code == 1
+    assert store.get_json("runs/run-1/steps/train.json")["error"]["code"] == 1
+    assert capsys.readouterr().err == "calltune: train: stopped by SIGTERM at step 3 of 8\n"
 
 
 def test_progress_says_what_is_left_at_the_speed_of_this_process(events, monkeypatch):

@@ -98,7 +98,7 @@ class Double:
         if verb == "terminate":
             if found.finished_at is not None:
                 raise Refused(400, f"run {parts[1]} has ended already")
-            self.end(found.run_id, "CANCELED")
+            found.state = "CANCELING"  # until Argo has ended the workflow, which then is FAILED
             return {}
         if verb in ("enable", "disable"):
             found.mode = verb.upper()

@@ -21,7 +21,7 @@ from pipelines.package import MAX_BYTES, package
 from pipelines.placement import scratch_gib
 
 REPO = Path(__file__).parents[2]
-RECIPES = [REPO / "pipelines" / "recipes" / f"{name}.yaml" for name in ("helpdesk", "helpdesk_qlora")]
+RECIPES = sorted((REPO / "pipelines" / "recipes").rglob("*.yaml"))
 RECIPE = REPO / "pipelines" / "recipes" / "helpdesk.yaml"
 GOLDEN = REPO / "tests" / "golden" / "package"
 CLUSTER = (

@@ -6,9 +6,12 @@ import socket
 from datetime import datetime
 
 import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.utils.rest_utils import verify_rest_response
 
 from calltune import ledger, models
-from calltune.tracking import register, run_of
+from calltune.tracking import aliases, register, run_of, set_alias
 from pipelines.config import load
 from pipelines.registry import promotions
 
@@ -96,3 +99,55 @@ def test_a_rollback_is_one_line_and_one_more_line_of_the_history(store, tracking
     ]
     code, _, said = command(*given, "--reason", "r", "--to", "7")
     assert code == 2 and said.splitlines()[-1].startswith("calltune: shop@champion: version 7 has never served")
+
+
+@pytest.fixture
+def cut_off(store, tracking, tmp_path):
+    """A config whose registry names version 1, while the ledger has version 2: a promotion ended between the two."""
+    (tmp_path / "run.yaml").write_text(
+        f"name: shop\nmodel: {{base: none}}\ningest: {{source: none.jsonl}}\nstorage: {{uri: {tmp_path}/store}}\n"
+        f"tracking: {{uri: 'sqlite:///{tmp_path / 'mlflow.db'}'}}\n"
+    )
+    for number in (1, 2):
+        registered(number)
+        promoted(number)
+    set_alias("shop", "champion", "1")
+    return tmp_path / "run.yaml"
+
+
+@pytest.mark.parametrize("which", ["list", "history"])
+def test_aliases_are_put_right_before_they_are_shown(cut_off, command, which):
+    code, printed, said = command("models", which, "-c", cut_off)
+    assert code == 0 and "champion@" not in printed
+    assert "shop@champion is version 2, as the promotion ledger says; it was version 1" in said
+    assert aliases("shop") == {"champion": "2", "previous": "1"}
+    (line,) = [line for line in printed.splitlines() if "champion" in line and "│" in line and "alias" not in line]
+    assert " 2 " in line
+    assert "promotion ledger says" not in command("models", which, "-c", cut_off)[2]
+
+
+@pytest.mark.parametrize("which", ["list", "history"])
+def test_who_may_only_read_the_registry_is_told_what_the_ledger_says(cut_off, command, monkeypatch, which):
+    def forbidden(*_):
+        answer = requests.Response()
+        answer.status_code, answer._content = 403, b"Permission denied"  # as MLflow's server with users says it
+        verify_rest_response(answer, "/api/2.0/mlflow/registered-models/alias")
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", forbidden)
+    code, _, said = command("models", which, "-c", cut_off)
+    both = "shop@champion is version 2, and the registry 1; shop@previous is version 1, and the registry none"
+    assert (
+        code == 0
+        and f"warning: the promotion ledger says that {both}: you may not change it there" in said
+        and aliases("shop") == {"champion": "1"}
+    )
+
+
+def test_who_does_not_reach_the_store_sees_the_versions_as_the_registry_has_them(cut_off, command, server, monkeypatch):
+    for name, value in {**server, "AWS_ACCESS_KEY_ID": "nobody"}.items():
+        monkeypatch.setenv(name, value)
+    there = f"storage={{uri: '{server['CALLTUNE_STORAGE']}', endpoint_url: '{server['AWS_ENDPOINT_URL_S3']}'}}"
+    code, printed, said = command("models", "list", "-c", cut_off, "--set", there)
+    assert code == 0 and "champion" in printed
+    assert "warning: shop: the aliases are as the registry has them, not held against the promotion ledger: s3://" in said
+    assert "InvalidAccessKeyId" in said

@@ -8,7 +8,8 @@ from pathlib import Path
 import kfp_server_api as api
 import pytest
 
-from calltune import models, tools
+from calltune import models, runtime, tools
+from calltune.errors import Stopped
 from calltune.settings import ModelConfig
 from components.ingest.config import IngestConfig
 from components.ingest.step import ingest
@@ -102,6 +103,66 @@ def test_resubmit_tries_a_failure_again_and_never_a_data_error(cluster, command,
     assert len(cluster.runs()) == 1
 
 
+def preempted(run_id, monkeypatch, s3):
+    """What a train step leaves in the store whose node is drained."""
+    with monkeypatch.context() as patch, pytest.raises(SystemExit), runtime.step("train"):
+        patch.setenv("CALLTUNE_RUN_ID", run_id)
+        raise Stopped(f"stopped by SIGTERM at step 3 of 8: the checkpoint of step 3 is in {s3.uri}/checkpoints")
+
+
+def ends_by_sigterm(cluster, monkeypatch, s3, first):
+    """Have each run go through `first`, a function of the run, and then end as one whose train step was stopped."""
+    plain = functools.partial(type(cluster.double).handle, cluster.double)
+
+    def handle(method, path, query, body):
+        answer = plain(method, path, query, body)
+        if method == "GET" and isinstance(answer, api.V2beta1Run) and answer.finished_at is None:
+            first(answer)
+            if answer.state != "CANCELING" or answer.display_name == "seen":
+                preempted(answer.run_id, monkeypatch, s3)
+                cluster.double.end(answer.run_id, "FAILED")
+            answer.display_name = "seen"
+        return answer
+
+    cluster.double.handle = handle
+
+
+def test_a_training_that_was_preempted_is_submitted_again(cluster, command, s3, monkeypatch):
+    ends_by_sigterm(cluster, monkeypatch, s3, lambda run: None)
+    code, out, err = command("submit", "-c", cluster.config, "--wait", "--resubmit", "1", "--no-preflight")
+    assert (code, len(cluster.runs())) == (1, 2)
+    assert "train: stopped by SIGTERM at step 3 of 8" in out and "; submitted again" in out and "SIGTERM" in err
+
+
+def stopping(run):
+    run.state = "CANCELING"
+
+
+def stopped_between_two_polls(run):
+    run.state_history = [api.V2beta1RuntimeStatus(state=state) for state in ("RUNNING", "CANCELING", "FAILED")]
+
+
+@pytest.mark.parametrize("how", ["KFP says so while it ends", "KFP's history says so", "the store says so"])
+def test_a_run_that_somebody_stopped_is_not_submitted_again(cluster, command, s3, monkeypatch, how):
+    def stopped_by_command(run):
+        s3.put_json(f"runs/{run.run_id}/stopped.json", {})
+
+    ways = {"KFP says so while it ends": stopping, "KFP's history says so": stopped_between_two_polls}
+    ends_by_sigterm(cluster, monkeypatch, s3, ways.get(how, stopped_by_command))
+    code, _, err = command("submit", "-c", cluster.config, "--wait", "--resubmit", "2", "--no-preflight")
+    assert (code, len(cluster.runs())) == (1, 1)
+    assert err.endswith("was stopped\n")
+
+
+def test_stop_tells_the_store_where_it_knows_it(cluster, command, s3):
+    for words in (("-c", cluster.config), ("--host", cluster.host, "--namespace", "team-a")):
+        assert command("submit", "-c", cluster.config, "--no-preflight")[0] == 0
+        run = cluster.runs()[-1]
+        assert command("runs", "stop", run.run_id, *words)[0] == 0
+        told = s3.get_json(f"runs/{run.run_id}/stopped.json")
+        assert (told is not None) == (words[0] == "-c")
+
+
 def test_a_dry_run_asks_nobody(cluster, command):
     code, out, err = command("submit", "-c", cluster.config, "--dry-run")
     assert (code, err, cluster.double.calls) == (0, "", [])
@@ -162,7 +223,9 @@ def test_runs_list_show_and_stop(cluster, command, s3):
     assert [line.split()[0] for line in out.splitlines()] == [run.run_id for run in reversed(cluster.runs())]
     assert len(command("runs", "list", "-c", cluster.config, "--experiment", "lights", "-n", "1")[1].splitlines()) == 1
     assert command("runs", "stop", first.run_id, "-c", cluster.config)[0] == 0
-    assert first.state == "CANCELED"
+    assert first.state == "CANCELING"
+    cluster.double.end(first.run_id, "FAILED")
+    assert f"run {first.run_id} was stopped" in command("runs", "show", first.run_id, "-c", cluster.config)[1]
     s3.put_json(f"runs/{last.run_id}/summary.json", summary_of(last.run_id, **SUMMARY))
     cluster.double.end(last.run_id, "SUCCEEDED")
     code, out, _ = command("runs", "show", last.run_id, "-c", cluster.config)

@@ -1,14 +1,19 @@
 """What lies beside the weights: how vLLM serves them, a parser plugin that stands alone, the card, and MLflow's file."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 import yaml
 
-from calltune import models
+from calltune import models, tools
 from calltune.parse import PARSERS
 from calltune.render import template_of
 from calltune.settings import ModelConfig
@@ -16,6 +21,7 @@ from components.export import card, serving
 from components.export.config import ExportConfig
 from components.export.verify import Agreement
 
+REPO = Path(__file__).parents[3]
 # Fields and signatures as in vLLM 0.33.0, which does not run beside this transformers. It has no Calltune.
 VLLM = {
     "vllm/__init__.py": "",
@@ -222,3 +228,56 @@ def test_mlflow_loads_the_folder_as_it_is(exported):
     loaded = mlflow.transformers.load_model(str(folder), return_type="components")
     assert type(loaded["model"]).__name__ == "LlamaForCausalLM" and str(loaded["model"].dtype) == "torch.bfloat16"
     assert loaded["tokenizer"].chat_template == template_of("hermes").text
+
+
+GUARDED = (REPO / "docs" / "serve.md").read_text(encoding="utf-8").split("### The guard in front of it")[1].split("\n## ")[0]
+"""The page's section, with the command of the server and the application's lines."""
+SAID = (
+    "<start_function_call>call:book_room{minutes:<escape>half an hour<escape>}<end_function_call>"
+    "<start_function_call>call:find_employee{name:<escape>Ana<escape>,limit:3}<end_function_call>"
+)
+TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": properties}}}
+    for name, properties in {
+        "book_room": {"minutes": {"type": "integer"}},
+        "find_employee": {"name": {"type": "string"}, "limit": {"type": "integer"}},
+    }.items()
+]
+
+
+def test_the_server_of_the_guides_guard_is_started_as_export_says(tmp_path):
+    (block,) = re.findall(r"```sh\n(.*?)```", GUARDED, re.DOTALL)
+    told = serving.write_serving(template_of("functiongemma"), "bfloat16", tmp_path)
+    assert shlex.split(block.replace("\\\n", " ")) == [*shlex.split(serving.command(told)), "--served-model-name", "helpdesk"]
+
+
+def test_the_guard_of_the_guide_takes_what_the_exported_parser_reads(asked, tmp_path, monkeypatch, capsys):
+    (answer,) = asked(SAID, syntax="functiongemma")
+    functions = [{"name": name, "arguments": json.dumps(arguments)} for name, arguments in answer["calls"]]
+    message = {"role": "assistant", "content": answer["content"], "tool_calls": []}
+    message["tool_calls"] = [{"id": f"c{n}", "type": "function", "function": one} for n, one in enumerate(functions)]
+    got = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"choices": [{"message": message, "finish_reason": "tool_calls"}]}).encode())
+
+    (block,) = re.findall(r"```python\n(.*?)```", GUARDED, re.DOTALL)
+    (tmp_path / "tools.json").write_text(json.dumps(TOOLS))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    with HTTPServer(("localhost", 0), Server) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        exec(compile(block.replace("localhost:8000", f"localhost:{server.server_port}"), "serve.md", "exec"), {})
+        thread.join()
+    assert capsys.readouterr().out.splitlines() == [
+        'rejected book_room.minutes: must be of type integer, not the string "half an hour"',
+        "run find_employee {'name': 'Ana', 'limit': 3}",
+    ]
+    ((path, body),) = got
+    assert (path, body["model"], body["temperature"]) == ("/v1/chat/completions", "helpdesk", 0)
+    assert body["tools"] == tools.load(str(tmp_path / "tools.json")) and len(body["tools"]) == len(TOOLS)

@@ -92,13 +92,6 @@ def test_a_champion_may_have_another_template(case: Case) -> None:
     assert case.decide().passed
 
 
-def test_without_predictions_the_results_are_checked_against_themselves(case: Case) -> None:
-    case.predictions = None
-    decision = case.decide()
-    assert decision.passed
-    assert named(decision, "candidate: predictions").reason.startswith("none were given")
-
-
 def test_without_comparisons_neither_base_nor_champion_is_needed(case: Case) -> None:
     case.config = {"thresholds": {"tool_accuracy": 0.9}}
     case.baseline = case.champion = None
@@ -382,6 +375,10 @@ def no_predictions_file(case: Case) -> None:
     case.predictions = case.folder / "absent.jsonl"
 
 
+def no_predictions_given(case: Case) -> None:
+    case.predictions = None
+
+
 def touched_predictions(case: Case) -> None:
     assert case.predictions is not None
     copied = case.folder / "touched.jsonl"
@@ -574,6 +571,7 @@ WAYS: dict[str, tuple[Fool, str]] = {
     "an empty digest": (put("model_digest", value=""), "model_digest is missing"),
     "no checksum of the predictions": (drop("predictions_sha256"), "predictions_sha256 is missing"),
     "predictions with another checksum": (touched_predictions, "the predictions have SHA-256"),
+    "no predictions": (no_predictions_given, "none were given, so that nobody can tell whether the results are theirs: put pred"),
     "predictions that are not there": (no_predictions_file, "the predictions cannot be read: No such file"),
     "sound results beside other predictions": (all_results_right, "'q30' is wrong_tool in the predictions and correct"),
     "one wrong answer forged with its checksum": (forged_checksum_too, "'q50' is wrong_arguments in the predictions and"),
@@ -916,7 +914,8 @@ def test_run_writes_the_decision_as_the_contract_has_it(case: Case, tmp_path: Pa
     assert named(decision, "candidate: predictions").reason.startswith("their checksum is the recorded one")
     assert decision.passed
     assert written == decision.as_dict()
-    assert set(written) == {"passed", "checks", "candidate", "champion"}
+    assert set(written) == {"passed", "checks", "candidate", "champion", "metrics"}
+    assert written["metrics"] == {metric: row["value"] for metric, row in case.candidate["metrics"].items()}
     assert written["passed"] is True
     assert set(written["checks"][0]) == {"name", "passed", "observed", "required", "reason", "low", "high"}
 
@@ -949,7 +948,7 @@ def test_run_says_what_it_refuses(case: Case, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("CALLTUNE_EVENTS", str(tmp_path / "events.jsonl"))
     path = write(tmp_path / "metrics.json", case.candidate)
     config = GateConfig(thresholds={"tool_accuracy": 0.999})
-    decision = run(path, None, None, None, config, tmp_path / "decision.json")
+    decision = run(path, None, None, case.predictions, config, tmp_path / "decision.json")
     (event,) = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert not decision.passed
     assert event["message"].startswith("the gate refuses: threshold: tool_accuracy: tool_accuracy is 0.94, at least 0.999")

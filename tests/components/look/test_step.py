@@ -144,6 +144,11 @@ def test_the_run_in_mlflow_has_the_config_and_the_fingerprint(store, tracking, c
     assert found.info.status == "RUNNING"
 
 
+def test_the_store_has_the_config_whole_as_a_person_would_write_it(store, tracking, config):
+    look(config.model_copy(update={"run": {"train": {"rank": 16.0, "lr": "x" * 7000}}}))
+    assert store.get_json("runs/run-1/config.json") == {"train.rank": 16, "train.lr": "x" * 7000}
+
+
 def test_aliases_are_healed_before_anything_is_compared(store, tracking, config):
     serve(config, "old")
     assert aliases("helpdesk") == {}

@@ -13,6 +13,7 @@ from components.promote.rollback import Rollback, rollback
 from components.promote.step import promote
 
 NAME = "helpdesk"
+NUMBERS = dict.fromkeys(("observed", "required", "low", "high"))
 CONFIG = PromoteConfig(name=NAME)
 
 
@@ -30,11 +31,12 @@ def run(s3, tracking, tmp_path, monkeypatch):
 
     def act(text, passed=True):
         model, history = exported(s3, text), ledger.entries(NAME, "champion")
-        champion = {"digest": history[-1]["digest"]} if history else None
+        champion = {key: history[-1][key] if history else None for key in ("version", "digest")}
         decision = {
             "passed": passed,
-            "checks": [{"name": "threshold", "passed": passed}],
+            "checks": [{"name": "threshold", "passed": passed, "reason": "Because.", **NUMBERS}],
             "candidate": {"digest": model["digest"]},
+            "metrics": {},
         }
         runtime.write_json(tmp_path / "model.json", model)
         runtime.write_json(tmp_path / "decision.json", {**decision, "champion": champion})
