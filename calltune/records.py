@@ -70,6 +70,10 @@ def turns_sha256(record: Record) -> list[str]:
     return [_words_sha256(turn) for turn in _user_turns(record) if len(words(turn)) >= TURN_WORDS]
 
 
+TURN = "turn:"
+"""Before a hash in `trained_on.json` that is of one turn of a conversation, and not of a whole question."""
+
+
 def asked_sha256(record: Record) -> set[str]:
     """As `question_sha256`, of what evaluation asks: the question, and its last user turn if that is not short.
 

@@ -204,7 +204,7 @@ def evaluate(
         "settings": {"engine": "hf", **suites.recorded(config)},
         "template_sha256": sha256(served.tokenizer.chat_template),
         "predictions_sha256": models.file_sha256(predictions),
-        "seen_in_training": seen_in_training(served.folder.path, records),
+        "seen_in_training": seen_in_training(served.folder.path, records, served.identity["which"]),
         **summary,
         "tools": by_tool(summary["confusion"]),
         "arguments": by_argument([(record, first[record["id"]].said["calls"]) for record in records], config.arguments),

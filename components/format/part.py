@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calltune.records import Record, sha256
+from calltune.records import TURN, Record, question_sha256, sha256
 from calltune.render import Rendered, Renderer
 from components.format.contamination import learnt_sha256
 from components.format.split import TEST, TRAIN, stratum
@@ -67,7 +67,8 @@ class Part:
         if self.table is not None:
             self._add_rows(record, rendered)
         if self.name == TRAIN:
-            self.learnt |= learnt_sha256(record, self.phrases)
+            question = question_sha256(record)
+            self.learnt |= {question, *(f"{TURN}{turn}" for turn in learnt_sha256(record, self.phrases) - {question})}
             if len(self.first) < FIRST:
                 self.first.append((record, rendered))
 

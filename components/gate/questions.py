@@ -43,20 +43,17 @@ def enough(ours: Evidence, config: GateConfig) -> list[Check]:
 
 
 def unseen(which: str, evidence: Evidence) -> Check:
-    """Whether the model was trained on none of the test questions: only of the candidate is that a condition.
-
-    A champion that has seen some is harder to beat, never easier. Were it refused, it would stay for ever: it may have learnt in
-    a later turn of a conversation what a new row asks first, and no split keeps that row out of the test.
-    """
-    name, seen, lenient = f"{which}: test unseen", evidence.seen_in_training, which == "champion"
+    """Whether the model was trained on none of the test questions."""
+    name, seen = f"{which}: test unseen", evidence.seen_in_training
     if seen is None:
+        # A champion that has seen the test is only harder to beat; one from before there were such lists must not stay for ever.
+        lenient = which == "champion"
         said = "so this was not looked at: it could only be harder to beat" if lenient else "so this cannot be judged"
         return Check(name, lenient, f"the model's folder does not say what it was trained on, {said}.")
     if not seen:
         return Check(name, True, "it was trained on none of the test questions.", 0, 0)
     ids = ", ".join(seen[:LISTED]) + (f" and {len(seen) - LISTED} more" if len(seen) > LISTED else "")
-    told = f"it was trained on {len(seen)} of the {evidence.n} test questions: {ids}"
-    if lenient:
-        advice = "with format.split.mode: growing no question moves into the test but what a later turn asked"
-        return Check(name, True, f"{told}; this only makes it harder to beat; {advice}.", len(seen))
-    return Check(name, False, f"{told}; where it went on from a champion, train.start_from: base begins anew.", len(seen), 0)
+    advice = "with format.split.mode: growing no question moves into the test"
+    if which != "champion":
+        advice = "where it went on from a champion, train.start_from: base begins anew"
+    return Check(name, False, f"it was trained on {len(seen)} of the {evidence.n} test questions: {ids}; {advice}.", len(seen), 0)

@@ -214,11 +214,14 @@ def test_a_question_of_a_later_turn_was_seen_too_and_a_word_of_thanks_was_not(tm
     asked = "What is the reimbursement limit for travel meals?"
     learnt = asking("Who leads the travel desk in Leeds?", asked, "Thanks.")
     test = [asking(asked), asking("Hello", f" {asked.upper()}"), asking("Who is Ana?", "Thanks."), asking("Thanks.")]
-    runtime.write_json(tmp_path / models.TRAINED_ON, [question_sha256(learnt), *turns_sha256(learnt)])
-    assert seen_in_training(tmp_path, test) == [asked, f" {asked.upper()}"]
-    # An earlier version wrote hashes of whole questions only, and these are the same still.
+    listed = [question_sha256(learnt), *(f"turn:{turn}" for turn in turns_sha256(learnt))]
+    runtime.write_json(tmp_path / models.TRAINED_ON, listed)
+    assert seen_in_training(tmp_path, test, "candidate") == [asked, f" {asked.upper()}"]
+    assert seen_in_training(tmp_path, test, "champion") == [], "no split keeps out of the test what a later turn asked"
+    # A whole question counts for both.
     runtime.write_json(tmp_path / models.TRAINED_ON, ["cc284d564217364e"])
-    assert seen_in_training(tmp_path, test) == [asked, f" {asked.upper()}"]
+    assert seen_in_training(tmp_path, test, "candidate") == [asked, f" {asked.upper()}"]
+    assert seen_in_training(tmp_path, test, "champion") == [asked]
 
 
 def test_a_step_that_is_started_again_goes_on_where_it_was(measured, exported, dataset, tiny, tmp_path, monkeypatch):

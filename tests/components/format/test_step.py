@@ -259,7 +259,7 @@ def test_a_phrase_of_many_conversations_is_not_what_the_model_was_trained_on(som
     test = list(read_jsonl(out / "test.jsonl"))
     assert any(len(row["messages"]) == 4 for row in test)
     assert result.quarantined == 0
-    learnt = set(json.loads((out / "stats.json").read_text())["trained_on"])
+    learnt = {one.removeprefix("turn:") for one in json.loads((out / "stats.json").read_text())["trained_on"]}
     assert len(learnt) == result.train and not [row["id"] for row in test if asked_sha256(row) & learnt]
 
 
@@ -273,7 +273,7 @@ def test_conversations_that_are_shortened_to_the_same_are_not_in_training_and_te
     test = list(read_jsonl(out / "test.jsonl"))
     assert "Yes, please." in map(user_text, test) and result.quarantined
     assert {row["rule"] for row in quarantined(out).values()} == {"contaminated"}
-    learnt = set(json.loads((out / "stats.json").read_text())["trained_on"])
+    learnt = {one.removeprefix("turn:") for one in json.loads((out / "stats.json").read_text())["trained_on"]}
     assert not [row["id"] for row in test if asked_sha256(row) & learnt]
 
 

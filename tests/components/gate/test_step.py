@@ -644,6 +644,10 @@ WAYS: dict[str, tuple[Fool, str]] = {
     ),
     "a tool left out of the numbers by tool": (drop("tools", "ticket"), "numbers by tool are not of the tools"),
     "numbers by tool left out": (drop("tools"), "tools is missing"),
+    "a champion that was trained on the test": (
+        put("seen_in_training", value=["q3", "q7"], side="champion"),
+        "it was trained on 2 of the 100 test questions: q3, q7; with format.split.mode: growing",
+    ),
     "a candidate that was trained on the test": (
         put("seen_in_training", value=[f"q{i}" for i in range(30)]),
         "q18, q19 and 10 more; where it went on from a champion, train.start_from: base begins anew",
@@ -773,16 +777,6 @@ def test_a_champion_from_before_there_were_lists_of_training_rows_can_be_replace
     decision = case.decide()
     assert decision.passed, failing(decision)
     assert "was not looked at" in named(decision, "champion: test unseen").reason
-
-
-def test_a_champion_that_was_trained_on_the_test_is_only_harder_to_beat(case: Case) -> None:
-    # A conversation that it learnt from asked in a later turn what a new row asks first: no later run takes that back.
-    case.champion["seen_in_training"] = ["q3", "q7"]
-    decision = case.decide()
-    assert decision.passed, failing(decision)
-    check = named(decision, "champion: test unseen")
-    assert check.reason.startswith("it was trained on 2 of the 100 test questions: q3, q7; this only makes it harder to beat")
-    assert (check.observed, check.required) == (2, None)
 
 
 def test_five_more_right_and_none_less_is_chance_six_is_not(case: Case) -> None:
