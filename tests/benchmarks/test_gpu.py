@@ -1,5 +1,6 @@
 """The GPU benchmark in miniature, on whatever is here; `benchmarks/gpu.sh` runs it whole."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -25,3 +26,16 @@ def test_ours_and_trls_learn_the_same_from_the_same_rows(tmp_path):
 def test_the_script_says_what_it_wants():
     done = subprocess.run(["bash", SCRIPT], capture_output=True, text=True)
     assert done.returncode == 2 and "benchmarks/gpu.sh WHEELS" in done.stderr
+
+
+def test_the_script_may_be_called_from_any_folder(tmp_path):
+    done = subprocess.run(["bash", "./gpu.sh"], cwd=SCRIPT.parent, capture_output=True, text=True)
+    assert done.returncode == 2 and "benchmarks/gpu.sh WHEELS" in done.stderr
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "x.whl").touch()
+    python = tmp_path / "python3"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", SCRIPT, "wheels"], cwd=tmp_path, env=path, capture_output=True, text=True, check=True)
+    assert str(tmp_path / "wheels" / "x.whl") in done.stdout.splitlines()[0]
