@@ -210,7 +210,9 @@ def from_source(rows, uri):
     return [{**row, "source": {"uri": uri}} for row in rows]
 
 
-@pytest.mark.parametrize("wanted", ["holdout.jsonl", "s3://data/shop/holdout.jsonl", "s3://data/*/hold*", "./shop/holdout.jsonl", "../shop/hold*"])
+@pytest.mark.parametrize(
+    "wanted", ["holdout.jsonl", "s3://data/shop/holdout.jsonl", "s3://data/*/hold*", "./shop/holdout.jsonl", "../shop/hold*"]
+)
 def test_a_named_source_is_the_test_and_nothing_else_is(wanted):
     rows = from_source(records(search=40), "s3://data/shop/rows.jsonl")
     rows += from_source([record("search 3", "search"), *records(book=9)], "s3://data/shop/holdout.jsonl")
