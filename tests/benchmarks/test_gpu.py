@@ -45,6 +45,19 @@ def test_the_script_says_what_it_wants():
     assert done.returncode == 2 and "benchmarks/gpu.sh WHEELS" in done.stderr
 
 
+def test_the_script_may_be_called_from_any_folder(tmp_path):
+    done = subprocess.run(["bash", "./gpu.sh"], cwd=SCRIPT.parent, capture_output=True, text=True)
+    assert done.returncode == 2 and "benchmarks/gpu.sh WHEELS" in done.stderr
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "x.whl").touch()
+    python = tmp_path / "python3"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", SCRIPT, "wheels"], cwd=tmp_path, env=path, capture_output=True, text=True, check=True)
+    assert str(tmp_path / "wheels" / "x.whl") in done.stdout.splitlines()[0]
+
+
 def named_tests():
     """The files that the script has pytest look into."""
     (line,) = [line for line in SCRIPT.read_text().splitlines() if "pytest" in line and not line.startswith("#")]

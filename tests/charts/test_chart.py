@@ -11,6 +11,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from pipelines.cluster import ClusterConfig
 from tests.charts.conftest import CHART, VALUES, rendered
 from tests.charts.policy import pod_specs, violations
 
@@ -222,3 +223,12 @@ def test_the_init_job_says_which_values_are_wrong(server):
     refused = init_bucket({**server, "PATH": "", "AWS_SECRET_ACCESS_KEY": "wrong"}, "made-by-the-job")
     assert refused.returncode == 1
     assert "store.secretName" in refused.stdout and refused.stderr == ""
+
+
+@pytest.mark.parametrize("given", [{}, {"store": {"secretName": ""}, "mlflow": {"auth": {"mode": "mesh"}}}])
+def test_the_config_in_the_notes_is_one_that_a_run_takes(given):
+    with helm.Chart.load(CHART) as chart:
+        notes = chart.render(given, name="calltune", namespace="ml")["calltune/templates/NOTES.txt"]
+    shown = yaml.safe_load(notes.split("In a run's config:\n\n")[1].split("\n\n")[0])
+    assert ("secrets" in shown["cluster"]) == (given == {})
+    ClusterConfig.model_validate(shown["cluster"])

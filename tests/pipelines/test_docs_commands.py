@@ -30,6 +30,14 @@ def commands(page):
     return [words for words in (shlex.split(line.removesuffix(" &"), comments=True) for line in lines) if words]
 
 
+def test_make_test_runs_every_folder_once_and_the_longest_first():
+    said = subprocess.run(["make", "-n", "test"], cwd=REPO, capture_output=True, text=True, check=True).stdout
+    named = [Path(word).name for word in said.replace("\\\n", " ").split() if word.startswith("tests/")]
+    files = [file.relative_to(REPO / "tests").parts for file in REPO.glob("tests/**/test_*.py")]
+    assert named[0] == "e2e" and len(named) == len(set(named))
+    assert {parts[0] for parts in files} <= set(named)
+
+
 def take(values, words):
     """Put what `--set a.b=c` and `--set-file a.b=FILE` say into Helm's values."""
     for option, text in itertools.pairwise(words):

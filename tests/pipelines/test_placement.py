@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 from google.protobuf import json_format
+from kfp.compiler import Compiler
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from calltune.credentials import NOTIFY_VARIABLES, SECRET_VARIABLES
 from calltune.errors import ConfigError
 from pipelines.config import load
+from pipelines.finetune import STEPS, build
 from pipelines.package import MAX_BYTES, package
 from pipelines.placement import scratch_gib
 
@@ -64,6 +66,22 @@ def documents(text):
     return pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
+def test_here_the_evaluations_wait_for_export_and_on_a_cluster_they_do_not(tmp_path):
+    config = load(RECIPE, CLUSTER)
+    waiting = {}
+    for on_cluster in (True, False):
+        Compiler().compile(build(config, dict.fromkeys(STEPS, "code"), on_cluster), str(tmp_path / "pipeline.yaml"))
+        pipeline = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text()))
+        dags = [part["dag"]["tasks"] for part in pipeline["components"].values() if "dag" in part]
+        (tasks,) = (dag for dag in dags if "evaluate" in dag)
+        waiting[on_cluster] = {
+            task["inputs"]["parameters"]["which"]["runtimeValue"]["constant"]
+            for name, task in tasks.items()
+            if name.startswith("evaluate") and "export" in task["dependentTasks"]
+        }
+    assert waiting == {True: {"candidate"}, False: {"base", "candidate", "champion"}}
+
+
 def shape(text):
     """The package without what is a recipe's own (its name, the steps' settings), each executor's embedded source, and the
     library's version."""
@@ -107,6 +125,7 @@ AGAIN = """
 import functools, hashlib, inspect, json, sys
 inspect.stack = functools.partial(inspect.stack, context=0)  # as in this folder's conftest.py
 from pipelines.config import load
+from pipelines.finetune import STEPS, build
 from pipelines.package import package
 for recipe, overrides in json.load(sys.stdin):
     print(hashlib.sha256(package(load(recipe, overrides)).text.encode()).hexdigest())

