@@ -8,6 +8,20 @@ from typing import Any
 from calltune import runtime, storage
 from calltune.errors import DataError
 from calltune.models import MANIFEST, ModelFolder, cache_dir, checksums, digest, file_sha256, making
+from calltune.records import sha256
+
+
+class Damaged(DataError):
+    """What the store has of a model is not what was exported: it has answered, so that asking again would find the same."""
+
+
+def state(model: dict[str, Any]) -> str:
+    """What the store has at a model's address, in one value: another one after a file was put there, changed or removed.
+
+    Nothing is downloaded, so that it says nothing of whether the files are whole.
+    """
+    store, prefix = storage.at(model["uri"])
+    return sha256([list(item) for item in store.objects(prefix)])
 
 
 def fetch(model: dict[str, Any]) -> ModelFolder:
@@ -17,7 +31,8 @@ def fetch(model: dict[str, Any]) -> ModelFolder:
         model: what export wrote to `model.json`: `uri`, `digest` and `files`, a checksum for each name.
 
     Raises:
-        DataError: a file in the store is absent, or is not the one that was exported; or this machine's copy was changed.
+        Damaged: a file in the store is absent, or is not the one that was exported.
+        DataError: this machine's copy was changed.
     """
     return _fetch(model["uri"], model["digest"], model["files"])
 
@@ -164,15 +179,19 @@ def _fetch(uri: str, told: str, files: dict[str, str]) -> ModelFolder:
             raise DataError(f"{target}: {wrong} changed since the export; remove the folder, and it is fetched again")
         return ModelFolder(target, told)
     store, prefix = storage.at(uri)
-    names = list(files) or [key.removeprefix(f"{prefix}/") for key in store.list(prefix)]
-    if not names:
-        raise DataError(f"{uri}: nothing is there")
+    there = [key.removeprefix(f"{prefix}/") for key in store.list(prefix)]
+    if not there:
+        raise Damaged(f"{uri}: nothing is there")
+    names = list(files) or there
+    gone = [name for name in names if name not in there]
+    if gone:
+        raise Damaged(f"{uri}: {', '.join(gone)} {'is' if len(gone) == 1 else 'are'} gone")
     with making(target) as folder:
         for name in runtime.tracked(names, f"fetch model {told[:12]}", len(names), "files"):
             store.download(f"{prefix}/{name}", folder / name)
         found = checksums(folder)
         if digest(found) != told:
             damaged = [name for name, checksum in files.items() if found.get(name) != checksum]
-            raise DataError(f"{uri}: not what was exported: {', '.join(damaged) or 'its files have another digest'}")
+            raise Damaged(f"{uri}: not what was exported: {', '.join(damaged) or 'its files have another digest'}")
         runtime.write_json(folder / MANIFEST, found)
     return ModelFolder(target, told)

@@ -32,6 +32,14 @@ class AlreadyThere(Exception):
     """A conditional write found that somebody else had written first."""
 
 
+class Object(NamedTuple):
+    """An object in a store: another content has another ETag; in a folder the time of its last change stands for it."""
+
+    key: str
+    etag: str
+    size: int
+
+
 class Store(ABC):
     """A place for objects by key.
 
@@ -66,6 +74,10 @@ class Store(ABC):
         Raises:
             UserError: there is no such object.
         """
+
+    @abstractmethod
+    def objects(self, prefix: str) -> Sequence[Object]:
+        """What :meth:`list` names, with what tells another content, in order of the keys; nothing is downloaded."""
 
     @abstractmethod
     def list(self, prefix: str) -> list[str]:
@@ -133,6 +145,11 @@ class Folder(Store):
         return sorted(key for key in keys if _is_within(key, prefix))
 
     @override
+    def objects(self, prefix: str) -> Sequence[Object]:
+        found = [(key, (self.root / key).stat()) for key in self.list(prefix)]
+        return [Object(key, str(status.st_mtime_ns), status.st_size) for key, status in found]
+
+    @override
     def delete(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
 
@@ -180,14 +197,6 @@ def _crc32(path: Path) -> str:
         while block := file.read(2**20):
             found = zlib.crc32(block, found)
     return base64.b64encode(found.to_bytes(4, "big")).decode()
-
-
-class Object(NamedTuple):
-    """An object in S3: another content has another ETag."""
-
-    key: str
-    etag: str
-    size: int
 
 
 _WAYS_OUT = {
@@ -267,8 +276,8 @@ class S3(Store):
     def list(self, prefix: str) -> list[str]:
         return [item.key for item in self.objects(prefix)]
 
+    @override
     def objects(self, prefix: str) -> Sequence[Object]:
-        """What :meth:`list` names, with what tells another content, in order of the keys; nothing is downloaded."""
         start = len(self.prefix) + 1 if self.prefix else 0
         with self._explained(prefix):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))

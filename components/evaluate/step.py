@@ -20,6 +20,7 @@ from calltune.score import Answer, Scored, summarise, verdict
 from calltune.settings import ModelConfig
 from calltune.template import template_in
 from components.evaluate import suites
+from components.evaluate.champion import absent, unusable
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.journal import Asked, Journal, Written
 from components.evaluate.questions import fingerprint, require_rules, seen_in_training
@@ -98,7 +99,8 @@ def run(
 
     Args:
         which: `base`, `candidate` or `champion`.
-        source: the candidate's `model.json`; for the champion the JSON that look found, empty where there is none.
+        source: the candidate's `model.json`; for the champion the JSON that look found, empty where there is none. One whose
+            files are gone or damaged is no error: the result says so, and the gate refuses.
         dataset: what format wrote.
         settings: of the step, and the base `model`.
         code: what the step's code is: another code, and earlier results do not count.
@@ -108,10 +110,16 @@ def run(
     model, config = ModelConfig(**settings["model"]), EvaluateConfig(**{k: v for k, v in settings.items() if k != "model"})
     if which == "base":
         served = base(model, dataset)
+    elif isinstance(source, Path):
+        served = exported(runtime.read_json(source), which)
     elif source:
-        served = exported(runtime.read_json(source) if isinstance(source, Path) else json.loads(source), which)
+        champion = json.loads(source)
+        try:
+            served = exported(champion, which)
+        except exports.Damaged as error:
+            return unusable(champion, error, metrics, predictions)
     else:
-        return absent(which, metrics, predictions)
+        return absent(metrics, predictions)
     test = dataset / "test.jsonl"
     key = _key(served, test, config, code)
     place = f"evaluations/{key}"
@@ -272,11 +280,3 @@ def _row(record: Record, judged: Mapping[str, Mapping[str, Judged]]) -> dict[str
     row = {"id": id_, "expected": expected_calls(record), **judged[FIRST][id_].said}
     again = {way: answers[id_].said for way, answers in judged.items() if way != FIRST}
     return {**row, "robustness": again} if again else row
-
-
-def absent(which: str, metrics: Path, predictions: Path) -> dict[str, Any]:
-    """Say that there is no such model: a first run has no champion."""
-    write_jsonl(predictions, [])
-    result = {"present": False, "which": which}
-    runtime.write_json(metrics, result)
-    return result

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calltune import ledger, runtime, storage, tools, tracking
+from calltune import exports, ledger, runtime, storage, tools, tracking
 from components.look.config import LookConfig
 from components.look.fingerprint import of_run
 from components.look.reason import reason
@@ -24,7 +24,8 @@ class Seen:
 
     Attributes:
         fingerprint: of source, tools and base model.
-        champion: JSON of the champion's uri, digest, files and version; empty where nothing serves.
+        champion: JSON of the champion's uri, digest, files and version, and of what the store has of it now; empty where nothing
+            serves.
         start: JSON of the champion from whose adapter training is to go on; empty where it is to start from the base model. Apart
             from `champion`, so that a new one trains again only where that is so.
         reason: to train; empty where there is none.
@@ -61,7 +62,10 @@ def look(config: LookConfig) -> Seen:
         summary = _nothing_new(found, config.config_sha256, round(time.monotonic() - started, 2))
         storage.of_run().put_json(f"runs/{runtime.run_id()}/summary.json", summary)
         tracking.end(run, ok=True)
-    champion = {key: serving[key] for key in ("uri", "digest", "files", "version")} if serving else None
+    champion = None
+    if serving:
+        # What the store has of it: after its files were damaged or mended no earlier evaluation of it counts.
+        champion = {**{key: serving[key] for key in ("uri", "digest", "files", "version")}, "stored": exports.state(serving)}
     start = start_at(serving) if config.starts_from_champion else ""
     return Seen(found, json.dumps(champion, sort_keys=True) if champion else "", start, why.text if why else "")
 

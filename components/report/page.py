@@ -45,7 +45,7 @@ class Material:
     candidate: dict[str, Any]
     """The same, of the tuned model."""
     champion: dict[str, Any]
-    """The same, of the champion, or `{"present": false}`."""
+    """The same, of the champion, or `{"present": false}`, or with an `error` and without metrics."""
     base_predictions: list[dict[str, Any]]
     """The rows of the base model's `predictions.jsonl`."""
     candidate_predictions: list[dict[str, Any]]
@@ -63,7 +63,7 @@ class Material:
 def render(material: Material) -> str:
     """The report's HTML: one self-contained file, every value escaped."""
     models = {"base": material.base, "tuned": material.candidate}
-    if material.champion.get("present"):
+    if "metrics" in material.champion:  # else there is none, or none that could be evaluated
         models["champion"] = material.champion
     outcome, look, why = headline(material)
     return render_page(

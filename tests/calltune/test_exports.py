@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from calltune import exports, models, storage
-from calltune.errors import DataError
+from calltune.errors import DataError, UserError
 
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)), "deep/tokenizer.json": b"[]"}
 
@@ -139,3 +139,33 @@ def test_checksums_that_are_not_those_of_the_digest_are_refused(told):
     files = {**told["files"], "config.json": "0" * 64}
     with pytest.raises(DataError, match="checksums are not those that its digest is made of"):
         exports.require_stored({**told, "files": files}, read=True)
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed", "nothing left"])
+def test_files_that_the_store_has_not_or_otherwise_are_damage(told, damage):
+    store, prefix = storage.at(told["uri"])
+    for name in FILES if damage == "nothing left" else ("config.json",):
+        store.put(f"{prefix}/{name}", b"{ }") if damage == "changed" else store.delete(f"{prefix}/{name}")
+    says = {"gone": "config.json is gone", "changed": "not what was exported: config.json", "nothing left": "nothing is there"}
+    with pytest.raises(exports.Damaged, match=f"{told['digest']}: {says[damage]}$"):
+        exports.fetch(told)
+
+
+def test_a_store_that_does_not_answer_is_no_damage(s3, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    told = {"uri": f"{s3.uri}/models/{'d' * 64}", "digest": "d" * 64, "files": {"config.json": "0" * 64}}
+    storage.open_store.cache_clear()
+    with pytest.raises(UserError, match="InvalidAccessKeyId") as refused:
+        exports.fetch(told)
+    assert not isinstance(refused.value, exports.Damaged)
+
+
+def test_the_state_of_a_stored_model_is_another_one_whenever_something_of_it_is(told):
+    store, prefix = storage.at(told["uri"])
+    whole = exports.state(told)
+    assert exports.state(told) == whole
+    store.delete(f"{prefix}/config.json")
+    without = exports.state(told)
+    store.put(f"{prefix}/config.json", b"{ }")
+    changed = exports.state(told)
+    assert len({whole, without, changed}) == 3

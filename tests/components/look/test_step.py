@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from calltune import ledger, runtime
+from calltune import exports, ledger, runtime, storage
 from calltune.errors import ConfigError, DataError
 from calltune.tracking import aliases, register, run_of
 from components.look.config import LookConfig
@@ -31,8 +31,9 @@ def changed(config):
 
 
 def serve(config, print_):
-    version = register("helpdesk", "s3://x/models/d1", "d1", run_of("helpdesk"), {})
-    entry = {"n": 1, "version": version, "uri": "s3://x/models/d1", "digest": "d1", "files": {"a": "b"}}
+    uri = f"{storage.of_run().uri}/models/d1"
+    version = register("helpdesk", uri, "d1", run_of("helpdesk"), {})
+    entry = {"n": 1, "version": version, "uri": uri, "digest": "d1", "files": {"a": "b"}}
     ledger.append("helpdesk", "champion", {**entry, "run_id": "run-0", "fingerprint": print_, "reason": "passed the gate"})
 
 
@@ -45,16 +46,19 @@ def test_a_first_run_finds_no_champion(store, tracking, config):
 def test_the_champion_is_told_as_evaluate_needs_it(store, tracking, config):
     serve(config, "old")
     seen = look(config)
-    assert json.loads(seen.champion) == {"uri": "s3://x/models/d1", "digest": "d1", "files": {"a": "b"}, "version": "1"}
+    told = {"uri": f"{store.uri}/models/d1", "digest": "d1", "files": {"a": "b"}, "version": "1"}
+    assert json.loads(seen.champion) == {**told, "stored": exports.state(told)}
     assert seen.reason == "asked for"
     assert look(config).champion == seen.champion, "equal text, so that a cached evaluation is found again"
+    store.put("models/d1/a", b"restored")
+    assert look(config).champion != seen.champion, "other files, of which no cached evaluation says anything"
 
 
 def test_training_goes_on_from_the_champion_only_if_asked_to_and_not_from_its_version(store, tracking, config):
     asked = config.model_copy(update={"run": {**config.run, "train": {"start_from": "champion"}}})
     assert look(asked).start == ""
     serve(config, "old")
-    assert json.loads(look(asked).start) == {"uri": "s3://x/models/d1", "digest": "d1"}
+    assert json.loads(look(asked).start) == {"uri": f"{store.uri}/models/d1", "digest": "d1"}
     assert look(config).start == "", "another champion is then no reason to train again"
 
 
@@ -71,7 +75,7 @@ def test_the_data_of_a_model_that_was_rolled_back_from_are_nothing_new(store, tr
     ledger.append("helpdesk", "champion", {**first, **second, "n": 2})
     ledger.append("helpdesk", "champion", {**first, "n": 3, "by": "ana", "rolled_back": "d2"})
     assert look(changed(config)).reason == ""
-    third = {"uri": "s3://x/models/d3", "digest": "d3", "fingerprint": "newer", "run_id": "run-3"}
+    third = {"uri": f"{store.uri}/models/d3", "digest": "d3", "fingerprint": "newer", "run_id": "run-3"}
     ledger.append("helpdesk", "champion", {**first, **third, "n": 4})
     assert look(changed(config)).reason == "the data or the base model has changed", "a run has promoted since"
 

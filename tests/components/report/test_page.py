@@ -200,6 +200,13 @@ def test_an_unchanged_champion_is_said(material: Material) -> None:
     assert "stays champion" in render(same)
 
 
+def test_a_champion_that_could_not_be_evaluated_is_said_and_has_no_column(material: Material) -> None:
+    gone = {"present": True, "which": "champion", "version": "2", "model_digest": "c4", "error": "s3://x/models/c4: <it> is gone"}
+    html = render(replace(material, champion=gone))
+    assert ">Champion</th>" not in html and "no champion to compare with" not in html
+    assert "The champion, version 2, could not be evaluated: s3://x/models/c4: &lt;it&gt; is gone." in html
+
+
 def test_without_a_champion_there_is_no_column_for_it(material: Material) -> None:
     html = render(replace(material, champion={"present": False, "which": "champion"}))
     assert ">Champion</th>" not in html and "no champion to compare with" in html
