@@ -120,9 +120,9 @@ def contaminated(
     for pair in _near(texts, [row for row in training if row not in found], held, config.similarity).values():
         found[pair.train] = pair
     # What evaluation would find in the model's list of what it was trained on, and the gate refuse.
-    for row, turn in zip(learnt_of, learnt, strict=True):
-        if turn in asking:
-            found.setdefault(row, Pair(row, asking[turn], "a later turn asks the same"))
+    for row, number in zip(learnt_of, learnt, strict=True):
+        if number in asking:
+            found.setdefault(row, Pair(row, asking[number], "a later turn asks the same"))
     for pair in _sharing(texts, training, held, config.shared_words):
         found.setdefault(pair.train, pair)
     return [found[row] for row in sorted(found)]
