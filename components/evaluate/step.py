@@ -123,7 +123,7 @@ def run(
     test = dataset / "test.jsonl"
     key = _key(served, test, config, code)
     place = f"evaluations/{key}"
-    earlier = _earlier(place, served, metrics, predictions)
+    earlier = _earlier(place, served, test, metrics, predictions)
     if earlier is not None:
         return earlier
     store = storage.of_run()
@@ -141,7 +141,7 @@ def _key(served: Served, test: Path, config: EvaluateConfig, code: str) -> str:
     return sha256([served.folder.digest, template, models.file_sha256(test), suites.recorded(config), code])
 
 
-def _earlier(place: str, served: Served, metrics: Path, predictions: Path) -> dict[str, Any] | None:
+def _earlier(place: str, served: Served, test: Path, metrics: Path, predictions: Path) -> dict[str, Any] | None:
     """What an earlier run measured of the same model on the same questions: today's champion was a candidate once."""
     store = storage.of_run()
     found, answers = store.get_json(f"{place}/metrics.json"), store.get(f"{place}/predictions.jsonl")
@@ -151,7 +151,9 @@ def _earlier(place: str, served: Served, metrics: Path, predictions: Path) -> di
     predictions.write_bytes(answers)
     runtime.note(f"evaluate {served.identity['which']}: measured before on the same questions with the same settings")
     found.pop("version", None)
-    result = {**found, **served.identity}
+    # What counts as seen is another thing for a champion than it was for the candidate.
+    seen = seen_in_training(served.folder.path, list(read_jsonl(test)), served.identity["which"])
+    result = {**found, **served.identity, "seen_in_training": seen}
     runtime.write_json(metrics, result)
     return result
 

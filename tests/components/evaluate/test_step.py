@@ -272,6 +272,14 @@ def test_what_was_measured_once_is_not_measured_again(measured, exported, datase
     check_predictions(examine(again), out / "predictions.jsonl")
 
 
+def test_whether_training_saw_a_question_is_asked_anew_for_the_champion(measured, exported, dataset, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("CALLTUNE_STORAGE", str(measured["candidate"][1].parent / "store"))
+    monkeypatch.setattr("components.evaluate.step.seen_in_training", lambda folder, records, which: [which, len(records)])
+    told = json.dumps({**json.loads(exported("full").json.read_text()), "version": "7"})
+    again = run("champion", told, dataset, settings(tiny), CODE, tmp_path / "metrics.json", tmp_path / "predictions.jsonl")
+    assert again["seen_in_training"] == ["champion", 20]
+
+
 @pytest.mark.parametrize("changed", ["code", "settings", "questions"])
 def test_another_code_setting_or_question_is_measured_anew(measured, exported, dataset, tiny, tmp_path, monkeypatch, changed):
     _, before = measured["candidate"]
