@@ -138,7 +138,9 @@ def test_a_task_that_cannot_be_measured_is_refused_by_its_name(task, message):
 def test_a_task_whose_data_is_not_there_is_refused_in_one_line(tiny_model, own):
     (own / "spelling.jsonl").unlink()
     settings = GeneralConfig(tasks=["letters"], tasks_folder=str(own))
-    with pytest.raises(ConfigError, match=r"^evaluate\.general\.tasks: letters cannot be loaded: FileNotFoundError: .*spelling") as it:
+    with pytest.raises(
+        ConfigError, match=r"^evaluate\.general\.tasks: letters cannot be loaded: FileNotFoundError: .*spelling"
+    ) as it:
         general.measures(served(tiny_model), settings)
     assert "\n" not in str(it.value)
 
@@ -252,6 +254,8 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(suites, "version", absent)
-    with pytest.raises(ConfigError, match=r"^evaluate\.general needs the package lm-eval, which is not installed: pip install .*"):
+    with pytest.raises(
+        ConfigError, match=r"^evaluate\.general needs the package lm-eval, which is not installed: pip install .*"
+    ):
         suites.recorded(EvaluateConfig(general={"tasks": ["gsm8k"]}))
     assert "versions" not in suites.recorded(EvaluateConfig(general={"text": __file__}))["general"], "a text needs none"

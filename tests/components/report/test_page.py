@@ -139,7 +139,9 @@ def test_what_was_measured_beside_the_questions_is_a_table(material: Material) -
     shown = section(render(replace(material, **sides)), "beside")
     # exp(3.0) = 20.09, exp(3.1) = 22.2, exp(0.1) = 1.105
     assert re.search(r"general\.knowledge\.acc 80\.0 % 49\.0 to 94\.3 70\.0 % 39\.7 to 89\.2 −10\.0 −30\.0 to 0\.0 – 10 ", shown)
-    assert re.search(r"general\.text_loss perplexity .* 20\.09 20\.09 to 20\.09 22\.2 22\.2 to 22\.2 \+10\.5 % \+10\.5 to \+10\.5 – 2 ", shown)
+    assert re.search(
+        r"general\.text_loss perplexity .* 20\.09 20\.09 to 20\.09 22\.2 22\.2 to 22\.2 \+10\.5 % \+10\.5 to \+10\.5 – 2 ", shown
+    )
     assert re.search(r"general\.tales\.bleu 25 20 to 30 25\.5 20 to 31 \+0\.5 \+0 to \+1 – 2", shown)
 
 
