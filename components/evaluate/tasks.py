@@ -107,8 +107,9 @@ def _main_metric(task: str, config: dict[str, Any]) -> str:
     listed = config.get("metric_list") or [{"metric": name} for name in DEFAULT_METRIC_REGISTRY[config["output_type"]]]
     for one in listed:
         metric = one["metric"]
-        # A function is a path here.
-        if isinstance(metric, str) and "/" not in metric and one.get("higher_is_better", is_higher_better(metric)):
-            return metric
+        # A function is a path here. Only where the YAML does not say: what knows the metrics takes seconds to import.
+        named = isinstance(metric, str) and "/" not in metric
+        if named and (one["higher_is_better"] if "higher_is_better" in one else is_higher_better(metric)):
+            return str(metric)
     instead = "; for perplexity there is evaluate.general.text" if config.get("output_type") == "loglikelihood_rolling" else ""
     raise ConfigError(f"evaluate.general.tasks: {task} has no metric of which more is better{instead}")
