@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 
 from calltune.errors import DataError
 
@@ -58,6 +59,23 @@ def commit_of(uri: str) -> str:
     except Exception as error:  # three libraries' worth of exceptions; explained() raises what is none of theirs
         raise explained(uri, error) from None
     return str(info.sha)
+
+
+def date_of(uri: str) -> datetime:
+    """When the commit was made that an address means now. Asks the Hub, as :func:`commit_of` does.
+
+    Raises:
+        DataError: as there.
+    """
+    from huggingface_hub import HfApi
+
+    address = parsed(uri)
+    try:
+        # The set's own date, which is quicker to ask for, is that of its newest commit, whatever the revision.
+        commits = HfApi().list_repo_commits(address.name, repo_type="dataset", revision=address.revision)
+    except Exception as error:  # as above
+        raise explained(uri, error) from None
+    return commits[0].created_at
 
 
 def explained(uri: str, error: Exception) -> DataError:

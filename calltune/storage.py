@@ -18,6 +18,7 @@ import uuid
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -278,13 +279,19 @@ class S3(Store):
 
     @override
     def objects(self, prefix: str) -> Sequence[Object]:
+        return sorted(Object(key, item["ETag"], item["Size"]) for key, item in self._listed(prefix))
+
+    def changed(self, prefix: str) -> datetime | None:
+        """When the newest of the objects that :meth:`list` names was put there; None where there is none."""
+        return max((item["LastModified"] for _, item in self._listed(prefix)), default=None)
+
+    def _listed(self, prefix: str) -> Sequence[tuple[str, Any]]:
+        """Key and description of each object that :meth:`list` names."""
         start = len(self.prefix) + 1 if self.prefix else 0
         with self._explained(prefix):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
-            found = [
-                Object(item["Key"][start:], item["ETag"], item["Size"]) for page in pages for item in page.get("Contents", [])
-            ]
-        return sorted(item for item in found if _is_within(item.key, prefix) and not item.key.endswith("/"))
+            found = [(item["Key"][start:], item) for page in pages for item in page.get("Contents", [])]
+        return [(key, item) for key, item in found if _is_within(key, prefix) and not key.endswith("/")]
 
     @override
     def end_uploads(self, prefix: str) -> None:

@@ -253,6 +253,8 @@ def _gate(gate: GateConfig, test: int, larger: str) -> Iterator[str]:
     conditions = [f"at least {_count(gate.min_questions, 'test question')}"]
     if gate.min_questions_per_tool:
         conditions.append(f"at least {_count(gate.min_questions_per_tool, 'test question')} for each tool")
+    if gate.max_data_age_days:
+        conditions.append(f"data of which something was changed in the last {_count(gate.max_data_age_days, 'day')}")
     asked = [f"{name} at least {least:g}" for name, least in gate.thresholds.items()]
     asked += [f"{name} at most {most:g}" for name, most in gate.maximum.items()]
     asked += [f"{name} at least {gain:g} above the base model" for name, gain in gate.over_baseline.items()]

@@ -2,12 +2,15 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from calltune.errors import UserError
 from pipelines.options import Config, Dataset, OutFile, OutFolder, Overrides, Workdir
+
+if TYPE_CHECKING:
+    from pipelines.config import RunConfig
 
 app = typer.Typer()
 PANEL = "One step by itself"
@@ -212,7 +215,7 @@ def gate(
         if champion == NO_CHAMPION:
             best = Path(folder) / "champion.json"
             runtime.write_json(best, {"present": False})  # as evaluate says it in a run
-        decision = run(candidate, baseline, best, answers, settings.gate, out)
+        decision = run(candidate, baseline, best, answers, settings.gate, out, _data_age(settings))
     for check in decision.checks:
         print(f"{'✓' if check.passed else '✗'} {check.name}: {check.reason}")
     print("passed" if decision.passed else "refused")
@@ -251,6 +254,19 @@ def promote(
         tracking.end(tracking.run_of(settings.name), ok=True)
     what = f"is {done.alias}" if done.promoted else "is registered, and not promoted"
     print(f"{done.model} version {done.version} {what}: {done.reason}")
+
+
+def _data_age(config: "RunConfig") -> int | None:
+    """How old the data is now, in whole days; None where the gate does not ask."""
+    from datetime import UTC, datetime
+
+    from components.look.age import age_days
+    from pipelines.standalone import standalone
+
+    if not config.gate.max_data_age_days:
+        return None
+    with standalone(config, None):
+        return age_days([part.source for part in config.ingest.sources], datetime.now(UTC))
 
 
 def _weights(path: Path) -> Path:

@@ -74,7 +74,14 @@ def build(config: RunConfig, code: Mapping[str, str], on_cluster: bool = True) -
                 results = {"base": base.outputs["metrics"], "champion": champion.outputs["metrics"]}
                 results |= {"candidate": candidate.outputs["metrics"]}
                 answers = candidate.outputs["predictions"]
-                verdict = place(gate(predictions=answers, config=gate_config, code=code["gate"], **results), "gate")
+                judged = gate(
+                    predictions=answers,
+                    data_age_days=seen.outputs["data_age_days"],
+                    config=gate_config,
+                    code=code["gate"],
+                    **results,
+                )
+                verdict = place(judged, "gate")
                 decision = verdict.outputs["decision"]
                 moved = promote(model=model, decision=decision, fingerprint=print_, config=promote_config, code=code["promote"])
                 place(moved, "promote", cached=False)

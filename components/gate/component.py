@@ -11,6 +11,7 @@ def gate(  # type: ignore[no-untyped-def]
     predictions: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Metrics],
     champion: dsl.Input[dsl.Metrics],
+    data_age_days: str,
     config: dict,  # type: ignore[type-arg]
     code: str,
     decision: dsl.Output[dsl.Artifact],
@@ -25,4 +26,5 @@ def gate(  # type: ignore[no-untyped-def]
         from components.gate.step import run
 
         measured = (Path(candidate.path), Path(base.path), Path(champion.path))
-        run(*measured, Path(predictions.path), GateConfig(**config), Path(decision.path))
+        age = int(data_age_days) if data_age_days else None
+        run(*measured, Path(predictions.path), GateConfig(**config), Path(decision.path), age)

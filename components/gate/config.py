@@ -47,6 +47,8 @@ class GateConfig(Settings):
     """Test questions that must expect each tool that the test set expects at all; 0: not checked."""
     min_questions_per_metric: int = Field(default=0, ge=0)
     """Test questions that each metric with a condition must count, such as those that expect no call; 0: not checked."""
+    max_data_age_days: int = Field(default=0, ge=0)
+    """Whole days since the newest of the data was changed, counted when the run looks, that are not too many; 0: not checked."""
     thresholds: dict[str, Annotated[float, Field(gt=0.0, le=1.0)]] = Field(default_factory=dict)
     """Metric to the value that it must reach at least."""
     over_baseline: dict[str, Share] = Field(default_factory=dict)

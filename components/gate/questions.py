@@ -1,4 +1,5 @@
-"""The gate's checks of the questions: that they are the ones in the predictions, enough, and none that training has seen."""
+"""The gate's checks of the questions: that they are the ones in the predictions, enough, none that training has seen; and of the
+data's age."""
 
 from pathlib import Path
 
@@ -40,6 +41,17 @@ def enough(ours: Evidence, config: GateConfig) -> list[Check]:
         Check(name, n >= least, f"{n} test question{'s' * (n != 1)}, at least {least} required.", n, least)
         for name, (n, least) in asked.items()
     ]
+
+
+def fresh(age_days: int | None, config: GateConfig) -> list[Check]:
+    """Whether the data is as young as the config asks for."""
+    name, most = "data: age", config.max_data_age_days
+    if not most:
+        return []
+    if age_days is None:
+        return [Check(name, False, "cannot be judged: nobody has said how old the data is.", None, most)]
+    said = f"the newest of the data was changed {age_days} day{'s' * (age_days != 1)} ago, at most {most} are allowed."
+    return [Check(name, age_days <= most, said, age_days, most)]
 
 
 def unseen(which: str, evidence: Evidence) -> Check:

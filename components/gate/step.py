@@ -11,7 +11,7 @@ from components.gate import suites
 from components.gate.check import Check
 from components.gate.config import AgainstChampion, GateConfig
 from components.gate.evidence import Evidence, Unsound, examine, read
-from components.gate.questions import enough, predictions_check, unseen
+from components.gate.questions import enough, fresh, predictions_check, unseen
 
 ROUNDING = 1e-9
 """0.9 - 0.8 is 0.09999999999999998, and still a gain of 0.1."""
@@ -57,6 +57,7 @@ def run(
     predictions_path: Path | None,
     config: GateConfig,
     out_path: Path,
+    data_age_days: int | None = None,
 ) -> Decision:
     """Decide from files, and write the decision.
 
@@ -67,6 +68,7 @@ def run(
         predictions_path: `predictions.jsonl` of the candidate; None, and it is refused.
         config: the conditions.
         out_path: where `decision.json` goes.
+        data_age_days: whole days since the data was last changed, as look counts them; None where nobody has.
 
     Raises:
         UserError: a file is absent or is not JSON. No decision is left behind then, and without one nothing is promoted.
@@ -76,7 +78,7 @@ def run(
     candidate = read_json(candidate_path, read)
     baseline = None if baseline_path is None else read_json(baseline_path, read)
     champion = None if champion_path is None else read_json(champion_path, read)
-    decision = gate(candidate, baseline, champion, config, predictions_path)
+    decision = gate(candidate, baseline, champion, config, predictions_path, data_age_days)
     for check in decision.checks:
         if not check.passed:
             note(f"the gate refuses: {check.name}: {check.reason}")
@@ -90,6 +92,7 @@ def gate(
     champion: dict[str, Any] | None,
     config: GateConfig,
     predictions: Path | None = None,
+    data_age_days: int | None = None,
 ) -> Decision:
     """Decide whether the candidate may be promoted.
 
@@ -99,8 +102,9 @@ def gate(
         champion: that of the present champion, ``{"present": false}`` if there is none, None if nobody has looked.
         config: the conditions.
         predictions: the candidate's `predictions.jsonl`, to be held against the results; None, and it is refused.
+        data_age_days: as in :func:`run`.
     """
-    checks: list[Check] = []
+    checks: list[Check] = fresh(data_age_days, config)
     ours = _believed("candidate", candidate, checks)
     if ours is not None:
         checks += [predictions_check(ours, predictions, config), *enough(ours, config), unseen("candidate", ours)]

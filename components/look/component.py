@@ -9,9 +9,11 @@ from components import images
 
 @dsl.component(base_image=images.CPU, install_kfp_package=False)
 def look(config: dict, code: str) -> NamedTuple(  # type: ignore[type-arg, valid-type]
-    "Seen", [("fingerprint", str), ("champion", str), ("start", str), ("reason", str)]
+    "Seen", [("fingerprint", str), ("champion", str), ("start", str), ("reason", str), ("data_age_days", str)]
 ):
-    """The fingerprint of data and base model, the champion, where training starts, and why ('' = it does not). Never cached."""
+    """The fingerprint of data and base model, the champion, where training starts, and why ('' = it does not). Never cached.
+
+    The age of the data ('' = the gate does not ask)."""
     from calltune import runtime
 
     with runtime.step("look"):
@@ -19,7 +21,7 @@ def look(config: dict, code: str) -> NamedTuple(  # type: ignore[type-arg, valid
         from components.look.step import look
 
         seen = look(LookConfig(**config))
-    return (seen.fingerprint, seen.champion, seen.start, seen.reason)
+    return (seen.fingerprint, seen.champion, seen.start, seen.reason, seen.data_age_days)
 
 
 @dsl.component(base_image=images.CPU, install_kfp_package=False)

@@ -47,6 +47,11 @@ class LookConfig(Settings):
         return ModelConfig(**self.run["model"]) if "model" in self.run else ModelConfig(base="")
 
     @property
+    def asks_for_age(self) -> bool:
+        """Whether the gate has a condition on the age of the data."""
+        return bool(self.run.get("gate", {}).get("max_data_age_days"))
+
+    @property
     def starts_from_champion(self) -> bool:
         """Whether training goes on from the champion's adapter."""
         return self.run.get("train", {}).get("start_from") == "champion"

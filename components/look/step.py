@@ -7,10 +7,12 @@ new cache keys.
 import json
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from calltune import exports, ledger, runtime, storage, tools, tracking
+from components.look.age import age_days
 from components.look.config import LookConfig
 from components.look.fingerprint import of_run
 from components.look.reason import reason
@@ -29,12 +31,15 @@ class Seen:
         start: JSON of the champion from whose adapter training is to go on; empty where it is to start from the base model. Apart
             from `champion`, so that a new one trains again only where that is so.
         reason: to train; empty where there is none.
+        data_age_days: whole days since the data was last changed; empty where the gate does not ask. The gate is cached: what day
+            it is must be said to it, so that it judges anew when a day has passed.
     """
 
     fingerprint: str
     champion: str
     start: str
     reason: str
+    data_age_days: str
 
 
 def look(config: LookConfig) -> Seen:
@@ -67,7 +72,8 @@ def look(config: LookConfig) -> Seen:
         # What the store has of it: after its files were damaged or mended no earlier evaluation of it counts.
         champion = {**{key: serving[key] for key in ("uri", "digest", "files", "version")}, "stored": exports.state(serving)}
     start = start_at(serving) if config.starts_from_champion else ""
-    return Seen(found, json.dumps(champion, sort_keys=True) if champion else "", start, why.text if why else "")
+    age = str(age_days((config.source, *config.more), datetime.now(UTC))) if config.asks_for_age else ""
+    return Seen(found, json.dumps(champion, sort_keys=True) if champion else "", start, why.text if why else "", age)
 
 
 def start_at(serving: ledger.Entry | None) -> str:

@@ -129,8 +129,10 @@ def test_a_test_source_is_compared_by_absolute_paths_as_in_a_run(checked, tmp_pa
 def test_every_condition_of_the_gate_is_put_into_words(checked):
     against = {"tool_accuracy": {"test": "not_worse", "margin": 0.02}, "call_accuracy": {"test": "point", "margin": 0.1}}
     gate = {"min_questions_per_tool": 3, "maximum": {"max_length_stop_rate": 0.02}, "against_champion": against}
+    gate |= {"max_data_age_days": 30}
     text = "\n".join(checked(gate={**gate, "over_baseline": {"tool_accuracy": 0.1}}))
     assert "at least 3 test questions for each tool" in text
+    assert "data of which something was changed in the last 30 days" in text
     assert "max_length_stop_rate at most 0.02" in text
     assert "tool_accuracy at least 0.1 above the base model" in text
     assert "not worse than the champion: the 95 % interval of its gain above -0.02" in text

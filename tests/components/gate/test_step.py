@@ -204,6 +204,24 @@ def test_a_condition_that_is_met_exactly_is_met(case: Case) -> None:
     assert decision.passed, failing(decision)
 
 
+@pytest.mark.parametrize(
+    ("age", "passed", "reason"),
+    [
+        (0, True, "the newest of the data was changed 0 days ago, at most 30 are allowed."),
+        (30, True, "the newest of the data was changed 30 days ago, at most 30 are allowed."),
+        (31, False, "the newest of the data was changed 31 days ago, at most 30 are allowed."),
+        (None, False, "cannot be judged: nobody has said how old the data is."),
+    ],
+)
+def test_the_age_of_the_data(case: Case, age: int | None, passed: bool, reason: str) -> None:
+    config = GateConfig.model_validate({**case.config, "max_data_age_days": 30})
+    decision = gate(case.candidate, case.baseline, case.champion, config, case.predictions, age)
+    check = named(decision, "data: age")
+    assert (decision.passed, check.passed, check.reason, check.observed, check.required) == (passed, passed, reason, age, 30)
+    alone = GateConfig(max_data_age_days=30)
+    assert not gate(case.candidate, None, None, alone, case.predictions, age).passed, "young data alone promotes nothing"
+
+
 # Conditions that are not met
 
 

@@ -1,6 +1,7 @@
 """Look: the reason to train, the champion as later steps need it, and the run in MLflow."""
 
 import json
+import os
 
 import pytest
 
@@ -151,6 +152,14 @@ def test_the_run_in_mlflow_has_the_config_and_the_fingerprint(store, tracking, c
 def test_the_store_has_the_config_whole_as_a_person_would_write_it(store, tracking, config):
     look(config.model_copy(update={"run": {"train": {"rank": 16.0, "lr": "x" * 7000}}}))
     assert store.get_json("runs/run-1/config.json") == {"train.rank": 16, "train.lr": "x" * 7000}
+
+
+def test_the_datas_age_is_told_only_where_the_gate_asks(store, tracking, config):
+    assert look(config).data_age_days == "", "or the gate, which is cached, would judge the same each day anew"
+    asked = config.model_copy(update={"run": {"gate": {"max_data_age_days": 30.0}}})
+    assert look(asked).data_age_days == "0"
+    os.utime(config.source, (0, 0))
+    assert int(look(asked).data_age_days) > 20_000
 
 
 def test_aliases_are_healed_before_anything_is_compared(store, tracking, config):
