@@ -104,7 +104,8 @@ def _parts(index: dict[str, Any], asked: str, name: str) -> Iterator[dict[str, A
 def _main_metric(task: str, config: dict[str, Any]) -> str:
     from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, is_higher_better
 
-    listed = config.get("metric_list") or [{"metric": name} for name in DEFAULT_METRIC_REGISTRY[config["output_type"]]]
+    usual = DEFAULT_METRIC_REGISTRY.get(config.get("output_type", "generate_until"), [])
+    listed = config.get("metric_list") or [{"metric": name} for name in usual]
     for one in listed:
         metric = one["metric"]
         # A function is a path here. Only where the YAML does not say: what knows the metrics takes seconds to import.
