@@ -227,4 +227,6 @@ class Follow(TrainerCallback):
         )
         kept = round(state.global_step * self.best_epoch / state.epoch)
         if kept < FEW_STEPS:
-            runtime.note(f"train: the kept weights have had {kept} optimiser steps, which are few: train.keep: last does all of them")
+            runtime.note(
+                f"train: the kept weights have had {kept} optimiser steps, which are few: train.keep: last does all of them"
+            )
