@@ -99,8 +99,6 @@ class Promoter:
         """What it had begun when it was killed."""
         file = self.folder / "events.jsonl"
         said = file.read_text() if file.exists() else ""
-        if "as the promotion ledger says" in said:
-            return "after an alias was moved"
         return "registry and ledger" if "register in MLflow" in said else "uploading" if "upload" in said else "beginning"
 
 

@@ -62,8 +62,13 @@ def previous_of(alias: str) -> str:
     return "previous" if alias == "champion" else f"previous-{alias}"
 
 
-def heal(name: str, alias: str) -> list[Entry]:
+def heal(name: str, alias: str, promoted: bool = False) -> list[Entry]:
     """Make the registry's aliases say what the ledger says: a promotion may have ended between the two, or somebody moved one.
+
+    Args:
+        name: the registered model's.
+        alias: whose ledger.
+        promoted: the caller has just written the last entry: that the aliases move is no repair, and nothing is said of it.
 
     Returns:
         All entries, the first promotion first; `version` of the last two is what the registry calls them now.
@@ -71,12 +76,12 @@ def heal(name: str, alias: str) -> list[Entry]:
     for _ in range(PASSES):
         history = entries(name, alias)
         # Whoever has moved an alias looks again: another promoter may have written an entry meanwhile, and moved it before.
-        if not _moved(name, alias, history):
+        if not _moved(name, alias, history, promoted):
             break
     return history
 
 
-def _moved(name: str, alias: str, history: list[Entry]) -> bool:
+def _moved(name: str, alias: str, history: list[Entry], promoted: bool) -> bool:
     """Let the aliases follow the last two entries, and put the registry's versions into these; whether one had to move."""
     before, moved = tracking.aliases(name), False
     for called, entry in zip((alias, previous_of(alias)), reversed(history), strict=False):
@@ -84,8 +89,11 @@ def _moved(name: str, alias: str, history: list[Entry]) -> bool:
         if before.get(called) != entry["version"]:
             tracking.set_alias(name, called, entry["version"])
             moved = True
-            was = f"version {before[called]}" if called in before else "not set"
-            runtime.note(f"registry: {name}@{called} is version {entry['version']}, as the promotion ledger says; it was {was}")
+            if not promoted:
+                was = f"version {before[called]}" if called in before else "not set"
+                runtime.note(
+                    f"registry: {name}@{called} is version {entry['version']}, as the promotion ledger says; it was {was}"
+                )
     return moved
 
 

@@ -94,8 +94,19 @@ def _from_python(path: Path) -> list[Tool]:
             tools.append((function.__code__.co_firstlineno, get_json_schema(function)["function"]))
         except Exception as error:  # the hints and the docstring are the user's own: anything can be wrong with them
             where = f"{path}, line {function.__code__.co_firstlineno}: function {name!r}"
-            raise DataError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from None
+            raise DataError(f"{where}: {_what_is_wrong(error)}") from None
     return [normalise(schema, str(path)) for _, schema in sorted(tools, key=lambda pair: pair[0])]
+
+
+def _what_is_wrong(error: Exception) -> str:
+    """Why a function is no tool, and what would be right; of errors of the hints themselves, what Python says."""
+    text = " ".join(str(error).split())
+    if type(error).__name__ == "DocstringParsingException":
+        wrong = text.rpartition(" because ")[2].rstrip("!").removeprefix("it has ")
+        return f"{wrong}: it needs one that says what it does, with a line for each argument below `Args:`"
+    if text.startswith("Argument ") and "missing a type hint" in text:
+        return f"argument {text.split()[1]!r} has no type hint, as `name: str` has"
+    return f"{type(error).__name__}: {text}"
 
 
 def _import(path: Path) -> ModuleType:

@@ -28,6 +28,8 @@ from pipelines.sample import Sample, look, together, too_many_refused
 DISCORDANT = 0.2
 """Share of the questions that only one of two models answers rightly, for the width of the interval of their difference:
 of two candidates of the same base it is mostly less, of the base model and a tuned one more."""
+FEW_TO_VALIDATE = 20
+"""Validation rows below which one of them weighs more than a twentieth of the loss that ends training: chance can end it."""
 LARGER = "raise format.split.test or bring more rows"
 """What makes the test larger, where it is a share of the rows."""
 
@@ -75,7 +77,7 @@ def check(config: RunConfig) -> Iterator[str]:
             short = "test" if training else "train"
             left = f"{_count(total, 'row')} {'leaves' if total == 1 else 'leave'} none to {short} with"
             raise DataError(f"{config.ingest.source}: {left}; more are needed")
-        yield from _training(config, folder, training)
+        yield from _training(config, folder, training, validation)
         yield from _resolution(test)
         larger = "bring more rows of format.split.test_source" if config.format.split.test_source else LARGER
         yield from _margins(config.gate, test, larger)
@@ -201,7 +203,7 @@ def _parts(split: SplitConfig, rows: Counter[str], sample: Sample) -> tuple[int,
     return questions - test - validation, validation, test
 
 
-def _training(config: RunConfig, folder: Path | None, rows: int) -> Iterator[str]:
+def _training(config: RunConfig, folder: Path | None, rows: int, validation: int) -> Iterator[str]:
     train = config.train
     if folder is None:
         yield f"training     method {train.method}, learning rate {train.learning_rate}: `auto` is decided when the model is here"
@@ -220,13 +222,20 @@ def _training(config: RunConfig, folder: Path | None, rows: int) -> Iterator[str
             f"warning: fewer than {FEW_STEPS} optimiser steps rarely teach a new format: "
             f"raise train.epochs, or lower train.batch_rows"
         )
+    # The first epoch is always the best so far.
+    earliest = (1 + train.patience) * -(-rows // train.batch_rows)
+    if train.keep == "best" and 0 < validation < FEW_TO_VALIDATE and earliest < steps:
+        yield (
+            f"warning: the loss of {_count(validation, 'validation row')} is mostly chance, and may end training after "
+            f"{_count(earliest, 'step')}: set train.keep: last, or bring more rows"
+        )
 
 
 def _resolution(test: int) -> Iterator[str]:
     half = 1.96 * math.sqrt(DISCORDANT / test)
     yield (
-        f"test set     {_count(test, 'question')} can tell two models apart that differ by about {half:.3f}: half the width of "
-        f"the paired 95 % interval, 1.96·√(d/n), if they disagree on d = {DISCORDANT:g} of them"
+        f"test set     {_count(test, 'question')}: a measured difference of two models is uncertain by about ±{half:.3f}, "
+        f"if they disagree on {DISCORDANT:.0%} of them"
     )
 
 
@@ -235,7 +244,7 @@ def _margins(gate: GateConfig, test: int, larger: str) -> Iterator[str]:
     if smallest is None:
         yield "             too few to show any difference of two such models in 4 of 5 test sets"
     else:
-        yield f"             the smallest difference that they show in 4 of 5 test sets is {smallest:.3f}"
+        yield f"             the smallest difference that such a test set shows in 4 of 5 cases is {smallest:.3f}"
     asked = [(f"over_baseline.{name}", gain) for name, gain in gate.over_baseline.items()]
     # `better` asks no margin of the test set: its interval begins above whatever margin only if the gain is larger by so much.
     compared = [(name, against) for name, against in gate.against_champion.items() if against.test != "better"]

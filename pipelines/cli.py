@@ -42,7 +42,7 @@ def run(
     config: Config,
     set_: Overrides = [],  # noqa: B006
     workdir: Workdir = None,
-    require_promotion: Annotated[bool, typer.Option(help="Exit with 3 if the gate refuses.")] = False,
+    require_promotion: Annotated[bool, typer.Option("--require-promotion", help="Exit with 3 if the gate refuses.")] = False,
 ) -> None:
     """Run the whole pipeline on this machine.
 

@@ -14,7 +14,7 @@ from pipelines.connect import (
     Host,
     MaybeConfig,
     Namespace,
-    Preflight,
+    NoPreflight,
     TokenFile,
     connected,
     loaded,
@@ -47,7 +47,7 @@ def submit(
     follow: Annotated[bool, typer.Option("--follow", help="Wait, and say what each step does.")] = False,
     require_promotion: Annotated[bool, typer.Option("--require-promotion", help="Exit with 3 if the gate refuses.")] = False,
     resubmit: Annotated[int, typer.Option(help="With --wait: submit a failed run again, so many times.", min=0, max=20)] = 0,
-    preflight: Preflight = True,
+    no_preflight: NoPreflight = False,
     dry_run: DryRun = False,
 ) -> None:
     """Run the pipeline on Kubeflow Pipelines.
@@ -65,7 +65,7 @@ def submit(
         print(f"dry run      {prepared.package.name} {prepared.package.version}, {len(prepared.package.text):,} bytes")
         return
     kubeflow = connected(settings, host, namespace, token_file)
-    prepared = prepare(settings, kubeflow.place.namespace, print, preflight)
+    prepared = prepare(settings, kubeflow.place.namespace, print, not no_preflight)
     end = run_once(prepared, kubeflow, experiment, resubmit, print, follow, waiting)
     if end is None:
         return

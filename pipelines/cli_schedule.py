@@ -11,7 +11,7 @@ from pipelines.connect import (
     Host,
     MaybeConfig,
     Namespace,
-    Preflight,
+    NoPreflight,
     TokenFile,
     connected,
     loaded,
@@ -35,7 +35,7 @@ def create(
     namespace: Namespace = None,
     experiment: Experiment = None,
     token_file: TokenFile = None,
-    preflight: Preflight = True,
+    no_preflight: NoPreflight = False,
     dry_run: DryRun = False,
 ) -> None:
     """Retrain by the calendar, where there is a reason to; again with the same settings it changes nothing.
@@ -53,7 +53,7 @@ def create(
         raise UserError("--name: is empty; without it the schedule is called as the config is")
     kubeflow = None if dry_run else connected(settings, host, namespace, token_file)
     place = kubeflow.place.namespace if kubeflow else namespace or settings.cluster.namespace
-    prepared = prepare(settings, place, print, preflight, dry=dry_run)
+    prepared = prepare(settings, place, print, not no_preflight, dry=dry_run)
     wanted = schedule.Wanted(called, cron, prepared, experiment or settings.cluster.experiment or settings.name)
     if kubeflow is None:
         print(f"dry run      {called}: {six_fields(cron)!r} for KFP, {prepared.package.name} {prepared.package.version}")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from calltune.errors import UserError
-from pipelines.connect import Experiment, Host, Namespace, Preflight, TokenFile, connected, loaded
+from pipelines.connect import Experiment, Host, Namespace, NoPreflight, TokenFile, connected, loaded
 from pipelines.options import Config, Overrides
 
 app = typer.Typer()
@@ -28,7 +28,7 @@ def watch(
     namespace: Namespace = None,
     experiment: Experiment = None,
     token_file: TokenFile = None,
-    preflight: Preflight = True,
+    no_preflight: NoPreflight = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look once, and submit nothing.")] = False,
 ) -> None:
     """Submit a run when there is a reason to train, such as new data; one run at a time. docs/cluster-runs.md has the reasons.
@@ -47,7 +47,7 @@ def watch(
     kubeflow = None if dry_run else connected(settings, host, namespace, token_file)
     place = kubeflow.place.namespace if kubeflow else namespace or settings.cluster.namespace
     listed = experiment or settings.cluster.experiment or settings.name
-    watched = Watched(at_hand(settings), kubeflow, listed, place, settle, preflight)
+    watched = Watched(at_hand(settings), kubeflow, listed, place, settle, not no_preflight)
     if once or dry_run:
         print(look(watched, print))
         return

@@ -13,7 +13,7 @@ Host = Annotated[str | None, typer.Option(help="Address of Kubeflow Pipelines' A
 Namespace = Annotated[str | None, typer.Option(help="In which the steps run; cluster.namespace by default.")]
 TokenFile = Annotated[Path | None, typer.Option(help="File with the token that says who you are; or CALLTUNE_KFP_TOKEN.")]
 Experiment = Annotated[str | None, typer.Option(help="KFP experiment; cluster.experiment, or the config's name, by default.")]
-Preflight = Annotated[bool, typer.Option(help="Look at store and cluster first.")]
+NoPreflight = Annotated[bool, typer.Option("--no-preflight", help="Do not look at store and cluster first.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and compile; upload nothing, ask neither KFP nor Kubernetes.")]
 MaybeConfig = Annotated[Path | None, typer.Option("-c", "--config", help="The run's YAML file: its cluster section, its store.")]
 

@@ -39,6 +39,7 @@ class Screen:
         )
         self.tasks: dict[str, TaskID] = {}
         self.said: dict[str, float] = {}
+        self.failed: dict[str, Any] | None = None
 
     def __enter__(self) -> "Screen":
         self.bars.start()
@@ -64,7 +65,7 @@ class Screen:
         if kind == "progress":
             self._progress(event)
         elif kind == "note":
-            self.console.print(f"  [dim]{escape(event['message'])}", highlight=False, soft_wrap=True)
+            self.console.print(f"  [dim]{escape(self._once(event['message']))}", highlight=False, soft_wrap=True)
         elif kind == "start":
             self.console.print(f"[bold]▸ {event['name']}", highlight=False)
         elif kind == "step" and event["error"] is None:
@@ -73,7 +74,19 @@ class Screen:
             self.console.print(text, highlight=False)
         elif kind == "error":
             self._clear()
-            self.console.print(f"[red]✗ {event['step']}: {escape(event['message'])}", highlight=False, soft_wrap=True)
+            message = ""
+            if self.failed is None:
+                self.failed = event
+            elif event["message"] != self.failed["message"]:
+                message = f": {escape(event['message'])}"
+            self.console.print(f"[red]✗ {event['step']}{message}", highlight=False, soft_wrap=True)
+
+    def _once(self, message: str) -> str:
+        """A note without the first error's text, as notify's has it: the command ends with that."""
+        if self.failed is None:
+            return message
+        before, failed, _ = message.partition(f": failed at {self.failed['step']}: ")
+        return f"{before}{failed.removesuffix(': ')}"
 
     def _progress(self, event: dict[str, Any]) -> None:
         name = event["name"]

@@ -61,7 +61,7 @@ def rollback(config: PromoteConfig, to: int | None, reason: str, by: str) -> Rol
             f"{what}: somebody else has promoted meanwhile: `calltune models history` says what, then decide"
         ) from None
     with runtime.phase("move the alias"):
-        now = ledger.heal(config.name, config.alias)
+        now = ledger.heal(config.name, config.alias, promoted=True)
     return Rollback(now[-1]["version"], serving["version"])
 
 

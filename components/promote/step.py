@@ -148,5 +148,5 @@ def _decided(
         ledger.append(name, config.alias, entry)
     except storage.AlreadyThere:
         return left(CHANGED)
-    ledger.heal(name, config.alias)
+    ledger.heal(name, config.alias, promoted=True)
     return _promoted(name, version, history, config)

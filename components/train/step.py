@@ -129,7 +129,7 @@ def _train(
     network = build(folder, method)
     longest = max(len(ids) for table in (rows, validation) for ids in table["input_ids"])
     require_within_window(network.config, longest)
-    follow = Follow(out / "best.safetensors", config.patience, config.keep)
+    follow = Follow(out / "best.safetensors", config.patience, config.keep, len(validation))
     keeper = Keeper(
         _checkpoints(base, dataset, config, method, out, [code, before.name if before else None]),
         follow,

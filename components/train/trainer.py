@@ -13,6 +13,7 @@ from trl import SFTTrainer
 from calltune import runtime
 from calltune.errors import Stopped
 from components.train import attention, ranks
+from components.train.config import FEW_STEPS
 from components.train.fitting import Packs, fit
 from components.train.keeper import Keeper
 from components.train.packing import Row, pack
@@ -179,10 +180,11 @@ class Follow(TrainerCallback):
     Attributes:
         best_loss: validation loss of the epoch whose weights are kept.
         best_epoch: that epoch; 0 where nothing was validated.
+        validated: how many rows validation has, to be said.
     """
 
-    def __init__(self, best: Path, patience: int, keep: str) -> None:
-        self.best, self.patience, self.keep = best, patience, keep
+    def __init__(self, best: Path, patience: int, keep: str, validated: int) -> None:
+        self.best, self.patience, self.keep, self.validated = best, patience, keep, validated
         self.best_loss, self.best_epoch, self.worse = float("inf"), 0.0, 0
         self.progress: runtime.Progress | None = None
 
@@ -212,3 +214,19 @@ class Follow(TrainerCallback):
             self.worse += 1
             control.should_training_stop = self.ended
         runtime.note(f"epoch {state.epoch:.0f}: validation loss {loss:.4f}{' (best)' if better else ''}")
+        if control.should_training_stop and state.global_step < state.max_steps:
+            self._say_stopped_early(state)
+
+    def _say_stopped_early(self, state: TrainerState) -> None:
+        assert state.epoch  # one has just ended
+        rows = f"{self.validated} row{'' if self.validated == 1 else 's'}"
+        since = "the last epoch" if self.patience == 1 else f"{self.patience} epochs"
+        runtime.note(
+            f"train: stopped early after epoch {state.epoch:.0f} of {state.num_train_epochs}: the validation loss (of {rows}) "
+            f"has not improved for {since}; kept epoch {self.best_epoch:.0f}"
+        )
+        kept = round(state.global_step * self.best_epoch / state.epoch)
+        if kept < FEW_STEPS:
+            runtime.note(
+                f"train: the kept weights have had {kept} optimiser steps, which are few: train.keep: last does all of them"
+            )

@@ -107,6 +107,16 @@ def test_an_alias_that_heal_moves_is_told(store, tracking, tmp_path):
     assert notes == ["registry: helpdesk@champion is version 1, as the promotion ledger says; it was version 2"]
 
 
+def test_aliases_that_a_promotion_itself_sets_are_no_repair_to_be_told(store, tracking, tmp_path, monkeypatch):
+    registered(2)
+    monkeypatch.setenv("CALLTUNE_EVENTS", str(tmp_path / "of_promotions.jsonl"))
+    for number in (1, 2):
+        ledger.append("helpdesk", "champion", entry(number))
+        ledger.heal("helpdesk", "champion", promoted=True)
+    assert aliases("helpdesk") == {"champion": "2", "previous": "1"}
+    assert not (tmp_path / "of_promotions.jsonl").exists()
+
+
 def test_a_registry_that_was_lost_gets_champion_and_previous_back(store, tracking):
     for number, version in ((1, 2), (2, 3), (3, 5)):
         ledger.append("helpdesk", "champion", entry(number, version=version))

@@ -69,8 +69,15 @@ def test_a_file_that_cannot_be_imported_is_one_line_with_file_line_and_error(loa
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ('def f(name):\n    """Find.\n\n    Args:\n        name: Whom.\n    """\n', "TypeHintParsingException: .*type hint"),
-        ("def f(name: str):\n    pass\n", "DocstringParsingException: .*docstring"),
+        (
+            'def f(name):\n    """Find.\n\n    Args:\n        name: Whom.\n    """\n',
+            "argument 'name' has no type hint, as `name: str` has$",
+        ),
+        ("def f(name: str):\n    pass\n", "no docstring: it needs one that says what it does, with .* `Args:`$"),
+        (
+            'def f(name: str):\n    """Find."""\n',
+            "the docstring has no description for the argument 'name': it needs .* `Args:`$",
+        ),
         ('def f(name: \'Nobody\'):\n    """Find.\n\n    Args:\n        name: Whom.\n    """\n', "NameError: name 'Nobody'"),
     ],
 )

@@ -65,8 +65,8 @@ def test_it_says_what_a_run_would_do(checked):
 
 def test_the_resolution_of_the_test_set_is_half_the_interval_of_a_paired_difference(checked):
     # 66 questions, a fifth of them decided by one model only: 1.96 * sqrt(0.2 / 66)
-    assert "66 questions can tell two models apart that differ by about 0.108" in line(checked(), "test set")
-    assert "1.96·√(d/n)" in line(checked(), "test set")
+    said = "66 questions: a measured difference of two models is uncertain by about ±0.108, if they disagree on 20% of them"
+    assert line(checked(), "test set").split(maxsplit=2)[2] == said
 
 
 def test_going_on_from_the_champion_is_said(checked):
@@ -78,7 +78,7 @@ def test_going_on_from_the_champion_is_said(checked):
 def test_a_margin_that_the_test_set_cannot_show_is_a_warning(checked):
     against = {"tool_accuracy": {"test": "not_worse", "margin": 0.02}, "call_accuracy": {"test": "better", "margin": 0.01}}
     lines = checked(train={"epochs": 8}, gate={"over_baseline": {"tool_accuracy": 0.3}, "against_champion": against})
-    assert any("the smallest difference that they show in 4 of 5 test sets is 0.15" in text for text in lines)
+    assert any("the smallest difference that such a test set shows in 4 of 5 cases is 0.15" in text for text in lines)
     (told,) = warnings(lines)
     assert "gate.against_champion.tool_accuracy asks for a margin of 0.02, which about 66 questions cannot tell" in told
     assert "or ask for 0.16" in told
@@ -87,6 +87,18 @@ def test_a_margin_that_the_test_set_cannot_show_is_a_warning(checked):
 def test_few_steps_are_a_warning(checked):
     assert any("fewer than 40 optimiser steps" in text for text in warnings(checked(train={"epochs": 4})))
     assert warnings(checked(train={"epochs": 5})) == []
+
+
+def test_few_validation_rows_that_may_end_training_are_a_warning(checked):
+    def told(share=0.05, **train):
+        lines = checked(train={"epochs": 6, **train}, format={"split": {"validation": share}})
+        return [text for text in warnings(lines) if "validation row" in text]
+
+    (said,) = told()
+    assert "loss of 10 validation rows is mostly chance, and may end training after 24 steps: set train.keep: last" in said
+    assert told(share=0.1) == [], "20 rows"
+    assert told(share=0) == [] and told(keep="last") == [] and told(patience=5) == []
+    assert told(patience=4) != []
 
 
 def test_a_gate_that_must_refuse_is_a_warning(checked):
@@ -199,7 +211,7 @@ def test_one_of_a_thing_is_not_spoken_of_as_many(checked):
     rows = (EXAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()[:3]
     lines = checked(rows, train={"epochs": 1, "batch_rows": 8}, gate={"min_questions": 1, "min_questions_per_tool": 1})
     text = "\n".join([*lines, *checked(rows, format={"split": {"test": 0.33, "validation": 0.33}})])
-    assert "test set     1 question can tell" in text
+    assert "test set     1 question: a measured" in text
     assert "at least 1 test question\n" in text and "at least 1 test question for each tool" in text
     assert "1 optimiser step: 1 epoch of 2 rows" in text and "4 epochs of 1 row," in text and "about 1 row to train" in text
     assert "gate.min_questions is 50, and about 1 is expected" in text

@@ -63,6 +63,15 @@ def test_every_command_has_a_help_with_an_example_of_itself(command):
     assert f"Example: calltune {' '.join(command)}" in text
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_no_option_is_cut_at_eighty_columns(command, monkeypatch):
+    from typer.testing import CliRunner
+
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    shown = CliRunner().invoke(cli.app, [*command, "--help"]).stdout
+    assert re.search(r"--help\b", shown) and not re.search(r"--[\w-]*…", shown)
+
+
 def test_these_are_all_commands():
     from typer.main import get_command
 

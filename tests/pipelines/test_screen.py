@@ -63,7 +63,6 @@ def test_where_the_gate_has_passed_promotes_reason_is_said():
     "event",
     [
         {"kind": "note", "message": f"unpacking into {PATH} (once)"},
-        {"kind": "error", "step": "look", "message": f"{PATH}: no such data file"},
         {
             "kind": "progress",
             "name": f"fetch {PATH}",
@@ -79,6 +78,22 @@ def test_where_the_gate_has_passed_promotes_reason_is_said():
 )
 def test_a_path_stays_on_one_line(event):
     assert PATH in said(40, lambda console: Screen(console).show(event))
+
+
+def test_the_first_errors_text_is_left_to_the_commands_last_line():
+    def show(console):
+        screen = Screen(console)
+        screen.show({"kind": "error", "step": "look", "message": "no such data file"})
+        screen.show({"kind": "note", "message": "helpdesk: run 1: failed at look: no such data file"})
+        screen.show({"kind": "error", "step": "notify", "message": f"{PATH}: another one"})
+        screen.show({"kind": "note", "message": "notify: email: sent"})
+
+    assert said(40, show).splitlines() == [
+        "✗ look",
+        "  helpdesk: run 1: failed at look",
+        f"✗ notify: {PATH}: another one",
+        "  notify: email: sent",
+    ]
 
 
 @pytest.mark.parametrize(

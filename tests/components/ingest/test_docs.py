@@ -91,6 +91,10 @@ def test_the_shops_config_is_one(shop):
     assert config.load(shop / "shop.yaml").gate.over_baseline == {"tool_accuracy": 0.1}
 
 
+def test_the_readmes_config_is_the_same(shop):
+    assert f"```yaml\n{(shop / 'shop.yaml').read_text()}```" in (DOCS.parent / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_other_lines_of_config_fit_into_it(shop):
     others = [block for block in blocks("yaml") if not block.startswith("name: shop")]
     assert others

@@ -222,7 +222,7 @@ def test_the_weights_of_the_best_epoch_are_kept(stopped, tiny_model, dataset):
 
 
 def test_the_last_epochs_weights_are_kept_if_asked_for_and_validation_ends_nothing(tmp_path):
-    follow = Follow(tmp_path / "best.safetensors", patience=1, keep="last")
+    follow = Follow(tmp_path / "best.safetensors", patience=1, keep="last", validated=4)
     for epoch, loss in ((1, 0.5), (2, 0.7), (3, 0.9)):
         control = TrainerControl()
         given = {"metrics": {"eval_loss": loss}, "model": torch.nn.Linear(2, 2)}
@@ -230,6 +230,26 @@ def test_the_last_epochs_weights_are_kept_if_asked_for_and_validation_ends_nothi
         assert not control.should_training_stop
     assert (follow.best_epoch, follow.best_loss) == (3, 0.9)
     assert not follow.best.exists(), "nothing that would be put back in place of the last weights"
+
+
+@pytest.mark.parametrize(
+    ("steps_an_epoch", "few"),
+    [(6, ["train: the kept weights have had 18 optimiser steps, which are few: train.keep: last does all of them"]), (20, [])],
+)
+def test_an_early_stop_is_told_with_what_is_kept(tmp_path, monkeypatch, steps_an_epoch, few):
+    monkeypatch.setenv("CALLTUNE_EVENTS", str(tmp_path / "events.jsonl"))
+    follow, control = Follow(tmp_path / "best.safetensors", patience=2, keep="best", validated=4), TrainerControl()
+    for epoch, loss in ((1, 0.48), (2, 0.38), (3, 0.37), (4, 0.46), (5, 0.41)):
+        state = TrainerState(epoch=epoch, global_step=epoch * steps_an_epoch, max_steps=10 * steps_an_epoch, num_train_epochs=10)
+        given = {"metrics": {"eval_loss": loss}, "model": torch.nn.Linear(2, 2)}
+        follow.on_evaluate(TrainingArguments(str(tmp_path)), state, control, **given)
+    assert control.should_training_stop
+    messages = [json.loads(line)["message"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert messages[4:] == [
+        "epoch 5: validation loss 0.4100",
+        "train: stopped early after epoch 5 of 10: the validation loss (of 4 rows) has not improved for 2 epochs; kept epoch 3",
+        *few,
+    ]
 
 
 def test_a_loss_that_is_no_number_ends_training_with_what_to_do(train_tiny):
