@@ -9,6 +9,7 @@ folder's path, `AWS_ENDPOINT_URL_S3` the server, and `AWS_*` the credentials.
 
 import base64
 import contextlib
+import errno
 import json
 import os
 import re
@@ -116,10 +117,11 @@ class Folder(Store):
 
     @override
     def put(self, key: str, data: bytes, only_if_new: bool = False) -> None:
-        target = self._prepared(key)
-        temporary = _beside(target)
-        temporary.write_bytes(data)
-        self._settle(temporary, target, key, only_if_new)
+        with self._explained():
+            target = self._prepared(key)
+            temporary = _beside(target)
+            temporary.write_bytes(data)
+            self._settle(temporary, target, key, only_if_new)
 
     @override
     def get(self, key: str) -> bytes | None:
@@ -159,6 +161,16 @@ class Folder(Store):
         for path in (self.root / prefix).rglob(".*"):
             if _TEMPORARY.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """One line where nothing can be written here; a full disk is the step's to tell."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise UserError(f"{self.uri}: the store cannot be written: {error.strerror}: {error.filename}") from None
 
     def _prepared(self, key: str) -> Path:
         target = self.root / key

@@ -63,6 +63,7 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
     starting = screen.phase("start the S3 server") if config.storage.uri == "embedded" else nullcontext()
     with ExitStack() as stack:
         stack.enter_context(alone(workdir))
+        require_same_places(config, workdir)
         events = workdir / "events.jsonl"
         # A run that fails leaves neither of these, also not that of the run before it.
         for stale in (events, workdir / "summary.json"):

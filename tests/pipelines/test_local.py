@@ -118,7 +118,8 @@ def test_a_file_that_is_gone_leaves_no_summary_of_the_run_before(run_by_hand, mo
     workdir, _ = run_by_hand
     monkeypatch.chdir(workdir.parent)
     (workdir.parent / "rows.jsonl").unlink()
-    for name in ("places.json", "summary.json", "events.jsonl"):
+    remember_places(load("run.yaml"), workdir)
+    for name in ("summary.json", "events.jsonl"):
         (workdir / name).write_text('{"outcome": "promoted"}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl: no such data file"):
         local.run(load("run.yaml"), workdir, Screen(Console()))

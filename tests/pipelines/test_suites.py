@@ -90,7 +90,7 @@ def test_a_command_ends_with_one_line_and_exit_code_2(here, command, words, gene
     code, _, error = command(*words, "-c", "run.yaml")
     assert code == 2
     assert says in error and "Traceback" not in error
-    assert not Path("work").exists()
+    assert not Path("work/s3").exists() and not Path("work/run.log").exists(), "nothing was started"
 
 
 def test_lm_eval_that_is_not_installed_is_said_before_anything_is_started(here, monkeypatch):

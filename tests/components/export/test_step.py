@@ -205,7 +205,7 @@ def test_a_file_damaged_in_the_store_is_refused_at_fetch(stored):
 def test_a_file_missing_in_the_store_is_refused_at_fetch(stored):
     folder, told = stored
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match=r"tokenizer.json: no such file"):
+    with pytest.raises(UserError, match=r"tokenizer.json is gone$"):
         exports.fetch(told)
 
 
