@@ -170,7 +170,7 @@ class Folder(Store):
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
-            raise UserError(f"{self.uri}: the store cannot be written: {error.strerror}: {error.filename}") from None
+            raise UserError(f"{self.uri}: the store cannot be written: {error.strerror}") from None
 
     def _prepared(self, key: str) -> Path:
         target = self.root / key
