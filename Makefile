@@ -40,7 +40,7 @@ docs: $(RUN_STAMP) ## write the components' READMEs and docs/config.md from the 
 
 # IMAGES="cpu train vllm services"; OPTIONS="--base IMAGE --registry PREFIX --push".
 images: $(RUN_STAMP) ## build the container images, with a list of each one's parts (needs Docker)
-	$(BIN)/python images/build.py $(IMAGES) $(OPTIONS)
+	$(BIN)/python -m images.build $(IMAGES) $(OPTIONS)
 
 test-containers: $(TEST_STAMP) ## the whole pipeline in those images, with S3 and MLflow in containers (needs Docker)
 	$(BIN)/python -m pytest -s tests/images/containers.py
