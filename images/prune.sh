@@ -1,7 +1,7 @@
 #!/bin/sh
 # Takes out of a virtual environment what no step reads: the libraries' own tests and static libraries, headers but torch's (which
-# compiles kernels at run time), Python's type stubs, example data, and a few large parts that nothing here calls. What it does
-# leave is compiled here, because a container with a read-only root cannot keep what it compiles.
+# compiles kernels at run time), Python's type stubs, example data, and a few large parts that nothing here calls. What is imported
+# is compiled here, because a container with a read-only root cannot keep what it compiles.
 set -eu
 packages=$(echo "$1"/lib/python3*/site-packages)
 find "$packages" -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} +
@@ -14,12 +14,15 @@ rm -rf "$packages"/pyarrow/include "$packages"/pyarrow/src "$packages"/pyarrow/*
 for service in "$packages"/botocore/data/*/; do
     case $(basename "$service") in s3 | sts | sso | sso-oidc | signin) ;; *) rm -rf "$service" ;; esac
 done
-models=$packages/transformers/models
-if [ -d "$models" ] && [ ! -d "$packages"/torch ]; then
+if [ -d "$packages"/calltune ] && [ ! -d "$packages"/torch ]; then
     # Without torch a model's code cannot even be imported; its config and its tokenizer can.
-    find "$models" -path "$models"/auto -prune -o -type f \
-        \( -name 'modeling_*.py' -o -name 'modular_*.py' -o -name '*image_processing_*.py' -o -name 'video_processing_*.py' \) -print |
-        xargs rm -f
+    find "$packages"/transformers/models -path '*/auto' -prune -o -type f \
+        \( -name 'modeling_*.py' -o -name 'modular_*.py' -o -name '*image_processing_*.py' -o -name 'video_processing_*.py' \) \
+        -exec rm {} +
+    # Time series, file formats of other programs, and the compiled doubles of Python files that matplotlib hardly calls.
+    rm -rf "$packages"/statsmodels/tsa "$packages"/scipy/io
+    find "$packages"/fontTools \( -name '*.so' -o -name '*.c' \) -delete
+    exec "$1"/bin/python "$(dirname "$0")"/precompile.py
 fi
 # Of transformers' hundreds of models a step imports one.
 "$1"/bin/python -m compileall -q -j 0 -x 'transformers/models/(?!auto/)' --invalidation-mode unchecked-hash "$packages" ||

@@ -134,7 +134,7 @@ def test_the_image_for_training_compiles_for_its_python(built, network):
     """What Triton does when it first uses a kernel; there is no GPU here to have it do so."""
     script = (
         "echo '#include <Python.h>' > /tmp/a.c; "
-        'include=$(python3 -c "import sysconfig; print(sysconfig.get_paths(scheme=\'posix_prefix\')[\'include\'])"); '
+        "include=$(python3 -c \"import sysconfig; print(sysconfig.get_paths(scheme='posix_prefix')['include'])\"); "
         'gcc -shared -fPIC -I"$include" -o /tmp/a.so /tmp/a.c && ls /tmp/a.so'
     )
     done = in_pod(network, built["train"], ["sh", "-c", script], {})

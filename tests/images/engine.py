@@ -17,7 +17,8 @@ DEBIANS = ("docker.io", "debootstrap")
 RELEASE = "bookworm"
 BASE = f"calltune-base:{RELEASE}"
 INSTALLED = "python3,python3-venv,ca-certificates"
-LEFT_OUT = ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "var/log/*", "usr/share/doc/*", "usr/share/man/*")
+PATHS = ("doc", "info", "lintian", "locale", "man")
+LEFT_OUT = ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "var/log/*", *(f"usr/share/{path}/*" for path in PATHS))
 """Of the base image: what Debian's slim images leave out, too."""
 READY_S, ENDING_S = 60, 60
 

@@ -64,7 +64,9 @@ class Servers:
         self.variables = {**keys, **endpoints, **{f"MLFLOW_TRACKING_{name}": value for name, value in login.items()}}
         self.variables |= {"CALLTUNE_STORAGE": f"s3://{BUCKET}", "CALLTUNE_TRACKING": "http://mlflow:5000"}
         trial = rendered({"seaweedfs": {"enabled": True}})
-        weed = next(spec for document in trial if document["kind"] == "StatefulSet" for spec in pod_specs(document))["containers"][0]
+        weed = next(spec for document in trial if document["kind"] == "StatefulSet" for spec in pod_specs(document))[
+            "containers"
+        ][0]
         self.s3 = self._start("s3", [*weed["command"], *weed["args"]], keys, place)
         settings = {
             "MLFLOW_BACKEND_STORE_URI": "sqlite:////data/mlflow.db",
@@ -116,7 +118,9 @@ class Servers:
 
     def read(self, key):
         """A text in the store."""
-        script = "import sys, boto3; print(boto3.client('s3').get_object(Bucket=sys.argv[1], Key=sys.argv[2])['Body'].read().decode())"
+        script = (
+            "import sys, boto3; print(boto3.client('s3').get_object(Bucket=sys.argv[1], Key=sys.argv[2])['Body'].read().decode())"
+        )
         done = in_pod(self.network, self.images["cpu"], ["python3", "-c", script, BUCKET, key], self.variables)
         assert done.returncode == 0, done.stderr
         return done.stdout
