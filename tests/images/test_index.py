@@ -53,6 +53,6 @@ def test_a_folder_of_packages_is_served_to_the_build_and_nothing_beside_it(tmp_p
 def test_a_certificate_goes_along_and_addresses_stay_as_they_are(set_up):
     set_up("[global]\ncert = /etc/own.pem\nindex-url = https://pip.example.com/simple\nconstraint = /etc/own.txt\n")
     with index.options() as options:
-        assert ["--secret", "id=ca,src=/etc/own.pem"] == options[2:]
+        assert options[2:] == ["--secret", "id=ca,src=/etc/own.pem"]
         assert {"index-url = https://pip.example.com/simple", "cert = /run/secrets/ca"} < set(told(options))
         assert not any("constraint" in line for line in told(options))
