@@ -59,7 +59,7 @@ def settings() -> dict[str, str]:
 
 
 def reachable(place: str, served: list[Path], port: int) -> str:
-    """The address of a place that pip takes packages from: of a folder, which is added to `served`, one on the loopback interface."""
+    """The address of a place that pip takes packages from; of a folder, which is added to `served`, one on the loopback."""
     if "://" in place and not place.startswith("file://"):
         return place
     folder = Path(unquote(urlsplit(place).path) if place.startswith("file://") else place).expanduser().resolve()

@@ -6,7 +6,7 @@ set -eu
 packages=$(echo "$1"/lib/python3*/site-packages)
 find "$packages" -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} +
 find "$packages" -type f \( -name '*.a' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' \) -delete
-find "$packages"/statsmodels/datasets "$packages"/sklearn/datasets -name '*.csv*' -delete 2>/dev/null || true
+find "$packages"/statsmodels/datasets "$packages"/sklearn/datasets -type f ! -name '*.py' -delete 2>/dev/null || true
 # Arrow's network protocol; and two copies of a library that is only loaded by its third name, libarrow_python.so.NNNN.
 rm -rf "$packages"/pyarrow/include "$packages"/pyarrow/src "$packages"/pyarrow/*flight* "$packages"/pyarrow/libarrow_python.so \
     "$packages"/pyarrow/libarrow_python.so.*.*
@@ -19,8 +19,10 @@ if [ -d "$packages"/calltune ] && [ ! -d "$packages"/torch ]; then
     find "$packages"/transformers/models -path '*/auto' -prune -o -type f \
         \( -name 'modeling_*.py' -o -name 'modular_*.py' -o -name '*image_processing_*.py' -o -name 'video_processing_*.py' \) \
         -exec rm {} +
-    # Time series, file formats of other programs, and the compiled doubles of Python files that matplotlib hardly calls.
-    rm -rf "$packages"/statsmodels/tsa "$packages"/scipy/io
+    # Time series, signals, formats of files and pictures that no step reads or writes, what only pip would read, and the compiled
+    # doubles of Python files that matplotlib hardly calls.
+    rm -rf "$packages"/statsmodels/tsa "$packages"/scipy/signal "$packages"/scipy/io "$packages"/PIL/_avif* \
+        "$packages"/pillow.libs/libavif* "$packages"/*.dist-info/RECORD
     find "$packages"/fontTools \( -name '*.so' -o -name '*.c' \) -delete
     exec "$1"/bin/python "$(dirname "$0")"/precompile.py
 fi

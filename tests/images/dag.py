@@ -120,7 +120,7 @@ def config(place, name, train, tools, servers):
         "format": {"max_tokens": 1024},
         "train": {"learning_rate": 1.0e-3, "batch_rows": 8, **train},
         "evaluate": {"max_new_tokens": 16},
-        "gate": {"min_questions": 10, "thresholds": {"tool_accuracy": 0.0}},
+        "gate": {"min_questions": 10, "thresholds": {"tool_accuracy": 0.01}},
         "storage": {"uri": servers.variables["CALLTUNE_STORAGE"], "endpoint_url": servers.variables["AWS_ENDPOINT_URL_S3"]},
         "tracking": {"uri": servers.variables["CALLTUNE_TRACKING"]},
     }
