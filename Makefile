@@ -42,7 +42,7 @@ docs: $(RUN_STAMP) ## write the components' READMEs and docs/config.md from the 
 images: $(RUN_STAMP) ## build the container images, with a list of each one's parts (needs Docker)
 	$(BIN)/python -m images.build $(IMAGES) $(OPTIONS)
 
-test-containers: $(TEST_STAMP) ## the whole pipeline in those images, with S3 and MLflow in containers (needs Docker)
+test-containers: $(TEST_STAMP) ## the whole pipeline in those images, with S3 and MLflow (as root on Debian it brings its own Docker)
 	$(BIN)/python -m pytest -s tests/images/containers.py
 
 clean: ## remove .venv and the tools' caches; runs/ stays

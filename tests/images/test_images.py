@@ -1,6 +1,6 @@
 """The images as their files describe them: what is in each, who it runs as, and that every version is pinned.
 
-They are built and run by `make test-containers` (containers.py beside this), which needs a Docker engine and half an hour.
+They are built and run by `make test-containers` (containers.py beside this).
 """
 
 import ast
