@@ -25,7 +25,7 @@ CPU_IMAGE_BYTES = 700e6
 OVERHEAD_S = 3
 """That a container may cost a step, on average."""
 AWAY_S = 30
-LONG = {"epochs": 60, "keep": "last", "checkpoint_minutes": 0.02}
+LONG = {"epochs": 20, "keep": "last", "checkpoint_minutes": 0.02}
 """A training that lasts long enough to be disturbed, with a checkpoint every second or two."""
 SHORT = {"epochs": 1}
 
