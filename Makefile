@@ -41,9 +41,9 @@ docs: $(RUN_STAMP) ## write the components' READMEs and docs/config.md from the 
 
 # IMAGES="cpu train vllm services"; OPTIONS="--base IMAGE --registry PREFIX --push".
 images: $(RUN_STAMP) ## build the container images, with a list of each one's parts (needs Docker)
-	$(BIN)/python images/build.py $(IMAGES) $(OPTIONS)
+	$(BIN)/python -m images.build $(IMAGES) $(OPTIONS)
 
-test-containers: $(TEST_STAMP) ## the whole pipeline in those images, with S3 and MLflow in containers (needs Docker)
+test-containers: $(TEST_STAMP) ## the whole pipeline in those images, with S3 and MLflow (as root on Debian it brings its own Docker)
 	$(BIN)/python -m pytest -s tests/images/containers.py
 
 # FILES="components/gate/step.py …"; without it, the gate's step and the scoring.

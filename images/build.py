@@ -1,6 +1,6 @@
 """Builds the container images, and writes each one's list of parts: what `make images` runs.
 
-python images/build.py cpu train services [--base IMAGE] [--registry PREFIX] [--push]
+python -m images.build cpu train services [--base IMAGE] [--registry PREFIX] [--push]
 
 The list is CycloneDX JSON, images/build/<name>.cdx.json: the Python packages, as they are in the image. What the base image
 has from its distribution is in that image's own list.
@@ -12,6 +12,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from calltune import __version__
+from images import index
 
 ROOT = Path(__file__).parent.parent
 SETS = ("cpu", "train", "vllm", "services")
@@ -51,23 +54,16 @@ def main() -> int:
 
 
 def build(name: str, base: str | None = None, registry: str = "", network: str | None = None) -> str:
-    """Build one image; returns its name.
-
-    pip's own settings and the certificates of this machine go along as secrets, where the usual variables name them
-    (PIP_CONFIG_FILE, PIP_CERT): behind a proxy with a certificate of its own nothing else reaches a package index.
-    """
-    version = _version()
-    image = f"{registry.rstrip('/')}/" * bool(registry) + f"calltune-python-{name}:{version}"
+    """Build one image with pip set up as it is on this machine; returns its name."""
+    image = f"{registry.rstrip('/')}/" * bool(registry) + f"calltune-python-{name}:{__version__}"
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
     revision = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     command = ["docker", "build", "-f", str(ROOT / "images" / name / "Dockerfile"), "-t", image]
-    command += ["--build-arg", f"VERSION={version}", "--build-arg", f"REVISION={revision}"]
+    command += ["--build-arg", f"VERSION={__version__}", "--build-arg", f"REVISION={revision}"]
     command += ["--build-arg", f"BASE_IMAGE={base}"] if base else []
-    command += ["--network", network] if network else []
-    for secret, variable in (("pip", "PIP_CONFIG_FILE"), ("ca", "PIP_CERT")):
-        if os.environ.get(variable):
-            command += ["--secret", f"id={secret},src={os.environ[variable]}"]
-    subprocess.run([*command, str(ROOT)], check=True, env={**os.environ, "DOCKER_BUILDKIT": "1"})
+    with index.options() as of_pip:
+        command += [*of_pip, *(["--network", network] if network else [])]
+        subprocess.run([*command, str(ROOT)], check=True, env={**os.environ, "DOCKER_BUILDKIT": "1"})
     return image
 
 
@@ -78,12 +74,6 @@ def write_sbom(name: str, image: str) -> int:
     target.parent.mkdir(exist_ok=True)
     target.write_text(text + "\n", encoding="utf-8")
     return len(json.loads(text)["components"])
-
-
-def _version() -> str:
-    from calltune import __version__
-
-    return __version__
 
 
 def _said(command: list[str]) -> str:

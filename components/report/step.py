@@ -1,8 +1,10 @@
 """The run's summary and its HTML report: written to the store and to MLflow."""
 
 import csv
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +108,7 @@ def report(inputs: Inputs, fingerprint: str, config: ReportConfig, page: Path) -
             f"Template {stats['template']}: {stats['template_reason']}.",
             f"Training: {trained['reason']}.",
         ],
-        versions={library: version(library) for library in LIBRARIES},
+        versions=versions(LIBRARIES),
     )
     page.parent.mkdir(parents=True, exist_ok=True)
     with runtime.phase("write the report"):
@@ -121,6 +123,15 @@ def report(inputs: Inputs, fingerprint: str, config: ReportConfig, page: Path) -
     # Last, because a run with a summary is a run that has ended well.
     store.put_json(f"{place}/summary.json", summary)
     return summary
+
+
+def versions(libraries: Sequence[str]) -> dict[str, str]:
+    """Which versions of the libraries there are here; in a cluster report's image has none of those that only train."""
+    found = {}
+    for library in libraries:
+        with suppress(PackageNotFoundError):
+            found[library] = version(library)
+    return found
 
 
 def _promoted(promotion: dict[str, Any]) -> dict[str, Any]:

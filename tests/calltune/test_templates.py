@@ -5,9 +5,11 @@ for splitting text where the template is Llama 3's. Ids and merges are SmolLM2's
 """
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -19,7 +21,7 @@ from calltune.models import tokenizer as load_tokenizer
 from calltune.parse import PARSERS
 from calltune.records import calls_of, canonical
 from calltune.render import NotRepresentable, Renderer, answer_text, prompt_ids
-from calltune.template import TEMPLATES, fitted, template_in, template_of, with_syntax
+from calltune.template import TEMPLATES, fitted, template_in, template_of, untrained, with_syntax
 from calltune.yaml_calls import DEEPEST
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -389,6 +391,16 @@ def test_a_marker_that_was_never_trained_and_ends_nothing_refuses_the_template(e
     tokenizer = extended("llama3")
     with pytest.raises(ConfigError, match=r"'llama3' needs <\|start_header_id\|> as special tokens that it was trained on"):
         fitted(TEMPLATES["llama3"], tokenizer, untrained_model(tokenizer, tmp_path, "<|start_header_id|>"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_an_untrained_token_is_found_without_torch_which_the_image_of_format_has_not(tokenizer, tmp_path, monkeypatch, dtype):
+    embedding = ones(len(tokenizer), 4, dtype=getattr(torch, dtype)) * -0.5
+    embedding[7] = 0
+    save_file({"a": ones(3), "model.embed_tokens.weight": embedding, "z": ones(5)}, tmp_path / "model.safetensors")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    names = tokenizer.convert_ids_to_tokens([6, 7, 8])
+    assert untrained(tmp_path, tokenizer, names) == {names[1]}
 
 
 def test_a_plain_template_needs_an_eos(tokenizer):

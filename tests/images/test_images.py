@@ -1,6 +1,6 @@
 """The images as their files describe them: what is in each, who it runs as, and that every version is pinned.
 
-They are built and run by `make test-containers` (containers.py beside this), which needs a Docker engine and half an hour.
+They are built and run by `make test-containers` (containers.py beside this).
 """
 
 import ast
@@ -104,7 +104,10 @@ def test_a_dockerfile_keeps_to_the_rules(path):
     installs = re.findall(r"pip.* install .*", build)
     assert len(installs) >= 2 and all("-c " in line or "--no-deps" in line for line in installs)
     assert "venv --without-pip /opt/calltune" in build
-    assert re.findall(r"^(RUN|COPY) .*", final, re.MULTILINE) == ["RUN", "COPY"] and "pip" not in final
+    # The user; and a compiler where Triton needs one.
+    runs = 2 if path.parent.name in ("train", "vllm") else 1
+    assert re.findall(r"^(RUN|COPY) .*", final, re.MULTILINE) == ["RUN"] * runs + ["COPY"] and "pip" not in final
+    assert ("gcc" in final) == (runs == 2)
     assert final.rstrip().endswith("USER 10001:10001")
     for label in ("title", "description", "licenses", "version", "revision"):
         assert f"org.opencontainers.image.{label}=" in final

@@ -115,8 +115,8 @@ class Reader:
 
     def make(self, words):
         shown = subprocess.run(["make", "-n", *words], cwd=REPO, capture_output=True, text=True, check=True).stdout
-        (line,) = [line for line in shown.splitlines() if "images/build.py" in line]
-        asked = build.options(shlex.split(line)[2:])
+        (line,) = [line for line in shown.splitlines() if "images.build" in line]
+        asked = build.options(shlex.split(line)[3:])
         assert (asked.sets, asked.registry, asked.push) == ([], REGISTRY, True)
 
 
