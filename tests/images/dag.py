@@ -52,9 +52,12 @@ class Run:
             assert time.monotonic() < until, f"not seen in {FOLLOW_S} s: {self.file.read_text()[-1000:]}"
             time.sleep(0.1)
 
-    def seconds(self):
-        """Seconds of each step; those of steps with one name together."""
-        return {name: sum(seconds for step, seconds in self.walls if step == name) for name, _ in self.walls}
+    def costs(self):
+        """Of each step the seconds in the step's own code, and those around it, in which it was started and ended."""
+        walls = [seconds for name, seconds in self.walls if name != "due"]  # which is one expression, and reports nothing
+        steps = self.events("step")
+        found = {step["name"]: (step["seconds"], wall - step["seconds"]) for step, wall in zip(steps, walls, strict=True)}
+        return dict(sorted(found.items()))
 
 
 def new(root):

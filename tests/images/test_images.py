@@ -121,6 +121,7 @@ def test_in_a_container_the_doctor_looks_where_a_step_would(s3, tmp_path, monkey
     monkeypatch.setenv("CALLTUNE_TRACKING", "embedded")
     found = {finding.what: finding for finding in findings(None, tmp_path)}
     assert found["store"].fine and found["store"].text == f"{s3.uri} answers"
+    assert not found["disk"].needed
     assert "MLflow" not in found and found["libraries"].text.endswith("in the image cpu")
     monkeypatch.delenv("CALLTUNE_IMAGE")
     assert "embedded" in {finding.what: finding for finding in findings(None, tmp_path)}["store"].text
