@@ -117,7 +117,7 @@ def gate(
     return Decision(
         checks=(*checks, *conditions),
         candidate={"digest": _identity(candidate)["digest"]},
-        champion=_identity(champion if has_champion else None),
+        champion=_identity(champion),
     )
 
 
