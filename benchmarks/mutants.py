@@ -15,6 +15,7 @@ RESULTS.md names the changes that no test can notice, each with the reason.
 import argparse
 import ast
 import difflib
+import gc
 import json
 import os
 import resource
@@ -153,6 +154,7 @@ class _Trial:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Try every change of every file; for pytest the tests have then been run."""
+        gc.freeze()  # a collection in a fork would touch, and so copy, every page
         for file, found in self.found.items():
             places = tuple(str(REPO / "tests" / test) for test in TESTS[file])
             items = [item for item in session.items if str(item.path).startswith(places)]

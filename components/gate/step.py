@@ -127,7 +127,7 @@ def gate(
     return Decision(
         checks=(*checks, *conditions, *beside),
         candidate={"digest": _identity(candidate)["digest"]},
-        champion=_identity(champion if has_champion else None),
+        champion=_identity(champion),
         metrics={} if ours is None else {name: one.value for name, one in ours.estimates.items() if one.value is not None},
     )
 

@@ -567,7 +567,10 @@ WAYS: dict[str, tuple[Fool, str]] = {
     "a negative count": (put("confusion", "search", "x", value=-1), "does not add up to n"),
     "no question at all": (empty, "no question has a verdict"),
     "three questions, all right": (three_questions, "3 test questions, at least 50 required"),
-    "another test set for the champion": (put("test_fingerprint", value="easier", side="champion"), "the test sets differ"),
+    "another test set for the champion": (
+        put("test_fingerprint", value="easier" * 8, side="champion"),
+        "the test sets differ: fedcba98fedc and easiereasier.",
+    ),
     "another test set, later in the alphabet": (put("test_fingerprint", value="zzz", side="champion"), "the test sets differ"),
     "another test set for the base": (put("test_fingerprint", value="harder", side="baseline"), "the test sets differ"),
     "no fingerprint on either side": (
@@ -693,6 +696,7 @@ def test_cannot_be_fooled_by(case: Case, way: str) -> None:
     decision = case.decide()
     assert not decision.passed
     assert any(reason in check.reason for check in failing(decision)), [check.reason for check in failing(decision)]
+    assert {type(check.passed) for check in decision.checks} == {bool}, "null in a decision says nothing"
     json.dumps(decision.as_dict(), allow_nan=False)
 
 
@@ -872,6 +876,14 @@ def test_a_comparison_with_a_side_that_never_calls_names_the_metric_and_what_was
     check = only_failing(case.decide())
     assert (check.name, check.observed, check.required) == (f"{condition}: valid_call_rate", None, 0.1)
     assert "has no value on one side" in check.reason
+
+
+def test_sides_that_cannot_be_compared_are_not_compared(case: Case) -> None:
+    case.baseline["test_fingerprint"] = case.champion["test_fingerprint"] = "another"
+    decision = case.decide()
+    for name in ("over base: tool_accuracy", "against champion: tool_accuracy"):
+        check = named(decision, name)
+        assert (check.passed, check.observed, check.required) == (False, None, 0.1)
 
 
 def test_a_base_that_was_not_evaluated_refuses_what_compares_with_it(case: Case) -> None:
