@@ -20,7 +20,7 @@ INSTALLED = "python3,python3-venv,ca-certificates"
 PATHS = ("doc", "info", "lintian", "locale", "man")
 LEFT_OUT = ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "var/log/*", *(f"usr/share/{path}/*" for path in PATHS))
 """Of the base image: what Debian's slim images leave out, too."""
-READY_S, ENDING_S = 60, 60
+READY_S, ENDING_S = 60, 120
 
 
 @contextmanager
