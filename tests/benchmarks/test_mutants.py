@@ -1,4 +1,4 @@
-"""What counts as a change, and that one which breaks the code is told from one that does not. The tools themselves are not run."""
+"""What counts as a change, and that one which breaks the code is told from one that does not. The tools are not run."""
 
 import subprocess
 import sys
