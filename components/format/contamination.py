@@ -50,9 +50,9 @@ class Turns:
         return frozenset(turns[rows_with > _common(self.rows)].tolist())
 
 
-def learnt_sha256(record: Record, phrases: Collection[int]) -> set[str]:
-    """As `question_sha256`, of what training on a record teaches the answer to: the question, and its turns but for `phrases`."""
-    return {question_sha256(record), *(turn for turn in turns_sha256(record) if _number(turn) not in phrases)}
+def taught_turns(record: Record, phrases: Collection[int]) -> set[str]:
+    """As `turns_sha256`, of the turns that training on a record teaches the answer to: all but `phrases`."""
+    return {turn for turn in turns_sha256(record) if _number(turn) not in phrases}
 
 
 class _Texts:
@@ -106,7 +106,8 @@ def contaminated(
         keys.append(_number(question_key(record)))
         shown = shortened.get(row, record)
         if part == TRAIN:
-            taught = {_number(one) for form in (record, shown) for one in learnt_sha256(form, phrases)}
+            forms = (record, shown)
+            taught = {_number(one) for form in forms for one in (question_sha256(form), *taught_turns(form, phrases))}
             learnt.extend(taught)
             learnt_of.extend([row] * len(taught))
         else:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from calltune.records import TURN, Record, question_sha256, sha256
 from calltune.render import Rendered, Renderer
-from components.format.contamination import learnt_sha256
+from components.format.contamination import taught_turns
 from components.format.split import TEST, TRAIN, stratum
 
 SCHEMA = pa.schema(
@@ -68,7 +68,7 @@ class Part:
             self._add_rows(record, rendered)
         if self.name == TRAIN:
             question = question_sha256(record)
-            self.learnt |= {question, *(f"{TURN}{turn}" for turn in learnt_sha256(record, self.phrases) - {question})}
+            self.learnt |= {question, *(f"{TURN}{turn}" for turn in taught_turns(record, self.phrases) - {question})}
             if len(self.first) < FIRST:
                 self.first.append((record, rendered))
 
