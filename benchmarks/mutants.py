@@ -36,6 +36,7 @@ TESTS = {
     "calltune/score.py": ("calltune/test_score.py", "calltune/test_breakdown.py", "components/gate/test_step.py"),
     "calltune/match.py": ("calltune/test_match.py", "calltune/test_score.py"),
     "components/gate/step.py": ("components/gate/test_step.py",),
+    "components/gate/check.py": ("components/gate",),
     "components/gate/evidence.py": ("components/gate",),
     "components/gate/predictions.py": ("components/gate",),
     "components/gate/questions.py": ("components/gate/test_step.py",),

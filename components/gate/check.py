@@ -1,6 +1,9 @@
-"""What one check of the gate says."""
+"""What one check of the gate says, and when a number is the one that was asked for."""
 
 from dataclasses import dataclass
+
+ROUNDING = 1e-9
+"""0.9 - 0.8 is 0.09999999999999998, and still a gain of 0.1; 0.4 - 0.35 is 0.05000000000000004, and a loss of 0.05."""
 
 
 @dataclass(frozen=True)
@@ -24,3 +27,13 @@ class Check:
     required: float | None = None
     low: float | None = None
     high: float | None = None
+
+
+def reaches(found: float, asked: float) -> bool:
+    """Whether a number is at least the one that was asked for, rounding apart."""
+    return found >= asked - ROUNDING
+
+
+def unjudged(name: str, why: str, required: float) -> Check:
+    """A check that nobody can make, and that has therefore failed."""
+    return Check(name, False, f"cannot be judged: {why}.", None, required)

@@ -3,7 +3,7 @@ data's age."""
 
 from pathlib import Path
 
-from components.gate.check import Check
+from components.gate.check import Check, unjudged
 from components.gate.config import GateConfig
 from components.gate.evidence import Evidence, Unsound
 from components.gate.predictions import check_predictions
@@ -49,7 +49,7 @@ def fresh(age_days: int | None, config: GateConfig) -> list[Check]:
     if not most:
         return []
     if age_days is None:
-        return [Check(name, False, "cannot be judged: nobody has said how old the data is.", None, most)]
+        return [unjudged(name, "nobody has said how old the data is", most)]
     said = f"the newest of the data was changed {age_days} day{'s' * (age_days != 1)} ago, at most {most} are allowed."
     return [Check(name, age_days <= most, said, age_days, most)]
 

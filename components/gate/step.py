@@ -8,13 +8,10 @@ from calltune import stats
 from calltune.metrics import ALPHA, LOWER_IS_BETTER, ROBUSTNESS
 from calltune.runtime import note, read_json, write_json
 from components.gate import suites
-from components.gate.check import Check
+from components.gate.check import ROUNDING, Check, reaches, unjudged
 from components.gate.config import AgainstChampion, GateConfig
 from components.gate.evidence import Evidence, Unsound, examine, read
 from components.gate.questions import enough, fresh, predictions_check, unseen
-
-ROUNDING = 1e-9
-"""0.9 - 0.8 is 0.09999999999999998, and still a gain of 0.1."""
 
 
 @dataclass(frozen=True)
@@ -205,11 +202,11 @@ def _maximum(ours: Evidence | None, metric: str, most: float) -> Check:
 def _absolute(kind: str, ours: Evidence | None, metric: str, limit: float, word: str, above: bool) -> Check:
     name = f"{kind}: {metric}"
     if ours is None:
-        return _unjudged(name, "the candidate's results cannot be believed", limit)
+        return unjudged(name, "the candidate's results cannot be believed", limit)
     found = ours.estimates[metric]
     if found.value is None:
-        return _unjudged(name, _no_value(metric, ours), limit)
-    passed = _reaches(found.value, limit) if above else _reaches(limit, found.value)
+        return unjudged(name, _no_value(metric, ours), limit)
+    passed = reaches(found.value, limit) if above else reaches(limit, found.value)
     reason = f"{metric} is {found.value:.4g}, {word} {limit:g} is required."
     return Check(name, passed, reason, found.value, limit, found.low, found.high)
 
@@ -217,29 +214,29 @@ def _absolute(kind: str, ours: Evidence | None, metric: str, limit: float, word:
 def _over_baseline(ours: Evidence | None, base: Evidence | None, metric: str, least: float) -> Check:
     name = f"over base: {metric}"
     if ours is None or base is None:
-        return _unjudged(name, "there are no results of both to compare", least)
+        return unjudged(name, "there are no results of both to compare", least)
     gain = _gain(ours, base, metric)
     if gain.value is None:
-        return _unjudged(name, _no_value(metric, ours, base), least)
+        return unjudged(name, _no_value(metric, ours, base), least)
     reason = f"{metric} gains {gain.value:+.4g} over the base model, at least {least:+g} is required."
-    return Check(name, _reaches(gain.value, least), reason, gain.value, least, gain.low, gain.high)
+    return Check(name, reaches(gain.value, least), reason, gain.value, least, gain.low, gain.high)
 
 
 def _against_champion(ours: Evidence | None, best: Evidence | None, metric: str, asked: AgainstChampion) -> Check:
     name = f"against champion: {metric}"
     required = -asked.margin if asked.test == "not_worse" else asked.margin
     if ours is None or best is None:
-        return _unjudged(name, "there are no results of both to compare", required)
+        return unjudged(name, "there are no results of both to compare", required)
     if ours.digest == best.digest:
         return Check(name, True, "the candidate is the champion itself, so promoting it changes nothing.", 0.0, required)
     gain = _gain(ours, best, metric)
     if gain.value is None:
-        return _unjudged(name, _no_value(metric, ours, best), required)
+        return unjudged(name, _no_value(metric, ours, best), required)
     told = f"{metric} gains {gain.value:+.4g} over the champion"
     if asked.test == "point":
-        passed, told = _reaches(gain.value, required), f"{told}, at least {required:+g} is required."
+        passed, told = reaches(gain.value, required), f"{told}, at least {required:+g} is required."
     elif gain.low is None:
-        return _unjudged(name, f"{metric} counts too few questions for an interval", required)
+        return unjudged(name, f"{metric} counts too few questions for an interval", required)
     else:
         passed = gain.low > required + ROUNDING
         told = f"{told}, its interval begins at {gain.low:+.4g} and must begin above {required:+g}."
@@ -248,10 +245,6 @@ def _against_champion(ours: Evidence | None, best: Evidence | None, metric: str,
             passed = passed and chance <= ALPHA
             told += f" By chance alone so many of the differing answers would be right with p = {chance:.2g}."
     return Check(name, passed, told, gain.value, required, gain.low, gain.high)
-
-
-def _reaches(found: float, asked: float) -> bool:
-    return found >= asked - ROUNDING
 
 
 def _gain(ours: Evidence, theirs: Evidence, metric: str) -> stats.Estimate:
@@ -268,7 +261,3 @@ def _no_value(metric: str, ours: Evidence, theirs: Evidence | None = None) -> st
     if theirs is not None:
         return f"{metric} has no value on one side"
     return f"{metric} has no value, because no question counts in it"
-
-
-def _unjudged(name: str, why: str, required: float) -> Check:
-    return Check(name, False, f"cannot be judged: {why}.", None, required)

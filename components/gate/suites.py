@@ -7,12 +7,10 @@ from typing import Any
 
 from calltune import stats
 from calltune.metrics import TEXT_LOSS, is_share
-from components.gate.check import Check
+from components.gate.check import Check, reaches, unjudged
 from components.gate.config import GateConfig
 from components.gate.evidence import Unsound, close
 
-ROUNDING = 1e-9
-"""0.45 - 0.4 is 0.04999999999999999, and 0.4 - 0.35 is 0.05000000000000004: both are a loss of 0.05."""
 FIELDS = {"value", "low", "high", "n", "sha256", "items"}
 
 
@@ -102,29 +100,25 @@ def _believed(which: str, results: Any, needed: bool, found: list[Check]) -> dic
 def _at_least(measure: str, ours: Measured | None, least: float) -> Check:
     name = f"suite: {measure}"
     if ours is None:
-        return _unjudged(name, f"{measure} was not measured", least)
+        return unjudged(name, f"{measure} was not measured", least)
     found = ours.estimate
     if found.value is None:
-        return _unjudged(name, f"{measure} has no value", least)
+        return unjudged(name, f"{measure} has no value", least)
     reason = f"{measure} is {found.value:.4g}, at least {least:g} is required."
-    return Check(name, found.value >= least - ROUNDING, reason, found.value, least, found.low, found.high)
+    return Check(name, reaches(found.value, least), reason, found.value, least, found.low, found.high)
 
 
 def _kept(measure: str, ours: Measured | None, base: Measured | None, most: float) -> Check:
     name = f"regression: {measure}"
     if ours is None or base is None:
-        return _unjudged(name, f"{measure} was not measured of {'the candidate' if ours is None else 'the base model'}", most)
+        return unjudged(name, f"{measure} was not measured of {'the candidate' if ours is None else 'the base model'}", most)
     if ours.items.keys() != base.items.keys() or ours.asked != base.asked:
-        return _unjudged(name, f"base and candidate were not asked the same in {measure}", most)
+        return unjudged(name, f"base and candidate were not asked the same in {measure}", most)
     sides = (ours.items, base.items) if measure == TEXT_LOSS else (base.items, ours.items)
     loss = stats.mean_difference(*sides)
     if loss.value is None:
-        return _unjudged(name, f"{measure} has no value", most)
+        return unjudged(name, f"{measure} has no value", most)
     reason = f"{measure} is worse than the base model's by {loss.value:.4g}, at most {most:g} is allowed."
     if loss.value <= 0:
         reason = f"{measure} is no worse than the base model's."
-    return Check(name, loss.value <= most + ROUNDING, reason, loss.value, most, loss.low, loss.high)
-
-
-def _unjudged(name: str, why: str, required: float) -> Check:
-    return Check(name, False, f"cannot be judged: {why}.", None, required)
+    return Check(name, reaches(most, loss.value), reason, loss.value, most, loss.low, loss.high)
