@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from calltune import s3 as in_s3
 from calltune import storage
 from calltune.errors import UserError
 from calltune.storage import AlreadyThere
@@ -79,7 +80,7 @@ def test_a_write_beside_another_one_is_tried_again(s3, monkeypatch, then, there)
     """AWS says 409 while another write of the key goes on; SeaweedFS never does, so that botocore's own stub stands in for it."""
     from botocore.stub import Stubber
 
-    monkeypatch.setattr(storage, "CONFLICT_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(in_s3, "CONFLICT_PAUSES_S", (0.0, 0.0))
     answers = [409, 409, 409] if then == 409 else [409, then]
     with Stubber(s3.client) as stub:
         for status in answers:
@@ -138,8 +139,8 @@ def test_a_file_in_parts_has_a_checksum_over_the_whole_that_the_server_checks(s3
     (tmp_path / "f").write_bytes(bytes(range(256)) * (LARGE // 256))
     s3.upload(tmp_path / "f", "whole")
     head = s3.client.head_object(Bucket=s3.bucket, Key=f"{s3.prefix}/whole", ChecksumMode="ENABLED")
-    assert (head["ChecksumType"], head["ChecksumCRC32"]) == ("FULL_OBJECT", storage._crc32(tmp_path / "f"))
-    monkeypatch.setattr(storage, "_crc32", lambda path: "AAAAAA==")
+    assert (head["ChecksumType"], head["ChecksumCRC32"]) == ("FULL_OBJECT", in_s3._crc32(tmp_path / "f"))
+    monkeypatch.setattr(in_s3, "_crc32", lambda path: "AAAAAA==")
     with pytest.raises(UserError, match="BadDigest"):
         s3.upload(tmp_path / "f", "changed-on-the-way")
     assert s3.list("") == ["whole"]
