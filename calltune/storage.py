@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from calltune.errors import UserError
 from calltune.s3 import S3
-from calltune.store import AlreadyThere, Object, Store, is_within
+from calltune.store import AlreadyThere, Object, Store
 
 __all__ = ["S3", "AlreadyThere", "Folder", "Object", "Store", "at", "of_run", "open_store"]
 
@@ -62,8 +62,9 @@ class Folder(Store):
 
     @override
     def list(self, prefix: str) -> list[str]:
-        keys = (str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file() and not p.name.startswith("."))
-        return sorted(key for key in keys if is_within(key, prefix))
+        place = self.root / prefix
+        files = [place] if place.is_file() else place.rglob("*")
+        return sorted(str(p.relative_to(self.root)) for p in files if p.is_file() and not p.name.startswith("."))
 
     @override
     def objects(self, prefix: str) -> Sequence[Object]:

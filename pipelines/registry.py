@@ -37,6 +37,9 @@ def require_registry(config: RunConfig, workdir: Path) -> None:
 def heal(config: RunConfig) -> str:
     """Let the aliases follow the promotion ledger, as a run does: a promotion may have ended between the two.
 
+    Not where an alias names a model that this ledger has never promoted: it may follow another ledger, of another store, and who only
+    wants to look at this one is not to move what serves.
+
     Returns:
         Where they could not be made to, how they stand, in a sentence; else nothing.
 
@@ -48,24 +51,28 @@ def heal(config: RunConfig) -> str:
     name, alias = config.name, config.promote.alias
     with _answering(config):
         try:
-            ledger.heal(name, alias)
+            history = ledger.entries(name, alias)
         except UserError as error:  # who may read the registry need not reach the store
             return f"{name}: the aliases are as the registry has them, not held against the promotion ledger: {error}"
-        except MlflowException as error:
-            if error.error_code != "PERMISSION_DENIED":
-                raise
-            known, named = tracking.versions(name), tracking.aliases(name)
-            latest = zip((alias, ledger.previous_of(alias)), reversed(ledger.entries(name, alias)), strict=False)
-            says = {called: ledger.version_in(known, entry) or "one that the registry has lost" for called, entry in latest}
-            other = [
-                f"{name}@{called} is version {version}, and the registry {named.get(called, 'none')}"
-                for called, version in says.items()
-                if named.get(called) != version
-            ]
-            return (
-                f"the promotion ledger says that {'; '.join(other)}: you may not change it there, the next run or rollback does"
-            )
-    return ""
+        known, named = tracking.versions(name), tracking.aliases(name)
+        promoted = {ledger.version_in(known, entry) for entry in history}
+        if history and {named[called] for called in (alias, ledger.previous_of(alias)) if called in named} <= promoted:
+            try:
+                ledger.heal(name, alias)
+                return ""
+            except MlflowException as error:
+                if error.error_code != "PERMISSION_DENIED":
+                    raise
+    latest = zip((alias, ledger.previous_of(alias)), reversed(history), strict=False)
+    says = {called: ledger.version_in(known, entry) or "one that the registry has lost" for called, entry in latest}
+    other = [
+        f"{name}@{called} is version {version}, and the registry {named.get(called, 'none')}"
+        for called, version in says.items()
+        if named.get(called) != version
+    ]
+    if not other:
+        return ""
+    return f"the promotion ledger says that {'; '.join(other)}: it was left so; a run or a rollback changes it, if it may"
 
 
 def versions(config: RunConfig, workdir: Path) -> Table:

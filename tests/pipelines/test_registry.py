@@ -127,6 +127,15 @@ def test_aliases_are_put_right_before_they_are_shown(cut_off, command, which):
 
 
 @pytest.mark.parametrize("which", ["list", "history"])
+def test_a_model_that_another_ledger_may_have_promoted_goes_on_serving(cut_off, command, which):
+    registered(3)
+    set_alias("shop", "champion", "3")
+    code, _, said = command("models", which, "-c", cut_off)
+    assert code == 0 and aliases("shop") == {"champion": "3"}
+    assert "says that shop@champion is version 2, and the registry 3; shop@previous is version 1, and the registry none" in said
+
+
+@pytest.mark.parametrize("which", ["list", "history"])
 def test_who_may_only_read_the_registry_is_told_what_the_ledger_says(cut_off, command, monkeypatch, which):
     def forbidden(*_):
         answer = requests.Response()
@@ -138,7 +147,7 @@ def test_who_may_only_read_the_registry_is_told_what_the_ledger_says(cut_off, co
     both = "shop@champion is version 2, and the registry 1; shop@previous is version 1, and the registry none"
     assert (
         code == 0
-        and f"warning: the promotion ledger says that {both}: you may not change it there" in said
+        and f"warning: the promotion ledger says that {both}: it was left so" in said
         and aliases("shop") == {"champion": "1"}
     )
 
