@@ -34,8 +34,12 @@ LARGER = "raise format.split.test or bring more rows"
 """What makes the test larger, where it is a share of the rows."""
 
 
-def check(config: RunConfig) -> Iterator[str]:
+def check(config: RunConfig, here: bool = True) -> Iterator[str]:
     """Yield, line by line, what was found and what a run would do. Nothing is downloaded but the first rows of S3 and the Hub.
+
+    Args:
+        config: of the run.
+        here: whether it would be on this machine; else on a cluster.
 
     Raises:
         ConfigError: a setting that a run would stumble over.
@@ -82,7 +86,7 @@ def check(config: RunConfig) -> Iterator[str]:
         larger = "bring more rows of format.split.test_source" if config.format.split.test_source else LARGER
         yield from _margins(config.gate, test, larger)
         yield from _gate(config.gate, test, larger)
-    yield from suites.described(config)
+    yield from suites.described(config, here)
     yield from _places(config)
     yield from _notify(config)
 

@@ -205,6 +205,8 @@ def gate(
     from pipelines.config import load
 
     settings = load(config, set_)
+    # A pass from before must not survive: nor where the data, whose age is asked for below, is gone.
+    out.unlink(missing_ok=True)
     os.environ.setdefault("CALLTUNE_EVENTS", os.devnull)  # every check is printed below, not only those that fail
     beside = candidate.with_name("predictions.jsonl")
     answers = predictions or (beside if beside.is_file() else None)

@@ -5,9 +5,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from calltune.errors import ConfigError
 from calltune.metrics import ROBUSTNESS
@@ -28,6 +29,17 @@ from pipelines.explain import explained
 
 MAX_INTEGER = 2**53
 """KFP carries numbers as doubles: a larger integer would come out as another one."""
+
+
+def _without_password(variables: str) -> AfterValidator:
+    """A check for an address, which goes into logs, the store and MLflow: credentials come from the environment."""
+
+    def check(value: str) -> str:
+        if urlsplit(value).password:
+            raise ValueError(f"has a password in it, which every run would write down: set {variables} instead")
+        return value
+
+    return AfterValidator(check)
 
 
 class RetrainConfig(Settings):
@@ -51,7 +63,11 @@ class StorageConfig(Settings):
         ),
     ] = "embedded"
     """`embedded`: a server that the run starts; `s3://bucket/prefix`; or a folder, its path beginning with `/` or `./`."""
-    endpoint_url: Annotated[str, written_as(r"(https?://.+)?", "an address that begins with http:// or https://")] = ""
+    endpoint_url: Annotated[
+        str,
+        written_as(r"(https?://.+)?", "an address that begins with http:// or https://"),
+        _without_password("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    ] = ""
     """The S3 server, where it is not AWS."""
 
 
@@ -61,6 +77,7 @@ class TrackingConfig(Settings):
     uri: Annotated[
         str,
         written_as(r"embedded|[a-z][a-z0-9+.-]*://.+", "embedded, or an MLflow server's address such as http://mlflow:5000"),
+        _without_password("MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
     ] = "embedded"
     """`embedded`: SQLite in the workdir; or an MLflow server's address."""
 

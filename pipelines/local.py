@@ -68,8 +68,10 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
         # A run that fails leaves neither of these, also not that of the run before it.
         for stale in (events, workdir / "summary.json"):
             stale.unlink(missing_ok=True)
+        # What look and ingest say is left to them where somebody is to be told.
         if not config.notify.via:
             _require_inputs(config)
+        suites.require(config)
         with starting:
             variables = stack.enter_context(environment(config, workdir))
         scratch = stack.enter_context(temporary(workdir))
@@ -241,11 +243,10 @@ def _outcome(code: int, seen: list[dict[str, Any]], workdir: Path) -> Outcome:
 
 
 def _require_inputs(config: RunConfig) -> None:
-    """What can be said before a server is started; look and ingest say the rest, and all of it where somebody is to be told."""
+    """What can be said before a server is started; look and ingest say the rest."""
     for kind, path in [*(("data", part.source) for part in config.ingest.sources), ("tools", config.ingest.tools)]:
         if path and "://" not in path and not Path(path).exists():
             raise no_such_file(path, kind)
-    suites.require(config)
 
 
 def _require_room(workdir: Path) -> None:

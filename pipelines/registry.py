@@ -37,8 +37,8 @@ def require_registry(config: RunConfig, workdir: Path) -> None:
 def heal(config: RunConfig) -> str:
     """Let the aliases follow the promotion ledger, as a run does: a promotion may have ended between the two.
 
-    Not where an alias names a model that this ledger has never promoted: it may follow another ledger, of another store, and who only
-    wants to look at this one is not to move what serves.
+    Not where an alias names a model that this ledger has never promoted: it may follow the ledger of another store, and who only
+    wants to look is not to move what serves.
 
     Returns:
         Where they could not be made to, how they stand, in a sentence; else nothing.

@@ -71,7 +71,7 @@ def prepare(config: RunConfig, namespace: str, say: Say, preflight: bool = True,
         if preflight and not dry:
             for line in look(config, namespace):
                 say(line)
-        for line in check(config):
+        for line in check(config, here=False):
             if line.startswith("warning"):
                 say(line)
         inputs = Inputs(config.storage.uri, None if dry else store)

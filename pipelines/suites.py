@@ -1,10 +1,13 @@
 """What the suites of evaluate need of this machine, looked at before anything is started, and what of it is in the cache key."""
 
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 
-from calltune.errors import ConfigError
+from calltune.errors import ConfigError, DataError
 from calltune.records import sha256
-from components.evaluate.config import EvaluateConfig
+from components.evaluate import files
+from components.evaluate.config import EvaluateConfig, GeneralConfig
 from components.evaluate.suites import recorded
 from pipelines.config import RunConfig
 
@@ -15,9 +18,10 @@ def require(config: RunConfig) -> list[str]:
     Raises:
         ConfigError: a suite's library is not installed, lm-eval has no such task, or the gate has a condition on a metric that is
             not the task's.
-        DataError: a file that a suite reads is not there.
+        DataError: a file that a suite reads is not there, or is not what the suite reads.
     """
     recorded(config.evaluate)
+    _require_readable(config.evaluate.general)
     names = _asked_for(config.evaluate)
     if config.evaluate.general.tasks:
         from components.evaluate.tasks import metrics_of
@@ -30,6 +34,14 @@ def require(config: RunConfig) -> list[str]:
                 if _renamed(name, metrics) != name:
                     raise ConfigError(f"gate.{condition}: {name!r} is not measured, but {_renamed(name, metrics)!r} is")
     return names
+
+
+def _require_readable(general: GeneralConfig) -> None:
+    text, folder = general.text, general.tasks_folder
+    if text and "://" not in text:
+        files.documents(Path(text))
+    if folder and "://" not in folder and not Path(folder).is_dir():
+        raise DataError(f"evaluate.general.tasks_folder: {folder} is a file; the folder that it is in would be right")
 
 
 def _renamed(measure: str, metrics: Mapping[str, str]) -> str:
@@ -45,10 +57,21 @@ def keyed(config: RunConfig, code: Mapping[str, str]) -> dict[str, str]:
     return {**code, "evaluate": sha256([code["evaluate"], recorded(config.evaluate)])}
 
 
-def described(config: RunConfig) -> Iterator[str]:
-    """What `calltune check` says of them, after :func:`require`."""
+def described(config: RunConfig, here: bool) -> Iterator[str]:
+    """What `calltune check` says of them, after :func:`require`.
+
+    Args:
+        config: of the run.
+        here: whether the run will be on this machine, and needs the suites' libraries on it. On a cluster the image has them.
+    """
+    elsewhere = not here and bool(config.evaluate.general.tasks) and not find_spec("lm_eval")
+    if elsewhere:
+        general = config.evaluate.general.model_copy(update={"tasks": []})
+        config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"general": general})})
     for number, measure in enumerate(require(config)):
         yield f"{'' if number else 'suites':<13}{measure}"
+    if elsewhere:
+        yield "warning: lm-eval is not installed here: whether it has evaluate.general.tasks, only the run will tell"
 
 
 def _asked_for(config: EvaluateConfig) -> list[str]:

@@ -14,9 +14,10 @@ from calltune import models
 from calltune.errors import ConfigError
 from calltune.metrics import TEXT_LOSS
 from components.evaluate.config import GeneralConfig
+from components.evaluate.files import documents
 from components.evaluate.measure import Measure
 from components.evaluate.tasks import bundled, manager_of, metrics_of
-from components.evaluate.text import documents, losses
+from components.evaluate.text import losses
 
 if TYPE_CHECKING:
     from components.evaluate.step import Served
@@ -51,12 +52,13 @@ def _tasks(network: PreTrainedModel, folder: Path, settings: GeneralConfig) -> d
 
     manager = manager_of(settings)
     metrics = metrics_of(settings, manager)
+    tokenizer = models.tokenizer(folder)  # before the folder changes: a path to it may be relative
     # Paths in the user's YAML are relative to its folder, wherever the step runs.
     with contextlib.chdir(settings.tasks_folder or "."):
         loaded = {task: _loaded(manager, task) for task in settings.tasks}
         # A tokenizer of its own, since lm-eval gives one without a padding token some. Without the chat template, because
         # the base model was not trained on the candidate's: what both know is asked for as lm-eval's published numbers do.
-        judge = HFLM(pretrained=network, tokenizer=models.tokenizer(folder), batch_size=BATCH_ROWS)
+        judge = HFLM(pretrained=network, tokenizer=tokenizer, batch_size=BATCH_ROWS)
         for kind in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
             # In a log a bar is a line for each of its steps.
             setattr(judge, kind, functools.partial(getattr(judge, kind), disable_tqdm=True))

@@ -117,7 +117,7 @@ def gate(
     conditions += [_over_baseline(ours, base, name, gain) for name, gain in config.over_baseline.items()]
     if has_champion:
         conditions += [_against_champion(ours, best, name, asked) for name, asked in config.against_champion.items()]
-    beside = suites.checks(candidate if ours else None, baseline if base else None, config)
+    beside = suites.checks(candidate if ours else None, baseline if base else None, config, alone=not conditions)
     if not conditions and not config.suites:
         reason = "no condition applies: a gate that asks for nothing promotes nothing; set gate.thresholds."
         checks.append(Check("conditions", False, reason, 0, 1))

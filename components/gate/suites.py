@@ -61,20 +61,22 @@ def _examined(measure: str, found: Any) -> Measured:
     return Measured(items, asked, estimate)
 
 
-def checks(candidate: Any, baseline: Any, config: GateConfig) -> list[Check]:
+def checks(candidate: Any, baseline: Any, config: GateConfig, alone: bool = False) -> list[Check]:
     """The checks of both sides' measures, and the conditions on them; none where there is neither.
 
     Args:
         candidate: its `metrics.json`; None where that cannot be believed.
         baseline: that of the base model; None where it was not evaluated, cannot be believed, or is of another test.
         config: the gate's conditions.
+        alone: whether there are no others; what the decision then rests on has to be as many items as it needs questions.
     """
     found: list[Check] = []
     ours = _believed("candidate", candidate, bool(config.suites or config.regression), found)
     theirs = _believed("base", baseline, bool(config.regression), found)
-    if config.min_questions_per_metric:
+    least = max(config.min_questions_per_metric, config.min_questions if alone else 0)
+    if least:
         for measure in sorted({*config.suites, *config.regression}):
-            n, least = ours[measure].estimate.n if measure in ours else 0, config.min_questions_per_metric
+            n = ours[measure].estimate.n if measure in ours else 0
             found.append(Check(f"items in {measure}", n >= least, f"{n} items, at least {least} required.", n, least))
     found += [_at_least(measure, ours.get(measure), least) for measure, least in config.suites.items()]
     return found + [_kept(measure, ours.get(measure), theirs.get(measure), most) for measure, most in config.regression.items()]

@@ -8,6 +8,8 @@ from calltune import stats
 from calltune.metrics import TEXT_LOSS, is_share
 from components.report import words
 
+EXPONENT_MAX = 700.0
+"""Nats whose exponential is still a number; of a model that has diverged there can be more."""
 NONE: dict[str, Any] = {"value": None, "low": None, "high": None, "n": 0, "items": {}, "sha256": None}
 MEANINGS = {
     TEXT_LOSS: "perplexity on the held-out text; lower is better, the difference in per cent of the base model's",
@@ -48,7 +50,7 @@ def _shown(name: str, value: float | None) -> str:
     if value is None:
         return words.NOTHING
     if name == TEXT_LOSS:
-        return words.number(float(f"{math.exp(value):.4g}"))
+        return words.number(float(f"{math.exp(value):.4g}")) if value < EXPONENT_MAX else "∞"
     return f"{100 * value:.1f} %" if is_share(name) else words.number(value)
 
 
@@ -57,7 +59,7 @@ def _difference(name: str, value: float | None) -> str:
     if value is None:
         return words.NOTHING
     if name == TEXT_LOSS:
-        return f"{words.difference('', 0.0, math.expm1(value))} %"
+        return f"{words.difference('', 0.0, math.expm1(value))} %" if value < EXPONENT_MAX else "∞"
     return words.difference("", 0.0, value) if is_share(name) else f"{value:+.3g}".replace("-", "−")
 
 

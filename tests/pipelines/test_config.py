@@ -172,6 +172,14 @@ def test_every_step_of_the_dag_has_settings():
         ({"storage": {"uri": "s3:/bucket"}}, STORAGE + r", not 's3:/bucket'$"),
         ({"storage": {"uri": "store/models"}}, STORAGE + r", not 'store/models'$"),
         ({"storage": {"endpoint_url": "minio:9000"}}, r"endpoint_url: must be an address that begins with http:// or https://"),
+        (
+            {"storage": {"endpoint_url": "https://key:sekret@s3"}},
+            r"endpoint_url: has a password in it, .*: set AWS_ACCESS_KEY_ID and",
+        ),
+        (
+            {"tracking": {"uri": "http://bob:s3cret@mlflow:5000"}},
+            r"tracking\.uri: has a password in it, .*: set MLFLOW_TRACKING_USER",
+        ),
         ({"tracking": {"uri": ""}}, r"tracking\.uri: must be embedded, or an MLflow server's address such as .*, not ''$"),
         (
             {"tracking": {"uri": "mlflow"}},

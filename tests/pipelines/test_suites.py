@@ -1,6 +1,7 @@
 """What the suites of evaluate need of this machine and of a store, and what of it is in the keys of caches."""
 
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pipelines.config import absolute, load
 from pipelines.inputs import Inputs
 
 TASK = "task: letters\ndataset_path: json\noutput_type: multiple_choice\n"
+NOTIFIED = "notify.via=[webhook]"
 ROWS = Path(__file__).parents[2] / "examples" / "helpdesk" / "questions.jsonl"
 
 
@@ -70,14 +72,21 @@ def test_paths_are_made_absolute_and_the_configs_hash_has_only_their_names(here,
     [
         ({"text": "txet.txt"}, r"^txet\.txt: no such evaluate\.general\.text file in /"),
         ({"tasks": ["letters"], "tasks_folder": "taks"}, r"^taks: no such evaluate\.general\.tasks_folder file in /"),
+        ({"text": "tasks"}, r"^tasks: cannot be read: Is a directory"),
+        ({"text": "empty.txt"}, r"^empty\.txt: no text in it"),
+        (
+            {"tasks": ["letters"], "tasks_folder": "text.txt"},
+            r"^evaluate\.general\.tasks_folder: text\.txt is a file; the folder",
+        ),
     ],
 )
-def test_a_file_that_is_not_there_is_said_before_anything_is_started(here, general, missing):
+def test_a_file_that_no_suite_can_read_is_said_before_anything_is_started(here, general, missing):
+    Path("empty.txt").touch()
     with pytest.raises(DataError, match=missing):
         suites.require(here(general))
 
 
-@pytest.mark.parametrize("words", [["check"], ["run", "--workdir", "work"]])
+@pytest.mark.parametrize("words", [["check"], ["run", "--workdir", "work"], ["run", "--workdir", "work", "--set", NOTIFIED]])
 @pytest.mark.parametrize(
     ("general", "says"),
     [
@@ -94,8 +103,6 @@ def test_a_command_ends_with_one_line_and_exit_code_2(here, command, words, gene
 
 
 def test_lm_eval_that_is_not_installed_is_said_before_anything_is_started(here, monkeypatch):
-    from importlib.metadata import PackageNotFoundError
-
     def absent(name):
         raise PackageNotFoundError(name)
 
@@ -103,6 +110,19 @@ def test_lm_eval_that_is_not_installed_is_said_before_anything_is_started(here, 
     with pytest.raises(ConfigError, match=r"^evaluate\.general needs the package lm-eval, which is not installed: pip install"):
         suites.require(here({"tasks": ["calltune_knowledge"]}))
     suites.require(here({"text": "text.txt"}))
+
+
+def test_on_a_cluster_the_image_has_lm_eval_and_this_machine_need_not(here, monkeypatch):
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("components.evaluate.suites.version", absent)
+    monkeypatch.setattr(suites, "find_spec", lambda _: None)
+    config = here({"tasks": ["calltune_knowledge"], "text": "text.txt"})
+    said = ["suites       general.text_loss", "warning: lm-eval is not installed here: whether it has "]
+    assert [line[: len(start)] for line, start in zip(suites.described(config, here=False), said, strict=True)] == said
+    with pytest.raises(ConfigError, match="which is not installed"):
+        list(suites.described(config, here=True))
 
 
 def test_a_condition_on_another_metric_than_the_tasks_names_that(here):
@@ -129,6 +149,16 @@ def test_check_says_what_is_measured_and_what_the_gate_makes_of_it(here):
     del gate["suites"]
     lines = list(check(here(general, gate=gate)))
     assert "warning: the gate has no condition and will refuse every model: set gate.thresholds" in lines
+
+
+def test_a_pass_from_before_does_not_survive_a_gate_whose_data_is_gone(here, command):
+    here({})
+    Path("candidate.json").write_text("{}")
+    Path("decision.json").write_text('{"passed": true}')
+    asked = ["--set", "gate.max_data_age_days=30", "--set", "ingest.source=gone.jsonl"]
+    code, _, error = command("gate", "-c", "run.yaml", "--candidate", "candidate.json", "-o", "decision.json", *asked)
+    assert code == 2 and "gone.jsonl" in error
+    assert not Path("decision.json").exists()
 
 
 # In a cluster

@@ -4,17 +4,20 @@ import itertools
 import json
 import math
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from calltune import models, storage
 from calltune.errors import ConfigError, DataError
 from components.evaluate import general, suites
 from components.evaluate.config import EvaluateConfig, GeneralConfig
+from components.evaluate.files import documents
 from components.evaluate.step import Served
 from components.evaluate.tasks import BUNDLED, metrics_of
-from components.evaluate.text import documents, losses, windows
+from components.evaluate.text import losses, windows
 
 KNOWLEDGE = "general.calltune_knowledge.acc"
 TEXT = """A first document of a few words, long enough to say something.
@@ -152,6 +155,13 @@ def test_a_metric_that_is_no_number_for_each_question_is_refused(tiny_model, own
         general.measures(served(tiny_model), GeneralConfig(tasks=["letters"], tasks_folder=str(own)))
 
 
+def test_a_folder_may_be_named_from_here_although_tasks_are_read_from_theirs(tiny_model, own, monkeypatch):
+    monkeypatch.chdir(tiny_model.parent)
+    (own / "letters.yaml").write_text(TASK.format(name="letters", data="spelling.jsonl"))
+    found = general.measures(served(Path(tiny_model.name)), GeneralConfig(tasks=["letters"], tasks_folder=str(own)))
+    assert found["general.letters.acc"].items
+
+
 # The text
 
 
@@ -169,6 +179,22 @@ def test_each_document_has_its_loss_whatever_its_windows(tiny_model, text):
         with torch.inference_mode():
             expected = network(input_ids=ids, labels=ids).loss.item()
         assert found[str(number)] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_tokenizer_that_begins_every_text_with_a_token_begins_each_window_with_it(tiny_model):
+    network, tokenizer = models.load(tiny_model, dtype=torch.float32).eval(), models.tokenizer(tiny_model)
+    text = "one two three four five six"
+    without = tokenizer(text)["input_ids"]
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", start)]
+    )
+    assert tokenizer(text)["input_ids"] == [start, *without]
+    with torch.inference_mode():
+        logits = network(input_ids=torch.tensor([[start, *without]])).logits[0].float()
+    expected = torch.nn.functional.cross_entropy(logits[1:-1], torch.tensor(without[1:])).item()
+    assert losses(network, tokenizer, [text])["1"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_document_beyond_the_context_is_predicted_with_half_a_context_before_it(tiny_model):

@@ -95,6 +95,13 @@ def test_a_condition_that_is_not_met_refuses(candidate: Results, base: Results, 
     assert check.reason == reason
 
 
+def test_a_gate_that_rests_on_suites_alone_needs_as_many_items_as_it_needs_questions(candidate: Results) -> None:
+    config = GateConfig(suites={ACC: 0.75})
+    check = only_failing(suites.checks(candidate, None, config, alone=True))
+    assert check.reason == "40 items, at least 50 required."
+    assert failing(suites.checks(candidate, None, config.model_copy(update={"min_questions": 40}), alone=True)) == []
+
+
 def test_a_gain_is_no_loss_whichever_way_is_better(candidate: Results, base: Results) -> None:
     config = GateConfig(regression={ACC: 0.0, LOSS: 0.0})
     found = suites.checks(base, candidate, config)

@@ -145,6 +145,15 @@ def test_what_was_measured_beside_the_questions_is_a_table(material: Material) -
     assert re.search(r"general\.tales\.bleu 25 20 to 30 25\.5 20 to 31 \+0\.5 \+0 to \+1 – 2", shown)
 
 
+def test_a_model_that_has_diverged_has_a_report(material: Material) -> None:
+    sides = {
+        "base": material.base | {"suites": suites([1.0], 3.0)},
+        "candidate": material.candidate | {"suites": suites([1.0], 800)},
+    }
+    shown = section(render(replace(material, **sides)), "beside")
+    assert re.search(r"general\.text_loss perplexity .* ∞ ∞ to ∞ ∞ ∞ to ∞ – 2 ", shown)
+
+
 def test_sides_that_were_asked_something_else_have_no_difference(material: Material) -> None:
     base, tuned = (suites([1.0, 0.0], loss) for loss in (3.0, 3.1))
     base["general.text_loss"]["sha256"] = "another text"
