@@ -4,7 +4,7 @@ Takes rows of the helpdesk example, rows of Seal-Tools where they are at hand, a
 templates hermes, functiongemma and llama3. Every one goes as the body of a chat request through vLLM's own code: its
 pydantic classes, `OnlineRenderer.render_chat`, `HfRenderer` and its tokenizing. No model, no GPU: what vLLM imports for sound,
 pictures and video on the way is an empty stand-in (:data:`STUBBED`), and its config is the few fields that rendering reads.
-Nothing of the path itself is replaced.
+Nothing of the path itself is replaced. It then has vLLM's own classes build and check the requests of `evaluate.engine: vllm`.
 
 Prints how many are equal, and each difference; ends with 1 if there is one that :data:`KNOWN` does not name. `--freeze FILE`
 writes the unusual cases with the texts that vLLM made, which an ordinary test holds our rendering to. With --json FILE it
@@ -18,19 +18,21 @@ prompts}, ...}.
 """
 
 import argparse
+import ast
 import asyncio
 import importlib.abc
 import importlib.machinery
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from benchmarks.vllm_cases import CASES, KNOWN, rows_of_helpdesk, rows_of_seal_tools
+from benchmarks.vllm_cases import CASES, HELPDESK, KNOWN, rows_of_helpdesk, rows_of_seal_tools
 from calltune import models, tools
+from calltune.grammar import grammar
 from calltune.render import TEMPLATES, prompt_ids
 from calltune.settings import ModelConfig
 
@@ -146,6 +148,49 @@ def tokenizer_with(name: str) -> Any:
     return tokenizer
 
 
+def engine(place: Path) -> Iterator[str]:
+    """What `components/evaluate/vllm.py` asks of vLLM, held against its classes and its sources; yields what was found.
+
+    Raises:
+        ValueError: vLLM would refuse something.
+    """
+    from vllm.v1.structured_output.backend_guidance import validate_guidance_grammar
+
+    from components.evaluate import vllm
+
+    asked: list[Any] = []
+
+    def enqueue(prompts: Sequence[Any], settings: Sequence[Any], *, use_tqdm: bool) -> list[str]:
+        asked.extend(settings)
+        return []
+
+    model = SimpleNamespace(enqueue=enqueue, llm_engine=SimpleNamespace(has_unfinished_requests=lambda: False))
+    # The tool with a limit of 1e21 has no grammar, which evaluation says before it asks.
+    taken = [case for case in CASES if case.id != "numbers"]
+    given = [*tools.load(HELPDESK / "tools.py"), *(tools.normalise(one, "") for case in taken for one in case.tools)]
+    grammars = [grammar(syntax, given[:count], [2, 7]) for syntax in ("hermes", "json") for count in (0, 4, len(given))]
+    list(vllm.answers(model, [[1, 2]] * len(grammars), [2, 7], 5, grammars))
+    list(vllm.answers(model, [[1, 2]], [2, 7], 5))
+    for settings in asked:
+        validate_guidance_grammar(settings)
+    yield f"{len(asked)} requests built by vLLM's SamplingParams, {len(grammars)} of them with a grammar that its validator takes"
+    called = [node for node in ast.walk(ast.parse(Path(vllm.__file__).read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    (made,) = (node for node in called if isinstance(node.func, ast.Name) and node.func.id == "LLM")
+    known = set()
+    for file, name in (("entrypoints/llm.py", "LLM"), ("engine/arg_utils.py", "EngineArgs")):
+        body = ast.parse((place / "vllm" / file).read_text(encoding="utf-8")).body
+        (found,) = (node for node in body if isinstance(node, ast.ClassDef) and node.name == name)
+        known |= {node.target.id for node in found.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+        methods = {node.name: node for node in found.body if isinstance(node, ast.FunctionDef)}
+        known |= (
+            {one.arg for one in methods["__init__"].args.kwonlyargs + methods["__init__"].args.args} if name == "LLM" else set()
+        )
+    unknown = [word.arg for word in made.keywords if word.arg not in known]
+    if unknown:
+        raise ValueError(f"vLLM's LLM has no {', '.join(map(str, unknown))}")
+    yield f"{len(made.keywords)} arguments of LLM that are in its sources"
+
+
 def main() -> None:
     """Compare, print, and end with 1 if a difference has no name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -183,6 +228,8 @@ def main() -> None:
                 **{"ours": equal, "theirs": len(cases), "ratio": equal / len(cases)},
                 **{"unit": "prompts equal", "n": len(cases)},
             }
+    for line in engine(given.vllm):
+        print(line)
     if given.freeze:
         given.freeze.write_text(json.dumps(frozen, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if given.json:

@@ -5,3 +5,6 @@ CPU = "calltune-python-cpu:0.1.0"
 
 TRAIN = "calltune-python-train:0.1.0"
 """train, export, evaluate: with torch, TRL, PEFT and bitsandbytes."""
+
+VLLM = "calltune-python-vllm:0.1.0"
+"""evaluate, where `evaluate.engine` is vllm."""

@@ -77,15 +77,17 @@ class ImagesConfig(Settings):
         str,
         written_as(r"([\w.-]+(:\d+)?(/[\w./-]*\w)?)?", "what stands before the images' names, without https:// and / at the end"),
     ] = ""
-    """Put in front of both names: the `--registry` of `make images`."""
+    """Put in front of the names: the `--registry` of `make images`."""
     cpu: ImageName = images.CPU
     """Of the steps that compute nothing with a model."""
     train: ImageName = images.TRAIN
     """Of train, export and evaluate."""
+    vllm: ImageName = images.VLLM
+    """Of evaluate, where `evaluate.engine` is `vllm`; `make images IMAGES=vllm` builds it."""
 
-    def of(self, with_torch: bool) -> str:
+    def of(self, name: Literal["cpu", "train", "vllm"]) -> str:
         """An image's whole reference."""
-        return f"{self.registry}/" * bool(self.registry) + (self.train if with_torch else self.cpu)
+        return f"{self.registry}/" * bool(self.registry) + {"cpu": self.cpu, "train": self.train, "vllm": self.vllm}[name]
 
 
 class ClusterConfig(Settings):

@@ -11,9 +11,11 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from calltune.errors import ConfigError
+from calltune.grammar import require_grammar
 from calltune.metrics import ROBUSTNESS
 from calltune.records import sha256
 from calltune.settings import ModelConfig, Settings, written_as
+from calltune.template import TEMPLATES, with_syntax
 from components.evaluate.config import EvaluateConfig
 from components.export.config import ExportConfig
 from components.format.config import FormatConfig
@@ -134,6 +136,16 @@ class RunConfig(Settings):
                     f"; the nearest that is, is {near[0]!r}" if near else f": nothing of evaluate.{name.split('.')[0]} is set"
                 )
                 raise ValueError(f"gate.{condition}: {name!r} is not measured{instead}")
+        return self
+
+    @model_validator(mode="after")
+    def _the_template_has_a_grammar(self) -> "RunConfig":
+        # What a file or `auto` comes to is known in the step, which looks again.
+        if self.evaluate.decoding == "tools" and self.format.template in TEMPLATES:
+            template = TEMPLATES[self.format.template]
+            if self.format.call_syntax != "auto":
+                template = with_syntax(template, self.format.call_syntax)
+            require_grammar(template.syntax)
         return self
 
     @property

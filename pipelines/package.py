@@ -10,6 +10,7 @@ import yaml
 
 from calltune.credentials import secrets_in
 from calltune.errors import ConfigError
+from pipelines.cluster import Resources
 from pipelines.config import RunConfig
 from pipelines.placement import image_of
 
@@ -44,12 +45,16 @@ def package(config: RunConfig) -> Package:
     """Compile the pipeline of a config.
 
     Raises:
-        ConfigError: a credential would get into it, or it is too large for KFP.
+        ConfigError: a credential would get into it, it is too large for KFP, or evaluation with vLLM would have no GPU.
     """
     from kfp.compiler import Compiler
 
     from pipelines.finetune import STEPS, build
 
+    if config.evaluate.engine == "vllm" and not config.resources.get("evaluate", Resources()).gpu:
+        raise ConfigError(
+            "evaluate.engine: vllm needs a GPU on the cluster: set resources.evaluate.gpu to 1, or the engine to hf"
+        )
     # Before the seconds of compiling; and after it, for what came by another way.
     _refuse_credentials(config.model_dump_json())
     image = {step: image_of(config, step) for step in STEPS}

@@ -21,7 +21,7 @@ RETRIES = 2
 WITH_MODELS = ("format", "train", "export", "evaluate")
 """Steps that hold models on disk."""
 WITH_TORCH = ("train", "export", "evaluate")
-"""Steps that run in the image `train`."""
+"""Steps that run in the image `train`; evaluate with vLLM has one of its own."""
 SCRATCH = "/models"
 UNKNOWN_MODEL_BYTES = 16e9
 """Where a base model's name says nothing of its size: as if it had eight billion parameters in bf16."""
@@ -69,7 +69,9 @@ def placed(task: dsl.PipelineTask, step: str, config: RunConfig, cached: bool, o
 
 def image_of(config: RunConfig, step: str) -> str:
     """The image that a step runs in."""
-    return config.images.of(with_torch=step in WITH_TORCH)
+    if step == "evaluate" and config.evaluate.engine == "vllm":
+        return config.images.of("vllm")
+    return config.images.of("train" if step in WITH_TORCH else "cpu")
 
 
 def scratch_gib(config: RunConfig) -> int:

@@ -77,6 +77,13 @@ class GeneralConfig(SuiteConfig):
 class EvaluateConfig(Settings):
     """Settings of the evaluate step."""
 
+    engine: Literal["auto", "hf", "vllm"] = "auto"
+    """What answers: `hf`, transformers; `vllm`, which needs a GPU and on a cluster has an image of its own; `auto`, `vllm` where
+    it is installed beside a GPU, else `hf`, which on a cluster it always is. Metrics name the one that it was, and compare only
+    with those of the same one."""
+    decoding: Literal["free", "tools"] = "free"
+    """`free`: an answer is what the model writes. `tools`: only what the tools' JSON Schemas allow, text or valid calls; for
+    templates that write calls as `hermes`, or as JSON in `<calls>` (docs/metrics.md)."""
     max_new_tokens: int = Field(160, ge=1)
     """Longest answer in tokens; one that reaches it counts in `max_length_stop_rate`."""
     arguments: dict[Argument, Rule] = {}

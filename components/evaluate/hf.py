@@ -1,16 +1,20 @@
 """Greedy answers from transformers: the shared prefix computed once, rows in batches, each leaving when it stops."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from calltune import attention, models
 from calltune.render import common_prefix
+from components.evaluate.answer import Answer
 from components.evaluate.prefix import NAME as PREFIX_ATTENTION
 from components.evaluate.prefix import KeysValues, prefill
+
+if TYPE_CHECKING:
+    from components.evaluate.constraint import Constraint
 
 BATCH_ROWS = 64
 """Rows decoded together. More read the weights less often, until their own caches outgrow the memory bandwidth."""
@@ -22,21 +26,6 @@ SmolLM2-135M in float32. Rows that bring their own tools share almost nothing.""
 BATCH_SCORES = 64 * 256**2
 """Attention scores, to the shared prefix and to a row's own tokens, that a step holds for each head: 64 rows of 2,000 tokens at
 once would take 9 GB a copy. Prompts go in by pieces where that is more."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One generated answer.
-
-    Attributes:
-        row: index of its prompt.
-        ids: the generated tokens, the stop token included.
-        stopped: whether a stop token ended it, rather than the limit.
-    """
-
-    row: int
-    ids: list[int]
-    stopped: bool
 
 
 def load(folder: Path, adapter: Path | None = None, nf4: bool = False) -> PreTrainedModel:
@@ -70,7 +59,11 @@ def load(folder: Path, adapter: Path | None = None, nf4: bool = False) -> PreTra
 
 @torch.inference_mode()
 def answers(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], stop_ids: Sequence[int], max_new_tokens: int
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    stop_ids: Sequence[int],
+    max_new_tokens: int,
+    constraint: "Constraint | None" = None,
 ) -> Iterator[Answer]:
     """Answer each prompt greedily; answers come in the order in which they end.
 
@@ -79,6 +72,7 @@ def answers(
         prompts: token ids of each prompt.
         stop_ids: tokens that end an answer.
         max_new_tokens: longest answer, in tokens.
+        constraint: what each answer may say; None for whatever the model wants.
 
     Raises:
         ConfigError: the model attends through a window that is shorter than a prompt and its answer.
@@ -90,7 +84,8 @@ def answers(
     shared = min([common_prefix(prompts[0], prompt) for prompt in prompts] + [len(prompt) - 1 for prompt in prompts])
     prefix = prefill(model, prompts[0][:shared]) if shared else None
     for rows in _batches([len(prompt) - shared for prompt in prompts]):
-        yield from _batch(model, rows, [prompts[row][shared:] for row in rows], prefix, shared, stop_ids, max_new_tokens)
+        suffixes = [prompts[row][shared:] for row in rows]
+        yield from _batch(model, rows, suffixes, prefix, shared, stop_ids, max_new_tokens, constraint)
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -112,6 +107,7 @@ def _batch(
     shared: int,
     stop_ids: Sequence[int],
     max_new_tokens: int,
+    constraint: "Constraint | None",
 ) -> Iterator[Answer]:
     device = model.device
     ids, positions, visible, mask = _aligned(suffixes, shared, device)
@@ -126,7 +122,13 @@ def _batch(
         _logits(model, ids[:, piece], positions[:, piece], cache, prefix, mask[:, piece, :end])
     ids, positions, mask = ids[:, first:], positions[:, first:], mask[:, first:]
     for _ in range(max_new_tokens):
-        chosen = _logits(model, ids, positions, cache, prefix, mask).argmax(dim=-1)
+        logits = _logits(model, ids, positions, cache, prefix, mask)
+        if constraint:
+            allowed = constraint.allowed([rows[place] for place in alive.tolist()], logits.shape[-1])
+            logits = logits.masked_fill(~allowed.to(device), float("-inf"))
+        chosen = logits.argmax(dim=-1)
+        if constraint:
+            constraint.wrote([rows[place] for place in alive.tolist()], chosen.tolist())
         for place, token in zip(alive.tolist(), chosen.tolist(), strict=True):
             written[place].append(token)
         ended = torch.isin(chosen, stops)

@@ -1,33 +1,32 @@
 """Answers to the test questions, judged: the base model, the candidate as it will be served, the present champion."""
 
-import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from calltune import exports, models, runtime, storage
 from calltune.breakdown import by_argument, by_tool
 from calltune.errors import DataError
+from calltune.grammar import require_grammar
 from calltune.match import Rules
 from calltune.parse import PARSERS
 from calltune.records import Record, expected_calls, prompt_of, read_jsonl, sha256, user_text, write_jsonl
 from calltune.render import Renderer, answer_text, prompt_ids
-from calltune.score import Answer, Scored, summarise, verdict
+from calltune.score import Answer as Outcome
+from calltune.score import Scored, summarise, verdict
 from calltune.settings import ModelConfig
 from calltune.template import template_in
-from components.evaluate import suites
+from components.evaluate import asking, engines, suites
+from components.evaluate.answer import Answer
 from components.evaluate.champion import absent, unusable
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.journal import Asked, Journal, Written
+from components.evaluate.journal import Journal
 from components.evaluate.questions import fingerprint, require_rules, seen_in_training
 from components.evaluate.robustness import WAYS
-
-if TYPE_CHECKING:
-    from components.evaluate import hf
 
 FIRST = ""
 """How a question is asked that is not asked again: as it stands in the test set."""
@@ -120,6 +119,7 @@ def run(
             return unusable(champion, error, metrics, predictions)
     else:
         return absent(metrics, predictions)
+    config = decided(config, which)
     test = dataset / "test.jsonl"
     key = _key(served, test, config, code)
     place = f"evaluations/{key}"
@@ -134,6 +134,18 @@ def run(
     store.put_json(f"{place}/metrics.json", result)  # last: with it, the result is whole
     journal.remove()
     return result
+
+
+def decided(config: EvaluateConfig, which: str) -> EvaluateConfig:
+    """The settings with the engine that `auto` means here: the one that `metrics.json` names, and that results are kept under.
+
+    Raises:
+        ConfigError: the engine cannot run here.
+    """
+    engine, why = engines.chosen(config.engine)
+    if config.engine == "auto":
+        runtime.note(f"evaluate {which}: engine auto: {engine}, since {why}")
+    return config.model_copy(update={"engine": engine})
 
 
 def _key(served: Served, test: Path, config: EvaluateConfig, code: str) -> str:
@@ -180,9 +192,13 @@ def evaluate(
 
     Raises:
         DataError: there is no question.
-        ConfigError: a match rule names an argument that no tool of that name has.
+        ConfigError: a match rule names an argument that no tool of that name has, the engine cannot run here, or answers are
+            to be constrained and the model's call syntax has no grammar.
     """
     started = time.monotonic()
+    config = decided(config, served.identity["which"])
+    if config.decoding == "tools":
+        require_grammar(served.syntax)
     records = list(read_jsonl(test))
     if not records:
         raise DataError(f"{test}: no questions to evaluate with")
@@ -195,7 +211,7 @@ def evaluate(
         for way, questions in asked.items()
     }
     judged: dict[str, dict[str, Judged]] = {way: {} for way in asked}
-    answers = _answers(served, asked, prompts, config.max_new_tokens, journal)
+    answers = asking.answers(served, asked, prompts, config, journal)
     total = len(records) * len(asked)
     for way, answer in runtime.tracked(answers, f"evaluate {served.identity['which']}", total, "questions"):
         record = asked[way][answer.row]
@@ -203,7 +219,7 @@ def evaluate(
     first = {record["id"]: judged[FIRST][record["id"]] for record in records}
     write_jsonl(predictions, (_row(record, judged) for record in records))
     summary = summarise(
-        {id_: Answer(one.scored, one.said["stop"], one.said["prompt_tokens"]) for id_, one in first.items()},
+        {id_: Outcome(one.scored, one.said["stop"], one.said["prompt_tokens"]) for id_, one in first.items()},
         again={way: {record["id"]: judged[way][record["id"]].scored for record in records} for way in config.robustness},
     )
     result = {
@@ -211,7 +227,7 @@ def evaluate(
         **served.identity,
         "model_digest": served.folder.digest,
         "test_fingerprint": fingerprint(records),
-        "settings": {"engine": "hf", **suites.recorded(config)},
+        "settings": suites.recorded(config),
         "template_sha256": sha256(served.tokenizer.chat_template),
         "predictions_sha256": models.file_sha256(predictions),
         "seen_in_training": seen_in_training(served.folder.path, records, served.identity["which"]),
@@ -225,38 +241,7 @@ def evaluate(
     return result
 
 
-def _answers(
-    served: Served,
-    asked: Mapping[str, Sequence[Record]],
-    prompts: Mapping[str, Sequence[Sequence[int]]],
-    max_new_tokens: int,
-    journal: Journal | None,
-) -> Iterator[tuple[str, "hf.Answer"]]:
-    """The answers by way and row: those in the journal first, then the others as they come, which go into it."""
-    # It imports torch, for which a champion that is not there, or a model that was measured before, need not wait.
-    from components.evaluate import hf
-
-    with contextlib.ExitStack() as stack:
-        known = journal.read() if journal else {}
-        if journal:
-            stack.enter_context(journal.writing())
-        network = None
-        for way, records in asked.items():
-            written = [known.get(Asked(way, record["id"])) for record in records]
-            yield from ((way, hf.Answer(row, one.ids, one.stopped)) for row, one in enumerate(written) if one)
-            rows = [row for row, one in enumerate(written) if one is None]
-            if not rows:
-                continue
-            network = network or hf.load(served.folder.path)
-            # Each way by itself: all its prompts begin alike, which another way's do not.
-            for answer in hf.answers(network, [prompts[way][row] for row in rows], served.stop_ids, max_new_tokens):
-                row = rows[answer.row]
-                if journal:
-                    journal.add(Asked(way, records[row]["id"]), Written(answer.ids, answer.stopped))
-                yield way, hf.Answer(row, answer.ids, answer.stopped)
-
-
-def judge(served: Served, record: Record, answer: "hf.Answer", prompt_tokens: int, rules: Rules) -> Judged:
+def judge(served: Served, record: Record, answer: Answer, prompt_tokens: int, rules: Rules) -> Judged:
     """Read one answer and judge it."""
     text = answer_text(served.tokenizer, answer.ids, served.stop_ids)
     parsed = PARSERS[served.syntax](text)

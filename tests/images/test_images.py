@@ -17,9 +17,15 @@ from pipelines.code import reachable
 
 IMAGES = Path(__file__).parents[2] / "images"
 DOCKERFILES = sorted(IMAGES.glob("*/Dockerfile"), key=str)
-STEPS_OF = {"cpu": ("look", "ingest", "format", "gate", "promote", "report", "notify"), "train": ("train", "export", "evaluate")}
-OTHER_FLOOR = {"torch", "bitsandbytes", "peft", "gguf"}
-"""Imported by functions of calltune/models.py and its neighbours that load or quantise a model, which no step of cpu calls."""
+STEPS_OF = {
+    "cpu": ("look", "ingest", "format", "gate", "promote", "report", "notify"),
+    "train": ("train", "export", "evaluate"),
+    "vllm": ("evaluate",),
+}
+QUANTISING = {"bitsandbytes", "peft", "gguf"}
+ELSEWHERE = {"cpu": {"torch", *QUANTISING}, "train": {"vllm"}, "vllm": {"torch", "llguidance", "vllm", *QUANTISING}}
+"""What an image has not, or not by its own list. cpu: functions of calltune/models.py and its neighbours load or quantise a
+model, which no step of it calls. train: the other engine. vllm: it brings torch and llguidance, and evaluates whole models."""
 
 
 def named(path):
@@ -69,7 +75,7 @@ def imported(step):
 @pytest.mark.parametrize(("image", "step"), [(image, step) for image, steps in STEPS_OF.items() for step in steps])
 def test_an_image_has_what_its_steps_import(image, step):
     there, distributions = installed_by(IMAGES / image / "requirements.txt"), packages_distributions()
-    wanted = imported(step) - (OTHER_FLOOR if image == "cpu" else set())
+    wanted = imported(step) - ELSEWHERE[image]
     absent = {name for name in wanted if not there & {canonicalize_name(d) for d in distributions[name]}}
     assert absent == set()
 
@@ -83,6 +89,10 @@ def test_every_version_in_an_image_is_pinned(image):
     extra = IMAGES / image / "constraints.txt"
     pinned = pins(IMAGES.parent / "constraints.txt", *([extra] if extra.exists() else []))
     assert {canonicalize_name(r.name) for r in named(IMAGES / image / "requirements.txt")} - set(pinned) == set()
+
+
+def test_both_engines_read_grammars_with_the_same_library():
+    assert pins(IMAGES / "vllm" / "constraints.txt")["llguidance"] == pins(IMAGES.parent / "constraints.txt")["llguidance"]
 
 
 def test_what_builds_the_images_has_the_versions_of_the_rest():

@@ -162,6 +162,16 @@ def test_every_step_of_the_dag_has_settings():
             r"evaluate\.general\.text: must be a path on this machine; `submit` brings it into the store, not 's3://data/text",
         ),
         ({"evaluate": {"genral": {}}}, r"evaluate\.genral: unknown key; did you mean general\?$"),
+        ({"evaluate": {"engine": "vlm"}}, r"evaluate\.engine.*must be 'auto', 'hf' or 'vllm'"),
+        ({"evaluate": {"decoding": "json"}}, r"evaluate\.decoding.*must be 'free' or 'tools'"),
+        (
+            {"evaluate": {"decoding": "tools"}, "format": {"template": "functiongemma"}},
+            r"evaluate\.decoding: tools: the call syntax functiongemma has no grammar, only hermes and json",
+        ),
+        (
+            {"evaluate": {"decoding": "tools"}, "format": {"template": "xlam", "call_syntax": "python"}},
+            r"evaluate\.decoding: tools: the call syntax python has no grammar",
+        ),
         ({"evaluate": {"robustness": ["rephrased", "rephrased"]}}, r"evaluate\.robustness: .*names one of them twice"),
         (
             {"evaluate": {"robustness": ["louder"]}},

@@ -215,6 +215,25 @@ def test_images_come_from_the_registry_and_by_digest_the_cache_knows_a_new_one()
     assert code["train"] == {"runtimeValue": {"constant": train}} and code["gate"] == {"runtimeValue": {"constant": cpu}}
 
 
+def test_with_vllm_evaluate_has_an_image_of_its_own_and_must_have_a_gpu():
+    engine = "evaluate.engine=vllm"
+    with pytest.raises(
+        ConfigError, match=r"evaluate\.engine: vllm needs a GPU on the cluster: set resources\.evaluate\.gpu to 1"
+    ):
+        compiled(engine, *GPUS[0])
+    pipeline, _ = documents(compiled(engine, *GPUS[1]).text)
+    executors = pipeline["deploymentSpec"]["executors"]
+    image = {name.split("-")[1]: executor["container"]["image"] for name, executor in executors.items()}
+    assert (
+        image["evaluate"] == "calltune-python-vllm:0.1.0" and image["train"] == image["export"] == "calltune-python-train:0.1.0"
+    )
+    assert [name for name, used in image.items() if used == image["evaluate"]] == ["evaluate"]
+    of_base = [executor for name, executor in executors.items() if name.startswith("exec-evaluate")]
+    assert len(of_base) == 3 and {one["container"]["image"] for one in of_base} == {image["evaluate"]}, "asked by the same engine"
+    other = documents(compiled("evaluate.engine=auto", *GPUS[1]).text)[0]["deploymentSpec"]["executors"]
+    assert "calltune-python-vllm:0.1.0" not in {one["container"]["image"] for one in other.values()}
+
+
 @pytest.mark.parametrize(
     ("base", "gib"),
     [("bundled:smollm2-135m", 12), ("meta-llama/Llama-3.1-8B", 100), ("Qwen/Qwen3-0.6B", 17), ("some/model", 100)],

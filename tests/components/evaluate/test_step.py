@@ -227,9 +227,9 @@ def test_a_question_of_a_later_turn_was_seen_too_and_a_word_of_thanks_was_not(tm
 def test_a_step_that_is_started_again_goes_on_where_it_was(measured, exported, dataset, tiny, tmp_path, monkeypatch):
     asked, whole = [], hf.answers
 
-    def cut_off(model, prompts, stop_ids, limit):
+    def cut_off(model, prompts, *others):
         asked.append(len(prompts))
-        for count, answer in enumerate(whole(model, prompts, stop_ids, limit)):
+        for count, answer in enumerate(whole(model, prompts, *others)):
             if asked == [20] and count == 7:
                 raise MemoryError("killed here")
             yield answer
