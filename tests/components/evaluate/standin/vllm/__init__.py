@@ -102,7 +102,7 @@ class LLM:
         matcher = params.structured_outputs.matcher(self.tokenizer) if params.structured_outputs else None
         ids, cache, written = torch.tensor([prompt]), None, []
         while len(written) < limit:
-            out = self.network(input_ids=ids, past_key_values=cache, logits_to_keep=1)
+            out = self.network(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             logits, cache = out.logits[0, -1], out.past_key_values
             if matcher:
                 logits[torch.tensor(list(matcher.compute_logit_bias())) == 0] = float("-inf")
