@@ -169,6 +169,7 @@ def engine(place: Path) -> Iterator[str]:
     taken = [case for case in CASES if case.id != "numbers"]
     given = [*tools.load(HELPDESK / "tools.py"), *(tools.normalise(one, "") for case in taken for one in case.tools)]
     grammars = [grammar(syntax, given[:count], [2, 7]) for syntax in ("hermes", "json") for count in (0, 4, len(given))]
+    grammars.append(grammar("hermes", given, [2, 7], {"<tool_call>": 3, "</tool_call>": 4}))
     list(vllm.answers(model, [[1, 2]] * len(grammars), [2, 7], 5, grammars))
     list(vllm.answers(model, [[1, 2]], [2, 7], 5))
     for settings in asked:

@@ -1,11 +1,11 @@
 """A grammar of the answers that a template's call syntax and the tools' JSON Schemas allow: text, and valid calls in it.
 
 The grammars are in the Lark dialect of llguidance (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md), which
-evaluation with transformers masks logits by, and which vLLM takes as it is. This module only writes them, and imports nothing.
+evaluation with transformers masks logits by, and which vLLM takes as it is. Without the library they can be written, not checked.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from calltune.errors import ConfigError
@@ -28,21 +28,45 @@ def require_grammar(syntax: str) -> None:
         )
 
 
-def grammar(syntax: str, tools: Sequence[Tool], stop_ids: Sequence[int]) -> str:
+def require_readable(tools: Iterable[Tool]) -> None:
+    """Refuse a tool that no engine could hold an answer to, before a model is trained or loaded.
+
+    Raises:
+        ConfigError: its schema has something that has no grammar.
+    """
+    # A compiled library, which whoever only writes a grammar need not have.
+    import llguidance
+
+    for tool in {json.dumps(tool): tool for tool in tools}.values():
+        # Of any syntax and stop token: what may fail is in the schema. Without a tokenizer, as vLLM does it.
+        text = llguidance.grammar_from("grammar", grammar("hermes", [tool], [0]))
+        error = llguidance.LLMatcher.validate_grammar(text, None)
+        if error:
+            reason = " ".join(error.split("\n")[0].split()).partition("JSON schema: ")[2] or error
+            raise ConfigError(
+                f"evaluate.decoding: tools: the schema of {tool['function']['name']!r} cannot be a grammar ({reason[:300]}): "
+                "change it, or set it to free"
+            )
+
+
+def grammar(syntax: str, tools: Sequence[Tool], stop_ids: Sequence[int], special: Mapping[str, int] | None = None) -> str:
     """What an answer may be: any text without the marks of calls, with valid calls in it, then a stop token.
 
     A call's arguments come in the order of its tool's schema, and none that the schema does not list, as the guard has it.
-    Special tokens other than the stop tokens do not occur.
+    Special tokens other than the stop tokens and the marks do not occur.
 
     Args:
         syntax: of the calls.
         tools: that may be called, in the OpenAI form.
         stop_ids: tokens that end the answer.
+        special: the marks that are special tokens of the model, as `<tool_call>` is of Qwen's, and their ids: such a model
+            writes a mark as that token, which no text of a grammar matches. None for none.
 
     Raises:
         ConfigError: the syntax has no grammar.
     """
     require_grammar(syntax)
+    special = special or {}
     begin, end, before, after = EDGES[syntax]
     marks = f"<\\/?{begin[1:]}"
     lines = [
@@ -52,20 +76,30 @@ def grammar(syntax: str, tools: Sequence[Tool], stop_ids: Sequence[int]) -> str:
     ]
     if tools:
         several = ' ("\\n" call)*' if syntax == "json" else ""
+        closing = f"{_text(after)} <[{special[end]}]>" if end in special else _text(after + end)
         lines += [
-            f"block: lead call{several} {json.dumps(after + end)}",
-            # Lazy: the text before a call ends where the first mark does. It is no TEXT, in which no closing mark may stand.
-            f"lead[lazy]: BEFORE {json.dumps(begin + before)}",
-            rf"BEFORE: /(.|\n)*/ & ~/(.|\n)*{end.replace('/', chr(92) + '/')}(.|\n)*/",
+            f"block: lead call{several} {closing}",
             f"call: {' | '.join(f'call_{number}' for number in range(len(tools)))}",
         ]
+        if begin in special:
+            lines.append(f"lead: TEXT <[{special[begin]}]> {_text(before)}")
+        else:
+            lines += [
+                # Lazy: the text before a call ends where the first mark does. It is no TEXT, in which no closing mark may stand.
+                f"lead[lazy]: BEFORE {_text(begin + before)}",
+                rf"BEFORE: /(.|\n)*/ & ~/(.|\n)*{end.replace('/', chr(92) + '/')}(.|\n)*/",
+            ]
         lines += [f"call_{number}: {_call(tool)}" for number, tool in enumerate(tools)]
     return "\n".join(lines) + "\n"
 
 
+def _text(text: str) -> str:
+    return json.dumps(text) if text else ""
+
+
 def _call(tool: Tool) -> str:
     function = tool["function"]
-    head = f'{{"name": {json.dumps(function["name"])}, "arguments": '
+    head = f'{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "arguments": '
     return f'{json.dumps(head)} %json {json.dumps(_closed(function.get("parameters") or {}))} "}}"'
 
 

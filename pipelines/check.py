@@ -20,7 +20,7 @@ from components.gate.config import GateConfig
 from components.ingest.reading import taken
 from components.ingest.sources import Source, find
 from components.train.config import FEW_STEPS
-from pipelines import suites
+from pipelines import answering, suites
 from pipelines.config import RunConfig, require_one_store
 from pipelines.preflight import needed_by_notify
 from pipelines.sample import Sample, look, together, too_many_refused
@@ -87,6 +87,7 @@ def check(config: RunConfig, here: bool = True) -> Iterator[str]:
         yield from _margins(config.gate, test, larger)
         yield from _gate(config.gate, test, larger)
     yield from suites.described(config, here)
+    yield from answering.described(config, given or [tool for record in sample.records for tool in record["tools"]])
     yield from _places(config)
     yield from _notify(config)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from calltune import runtime, storage, tracking
 from calltune.errors import UserError, no_such_file
-from pipelines import leash, suites
+from pipelines import answering, leash, suites
 from pipelines.config import RunConfig, absolute
 from pipelines.embedded import alone, s3_server
 from pipelines.screen import Screen
@@ -51,7 +51,8 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
 
     Raises:
         DataError: a source, the tools file or a file of evaluate's suites is not there.
-        ConfigError: a suite has no such task, or its library is not installed.
+        ConfigError: a suite has no such task, or its library is not installed; or what evaluate is to answer with is not here, or
+            no grammar can be made of a tool.
         UserError: the workdir is in use, has no room, has files of the user in it or goes with another store, or the store
             cannot be started.
         KeyboardInterrupt: Ctrl-C, after everything that was started has been ended.
@@ -72,6 +73,7 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
         if not config.notify.via:
             _require_inputs(config)
         suites.require(config)
+        answering.require(config)
         with starting:
             variables = stack.enter_context(environment(config, workdir))
         scratch = stack.enter_context(temporary(workdir))

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from calltune.errors import ConfigError, DataError
 from calltune.records import sha256
-from components.evaluate import files
+from components.evaluate import engines, files
 from components.evaluate.config import EvaluateConfig, GeneralConfig
 from components.evaluate.suites import recorded
 from pipelines.config import RunConfig
@@ -51,10 +52,12 @@ def _renamed(measure: str, metrics: Mapping[str, str]) -> str:
 
 
 def keyed(config: RunConfig, code: Mapping[str, str]) -> dict[str, str]:
-    """The steps' code as the cache keys have it: of evaluate also what is in the files that its suites read."""
-    if not _asked_for(config.evaluate):
-        return dict(code)
-    return {**code, "evaluate": sha256([code["evaluate"], recorded(config.evaluate)])}
+    """The steps' code as the cache keys have it: of evaluate also what is in the files that its suites read, and the engine."""
+    also: list[Any] = [recorded(config.evaluate)] if _asked_for(config.evaluate) else []
+    # The setting stays `auto` when vLLM is installed, and the answers would be the other engine's.
+    if config.evaluate.engine == "auto" and engines.chosen("auto")[0] == "vllm":
+        also.append("vllm")
+    return {**code, "evaluate": sha256([code["evaluate"], *also])} if also else dict(code)
 
 
 def described(config: RunConfig, here: bool) -> Iterator[str]:

@@ -4,38 +4,55 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from calltune.grammar import grammar
+from calltune.grammar import grammar, require_grammar, require_readable
 from calltune.records import Record
 from components.evaluate import engines
 from components.evaluate.answer import Answer
-from components.evaluate.config import EvaluateConfig
 from components.evaluate.journal import Asked, Journal, Written
 
 if TYPE_CHECKING:
     from components.evaluate.step import Served
 
 
+def grammars_of(served: "Served", asked: Mapping[str, Sequence[Record]]) -> dict[str, list[str]]:
+    """What the answers may be, by way and row, where they are held to the tools' schemas.
+
+    Raises:
+        ConfigError: the model's call syntax has no grammar, or a tool's schema cannot be one.
+    """
+    require_grammar(served.syntax)
+    require_readable(tool for records in asked.values() for record in records for tool in record["tools"])
+    # It imports torch.
+    from components.evaluate.constraint import special_marks
+
+    special = special_marks(served.tokenizer, served.syntax)
+    return {
+        way: [grammar(served.syntax, record["tools"], served.stop_ids, special) for record in records]
+        for way, records in asked.items()
+    }
+
+
 def answers(
     served: "Served",
     asked: Mapping[str, Sequence[Record]],
     prompts: Mapping[str, Sequence[Sequence[int]]],
-    config: EvaluateConfig,
+    grammars: Mapping[str, Sequence[str]],
+    engine: str,
+    max_new_tokens: int,
     journal: Journal | None,
 ) -> Iterator[tuple[str, Answer]]:
     """The answers by way and row: those in the journal first, then the others as they come, which go into it.
 
-    Raises:
-        ConfigError: answers are to be constrained, and a tool's schema cannot be a grammar.
+    Args:
+        served: the model.
+        asked: the questions by way.
+        prompts: token ids of each, by way and row.
+        grammars: as :func:`grammars_of` gives them; empty for free answers.
+        engine: `hf` or `vllm`.
+        max_new_tokens: longest answer, in tokens.
+        journal: of the answers; None for none.
     """
-    grammars: dict[str, list[str]] = {}
-    if config.decoding == "tools":
-        # It imports torch and the library of grammars.
-        from components.evaluate.constraint import require_readable
-
-        for way, records in asked.items():
-            grammars[way] = [grammar(served.syntax, record["tools"], served.stop_ids) for record in records]
-            require_readable(grammars[way])
-    longest = max(len(prompt) for ways in prompts.values() for prompt in ways) + config.max_new_tokens
+    longest = max(len(prompt) for ways in prompts.values() for prompt in ways) + max_new_tokens
     with contextlib.ExitStack() as stack:
         known = journal.read() if journal else {}
         if journal:
@@ -48,10 +65,10 @@ def answers(
             if not rows:
                 continue
             # Not before something is left to ask: a model that was measured before need not be loaded.
-            ask = ask or engines.opened(config.engine, served.folder.path, served.tokenizer, longest)
+            ask = ask or engines.opened(engine, served.folder.path, served.tokenizer, longest)
             held = [grammars[way][row] for row in rows] if grammars else None
             # Each way by itself: all its prompts begin alike, which another way's do not.
-            for answer in ask([prompts[way][row] for row in rows], served.stop_ids, config.max_new_tokens, held):
+            for answer in ask([prompts[way][row] for row in rows], served.stop_ids, max_new_tokens, held):
                 row = rows[answer.row]
                 if journal:
                     journal.add(Asked(way, records[row]["id"]), Written(answer.ids, answer.stopped))

@@ -1,6 +1,6 @@
 """Which tokens a row may have next, by the grammar of its answer: llguidance, whose grammars vLLM takes too."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import llguidance.hf
@@ -8,21 +8,20 @@ import torch
 from llguidance import LLMatcher
 
 from calltune.errors import ConfigError
+from calltune.grammar import EDGES
 
 
-def require_readable(grammars: Iterable[str]) -> None:
-    """Refuse what an engine could not hold an answer to, before a model is loaded.
+def special_marks(tokenizer: Any, syntax: str) -> dict[str, int]:
+    """The marks of a call syntax that are special tokens to llguidance, and their ids.
 
-    Raises:
-        ConfigError: a tool's schema has something that has no grammar.
+    It takes any added token that is written as `<…>` for one, also where the tokenizer does not call it special.
     """
-    for text in dict.fromkeys(grammars):
-        # Without a tokenizer, as vLLM does it.
-        error = " ".join(LLMatcher.validate_grammar(llguidance.grammar_from("grammar", text), None).split("\n")[0].split())
-        if error:
-            raise ConfigError(
-                f"evaluate.decoding: tools: a tool's schema cannot be a grammar ({error[:300]}): change it, or set it to free"
-            )
+    added = tokenizer.get_added_vocab()
+    found = {mark: added[mark] for mark in EDGES[syntax][:2] if mark in added}
+    if not found:
+        return found
+    vocabulary = llguidance.hf.from_tokenizer(tokenizer)
+    return {mark: id_ for mark, id_ in found.items() if vocabulary.is_special_token(id_)}
 
 
 class Constraint:
@@ -31,12 +30,19 @@ class Constraint:
     Args:
         tokenizer: the model's.
         grammars: for each prompt, as :func:`calltune.grammar.grammar` writes them.
+
+    Raises:
+        ConfigError: a grammar is too large.
     """
 
     def __init__(self, tokenizer: Any, grammars: Sequence[str]) -> None:
         vocabulary = llguidance.hf.from_tokenizer(tokenizer)
         # Rows with the same tools have the same grammar, which is read once.
         begun = {text: LLMatcher(vocabulary, llguidance.grammar_from("grammar", text)) for text in dict.fromkeys(grammars)}
+        for error in (matcher.get_error() for matcher in begun.values() if matcher.is_error()):
+            raise ConfigError(
+                f"evaluate.decoding: tools: no grammar of the tools together ({' '.join(error.split())[:300]}): set it to free"
+            )
         self._rows = [begun[text].deep_copy() for text in grammars]
 
     def allowed(self, rows: Sequence[int], width: int) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Which library answers the questions, and the one that was chosen, with a model loaded."""
 
+import gc
 import importlib.util
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -41,15 +42,15 @@ def chosen(engine: str) -> tuple[str, str]:
     """
     if engine == "hf":
         return "hf", "evaluate.engine says so"
-    lacking = _lacking()
+    missing = lacking()
     if engine == "auto":
-        return ("hf", lacking) if lacking else ("vllm", "vLLM is installed, and there is a GPU")
-    if lacking:
-        raise ConfigError(f"evaluate.engine: vllm cannot run here: {lacking}; auto or hf can")
+        return ("hf", missing) if missing else ("vllm", "vLLM is installed, and there is a GPU")
+    if missing:
+        raise ConfigError(f"evaluate.engine: vllm cannot run here: {missing}; auto or hf can")
     return "vllm", "evaluate.engine says so"
 
 
-def _lacking() -> str:
+def lacking() -> str:
     """What vLLM would need and does not find; empty if nothing. It is only looked for, since it takes long to import."""
     if importlib.util.find_spec("vllm") is None:
         return "vLLM is not installed"
@@ -66,7 +67,12 @@ def opened(engine: str, folder: Path, tokenizer: Any, longest: int) -> Ask:
         folder: of the model.
         tokenizer: the model's.
         longest: prompt and answer together, in tokens.
+
+    Raises:
+        ConfigError: a model that the engine cannot run.
     """
+    # lm-eval's wrapper of a model refers to itself, and would keep the weights that a suite has loaded.
+    gc.collect()
     if engine == "vllm":
         from components.evaluate import vllm
 

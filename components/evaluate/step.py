@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 from calltune import exports, models, runtime, storage
 from calltune.breakdown import by_argument, by_tool
 from calltune.errors import DataError
-from calltune.grammar import require_grammar
 from calltune.match import Rules
 from calltune.parse import PARSERS
 from calltune.records import Record, expected_calls, prompt_of, read_jsonl, sha256, user_text, write_jsonl
@@ -179,7 +178,7 @@ def evaluate(
     journal: Journal | None = None,
     code: str = "",
 ) -> dict[str, Any]:
-    """Answer every question and judge the answers; then measure what the config asks for beside them.
+    """Measure what the config asks for beside the questions; then answer every question and judge the answers.
 
     Args:
         served: the model.
@@ -193,12 +192,10 @@ def evaluate(
     Raises:
         DataError: there is no question.
         ConfigError: a match rule names an argument that no tool of that name has, the engine cannot run here, or answers are
-            to be constrained and the model's call syntax has no grammar.
+            to be constrained, and the model's call syntax or a tool's schema has no grammar.
     """
     started = time.monotonic()
     config = decided(config, served.identity["which"])
-    if config.decoding == "tools":
-        require_grammar(served.syntax)
     records = list(read_jsonl(test))
     if not records:
         raise DataError(f"{test}: no questions to evaluate with")
@@ -210,8 +207,11 @@ def evaluate(
         way: [prompt_ids(served.tokenizer, prompt_of(record), record["tools"]) for record in questions]
         for way, questions in asked.items()
     }
+    grammars = asking.grammars_of(served, asked) if config.decoding == "tools" else {}
+    # Before the answers: vLLM takes most of a GPU's memory for itself, and leaves none to whoever comes after it.
+    beside = suites.measured(served, config, code)
     judged: dict[str, dict[str, Judged]] = {way: {} for way in asked}
-    answers = asking.answers(served, asked, prompts, config, journal)
+    answers = asking.answers(served, asked, prompts, grammars, config.engine, config.max_new_tokens, journal)
     total = len(records) * len(asked)
     for way, answer in runtime.tracked(answers, f"evaluate {served.identity['which']}", total, "questions"):
         record = asked[way][answer.row]
@@ -234,7 +234,7 @@ def evaluate(
         **summary,
         "tools": by_tool(summary["confusion"]),
         "arguments": by_argument([(record, first[record["id"]].said["calls"]) for record in records], config.arguments),
-        "suites": suites.measured(served, config, code),
+        "suites": beside,
         "seconds": round(time.monotonic() - started, 2),
     }
     runtime.write_json(metrics, result)

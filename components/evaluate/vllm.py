@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from calltune.errors import ConfigError
 from components.evaluate.answer import Answer
 
 
@@ -19,20 +20,33 @@ def load(folder: Path, longest: int) -> Any:
         folder: of the model.
         longest: prompt and answer together, in tokens: the room that each row gets. Many models could take far more than
             fits beside their weights, and vLLM refuses to start where one row of full length does not.
+
+    Raises:
+        ConfigError: vLLM refuses the model: its kind, or so many tokens, for which it may have no context or no memory.
     """
+    import torch
+
+    # What torch keeps of a suite's model, vLLM would take for another program's, and refuse to start for it.
+    torch.cuda.empty_cache()
     # The scheduler in this process and not in one of its own: which rows share a batch, and so the last bits of their logits,
     # is then the same each time, and what the step used of memory is this process's.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     from vllm import LLM
 
-    return LLM(
-        model=str(folder),
-        trust_remote_code=False,
-        enable_prefix_caching=True,
-        max_model_len=longest,
-        # The grammars are llguidance's, which this backend is; the engine hf has the same one.
-        structured_outputs_config={"backend": "guidance"},
-    )
+    try:
+        return LLM(
+            model=str(folder),
+            trust_remote_code=False,
+            enable_prefix_caching=True,
+            max_model_len=longest,
+            # The grammars are llguidance's, which this backend is; the engine hf has the same one.
+            structured_outputs_config={"backend": "guidance"},
+        )
+    except ValueError as error:
+        said = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"evaluate.engine: vllm cannot load the model with room for {longest} tokens, question and answer: {said}; hf may"
+        ) from error
 
 
 def answers(

@@ -1,11 +1,13 @@
 """What the grammars of answers let through: text and valid calls, and nothing that parser or guard would refuse."""
 
 import llguidance
+import llguidance.hf
 import pytest
+from transformers import AddedToken
 
 from calltune import grammar as grammars
 from calltune.errors import ConfigError
-from calltune.grammar import grammar
+from calltune.grammar import grammar, require_readable
 from calltune.guard import check_all
 from calltune.parse import PARSERS
 
@@ -97,6 +99,31 @@ def test_what_is_refused(letters, name):
     assert not takes(letters, text, syntax)
 
 
+@pytest.mark.parametrize("special", [("<tool_call>", "</tool_call>"), ("<tool_call>",), ("</tool_call>",)])
+def test_a_mark_that_is_a_special_token_is_written_as_that_token(tokenizer, special):
+    """As with Qwen's tokenizers, which have both marks as added tokens."""
+    tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in special])
+    ids = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in special}
+    vocabulary = llguidance.hf.from_tokenizer(tokenizer)
+
+    def takes_it(text, known, tools=TOOLS):
+        matcher = llguidance.LLMatcher(vocabulary, llguidance.grammar_from("grammar", grammar("hermes", tools, [2], known)))
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return matcher.consume_tokens([*tokens, 2]) and matcher.is_stopped()
+
+    for name, (syntax, text) in TAKEN.items():
+        assert syntax != "hermes" or takes_it(text, ids), name
+    assert not takes_it(TAKEN["a call"][1], None), "else nothing need be said of the tokens"
+    for name in ("another tool", "a missing one", "cut off", "only an end", "only a beginning", "an end after a call"):
+        assert not takes_it(REFUSED[name][1], ids), name
+    assert takes_it("Hello", ids, []) and not takes_it(TAKEN["a call"][1], ids, [])
+
+
+def test_the_name_of_a_tool_stands_as_the_template_writes_it(letters):
+    tools = [{"type": "function", "function": {"name": "größe", "parameters": {}}}]
+    assert takes(letters, HERMES % '{"name": "größe", "arguments": {}}', "hermes", tools)
+
+
 @pytest.mark.parametrize("syntax", ["hermes", "json"])
 def test_without_tools_an_answer_is_text(letters, syntax):
     assert takes(letters, "Hello", syntax, [])
@@ -127,3 +154,13 @@ def test_a_syntax_without_a_grammar_is_refused(syntax):
         ConfigError, match=f"^evaluate.decoding: tools: the call syntax {syntax} has no grammar, only hermes and json"
     ):
         grammar(syntax, TOOLS, [2])
+
+
+def test_a_schema_that_cannot_be_a_grammar_is_one_line():
+    odd = {"type": "object", "properties": {"n": {"type": "number", "minimum": 0.1, "maximum": 1e21}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": odd}}
+    require_readable(TOOLS)
+    with pytest.raises(
+        ConfigError, match=r"^evaluate\.decoding: tools: the schema of 'f' cannot be a grammar \([^:]*float range.*\): .*free$"
+    ):
+        require_readable([*TOOLS, tool])

@@ -23,9 +23,9 @@ STEPS_OF = {
     "vllm": ("evaluate",),
 }
 QUANTISING = {"bitsandbytes", "peft", "gguf"}
-ELSEWHERE = {"cpu": {"torch", *QUANTISING}, "train": {"vllm"}, "vllm": {"torch", "llguidance", "vllm", *QUANTISING}}
+ELSEWHERE = {"cpu": {"torch", *QUANTISING}, "train": {"vllm"}, "vllm": {"torch", "vllm", *QUANTISING}}
 """What an image has not, or not by its own list. cpu: functions of calltune/models.py and its neighbours load or quantise a
-model, which no step of it calls. train: the other engine. vllm: it brings torch and llguidance, and evaluates whole models."""
+model, which no step of it calls. train: the other engine. vllm: it brings torch, and evaluates whole models."""
 
 
 def named(path):
@@ -91,8 +91,9 @@ def test_every_version_in_an_image_is_pinned(image):
     assert {canonicalize_name(r.name) for r in named(IMAGES / image / "requirements.txt")} - set(pinned) == set()
 
 
-def test_both_engines_read_grammars_with_the_same_library():
-    assert pins(IMAGES / "vllm" / "constraints.txt")["llguidance"] == pins(IMAGES.parent / "constraints.txt")["llguidance"]
+@pytest.mark.parametrize("library", ["llguidance", "lm-eval"])
+def test_with_both_engines_the_same_library_measures(library):
+    assert pins(IMAGES / "vllm" / "constraints.txt")[library] == pins(IMAGES.parent / "constraints.txt")[library]
 
 
 def test_what_builds_the_images_has_the_versions_of_the_rest():

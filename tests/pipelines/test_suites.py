@@ -9,7 +9,7 @@ import yaml
 
 from calltune import models, storage
 from calltune.errors import ConfigError, DataError
-from components.evaluate import files
+from components.evaluate import engines, files
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.suites import recorded
 from pipelines import suites
@@ -54,6 +54,17 @@ def test_files_are_named_by_their_content_in_every_key(here):
 def test_a_config_without_suites_has_the_keys_that_it_had(here):
     assert suites.keyed(here({}), {"evaluate": "c"}) == {"evaluate": "c"}
     assert "general" not in recorded(EvaluateConfig())
+
+
+def test_the_key_says_which_engine_auto_came_to_where_it_is_not_the_usual_one(here, monkeypatch):
+    texts = here({"text": "text.txt"})
+    before = suites.keyed(texts, {"evaluate": "c"})
+    monkeypatch.setattr(engines, "lacking", lambda: "")
+    assert suites.keyed(here({}), {"evaluate": "c", "gate": "g"})["evaluate"] != "c"
+    assert suites.keyed(here({}), {"evaluate": "c", "gate": "g"})["gate"] == "g"
+    assert suites.keyed(texts, {"evaluate": "c"}) not in (before, suites.keyed(here({}), {"evaluate": "c"}))
+    named = load("run.yaml", ["evaluate.engine=vllm"])
+    assert suites.keyed(named, {"evaluate": "c"}) == {"evaluate": "c"}, "of these the setting says it"
 
 
 def test_paths_are_made_absolute_and_the_configs_hash_has_only_their_names(here, tmp_path):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import AddedToken
 
 from calltune import models, tools
 from calltune.errors import ConfigError
@@ -13,7 +14,7 @@ from calltune.records import prompt_of
 from calltune.render import Renderer, answer_text, prompt_ids, template_of
 from components.evaluate import hf
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.constraint import Constraint, require_readable
+from components.evaluate.constraint import Constraint, special_marks
 from components.evaluate.step import evaluate, of_folder
 from components.evaluate.step import exported as served_export
 from tests.conftest import HELPDESK
@@ -77,13 +78,18 @@ def test_a_token_that_was_not_allowed_is_not_passed_over(tokenizer):
         held.wrote([0], [1])
 
 
-def test_a_schema_that_cannot_be_a_grammar_is_one_line():
-    odd = {"type": "object", "properties": {"n": {"type": "number", "minimum": 0.1, "maximum": 1e21}}}
-    tool = {"type": "function", "function": {"name": "f", "parameters": odd}}
+def test_a_grammar_that_the_library_refuses_is_one_line(tokenizer):
     with pytest.raises(
-        ConfigError, match=r"^evaluate\.decoding: tools: a tool's schema cannot be a grammar \(.*float range.*free$"
+        ConfigError, match=r"^evaluate\.decoding: tools: no grammar of the tools together \(.*\): set it to free$"
     ):
-        require_readable([grammar("hermes", [tool], [2])])
+        Constraint(tokenizer, ["start: nothing"])
+
+
+def test_the_marks_that_are_special_tokens_are_found(tokenizer):
+    assert special_marks(tokenizer, "hermes") == {}
+    tokenizer.add_tokens([AddedToken("<tool_call>", special=False, normalized=False)])
+    assert special_marks(tokenizer, "hermes") == {"<tool_call>": len(tokenizer) - 1}
+    assert special_marks(tokenizer, "json") == {}
 
 
 def test_a_model_whose_calls_have_no_grammar_is_refused_before_it_is_loaded(exported, dataset, tmp_path):

@@ -267,7 +267,8 @@ def test_results_are_kept_by_what_they_depend_on(tiny_model, text, tmp_path, mon
 
 
 def test_settings_say_what_was_measured_with_and_nothing_of_what_was_not(text):
-    assert suites.recorded(EvaluateConfig()) == {"max_new_tokens": 160, "arguments": {}, "robustness": []}
+    usual = {"engine": "auto", "decoding": "free", "max_new_tokens": 160, "arguments": {}, "robustness": []}
+    assert suites.recorded(EvaluateConfig()) == usual
     said = suites.recorded(EvaluateConfig(general={"tasks": ["calltune_knowledge"], "text": str(text)}))["general"]
     assert said["text"] == models.file_sha256(text)
     assert said["versions"].keys() == {"lm-eval"}

@@ -5,9 +5,10 @@ import random
 
 import pytest
 
+from calltune import models
 from calltune.errors import ConfigError
 from calltune.records import read_jsonl
-from components.evaluate import engines, hf, vllm
+from components.evaluate import engines, hf, step, suites, vllm
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.step import decided, run
 
@@ -68,6 +69,14 @@ def test_prefixes_are_cached_and_a_row_gets_the_room_that_it_needs(tiny_model, s
     assert list(vllm.answers(model, [], [2], 5)) == []
 
 
+def test_a_model_that_vllm_refuses_is_one_line(tiny_model, stand_in):
+    with pytest.raises(
+        ConfigError,
+        match=r"^evaluate\.engine: vllm cannot load the model with room for 99999 tokens, .*: User-specified .*; hf may$",
+    ):
+        vllm.load(tiny_model, 99_999)
+
+
 def test_a_request_that_vllm_gave_up_is_no_answer(tiny_model, prompts, stand_in):
     model = vllm.load(tiny_model, 200)
     written = model._written
@@ -113,8 +122,20 @@ def test_the_step_says_which_engine_it_was_and_keeps_its_results_apart(exported,
     of_hf, said = measured("hf", "auto")
     assert of_hf["settings"]["engine"] == "hf" and not stand_in.MADE
     # As if there were a GPU: torch itself would believe it too, and hf would then go there.
-    monkeypatch.setattr(engines, "_lacking", lambda: "")
+    monkeypatch.setattr(engines, "lacking", lambda: "")
     of_vllm, same = measured("vllm", "auto")
     assert of_vllm["settings"] == {**of_hf["settings"], "engine": "vllm"} and len(stand_in.MADE) == 1
     assert same == said and of_vllm["verdicts"] == of_hf["verdicts"]
     assert measured("again", "vllm")[0] == of_vllm and len(stand_in.MADE) == 1, "measured before"
+
+
+def test_suites_are_measured_before_vllm_takes_the_memory(exported, dataset, tmp_path, monkeypatch, stand_in):
+    order, served = [], step.of_folder(models.ModelFolder(exported("full").folder), {"which": "candidate"})
+    load = vllm.load
+    monkeypatch.setattr(vllm, "load", lambda *asked: order.append("vllm") or load(*asked))
+    monkeypatch.setattr(engines, "lacking", lambda: "")
+    measured = suites.measured
+    monkeypatch.setattr(suites, "measured", lambda *asked: order.append("suites") or measured(*asked))
+    config = EvaluateConfig(engine="vllm", max_new_tokens=1, general={"text": __file__})
+    found = step.evaluate(served, dataset / "test.jsonl", config, tmp_path / "m.json", tmp_path / "p.jsonl")
+    assert order == ["suites", "vllm"] and found["suites"].keys() == {"general.text_loss"}
