@@ -5,6 +5,7 @@ evaluation with transformers masks logits by, and which vLLM takes as it is. Wit
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,9 @@ def require_readable(tools: Iterable[Tool]) -> None:
         text = llguidance.grammar_from("grammar", grammar("hermes", [tool], [0]))
         error = llguidance.LLMatcher.validate_grammar(text, None)
         if error:
-            reason = " ".join(error.split("\n")[0].split()).partition("JSON schema: ")[2] or error
+            # What follows is the grammar, line by line.
+            said = " ".join(re.split(r"\n\s*\d+ \| ", error)[0].split())
+            reason = said.partition("JSON schema: ")[2] or said
             raise ConfigError(
                 f"evaluate.decoding: tools: the schema of {tool['function']['name']!r} cannot be a grammar ({reason[:300]}): "
                 "change it, or set it to free"
