@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 NOTIFY_VARIABLES = ("CALLTUNE_SLACK_URL", "CALLTUNE_WEBHOOK_URL", "CALLTUNE_SMTP_PASSWORD")
 """What notify alone needs. Whoever has a webhook's address may write there, so that it is a secret, too."""
+PROMOTE_VARIABLES = ("CALLTUNE_HUB_TOKEN",)
+"""What promote alone needs: a token that may write to the Hub."""
 SECRET_VARIABLES = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
-    *("CALLTUNE_KFP_TOKEN", "CALLTUNE_KFP_COOKIE", "CALLTUNE_WATCH_TOKEN", *NOTIFY_VARIABLES),
+    *("CALLTUNE_KFP_TOKEN", "CALLTUNE_KFP_COOKIE", "CALLTUNE_WATCH_TOKEN"),
+    *(*NOTIFY_VARIABLES, *PROMOTE_VARIABLES),
 )
 """Variables whose values must be neither in a package nor in a message, whatever path they would come by."""
 IDENTIFIERS = ("AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_USERNAME")

@@ -20,9 +20,8 @@ from components.gate.config import GateConfig
 from components.ingest.reading import taken
 from components.ingest.sources import Source, find
 from components.train.config import FEW_STEPS
-from pipelines import answering, suites
+from pipelines import answering, destinations, suites
 from pipelines.config import RunConfig, require_one_store
-from pipelines.preflight import needed_by_notify
 from pipelines.sample import Sample, look, together, too_many_refused
 
 DISCORDANT = 0.2
@@ -71,6 +70,7 @@ def check(config: RunConfig, here: bool = True) -> Iterator[str]:
     yield from _match_rules(config, given, sample)
     folder = yield from _base_model(config)
     yield from _template(config, folder)
+    yield from _gguf(config, folder)
     if rows is None:
         yield "split        not known before ingest has read every row"
     else:
@@ -88,8 +88,7 @@ def check(config: RunConfig, here: bool = True) -> Iterator[str]:
         yield from _gate(config.gate, test, larger)
     yield from suites.described(config, here)
     yield from answering.described(config, given or [tool for record in sample.records for tool in record["tools"]])
-    yield from _places(config)
-    yield from _notify(config)
+    yield from destinations.described(config)
 
 
 def _size(source: Source) -> str:
@@ -183,6 +182,18 @@ def _template(config: RunConfig, folder: Path | None) -> Iterator[str]:
     choice = chosen(config.format, loaded, folder)
     Renderer(loaded, choice.template)
     yield f"template     {choice.template.name} ({choice.reason})"
+
+
+def _gguf(config: RunConfig, folder: Path | None) -> Iterator[str]:
+    if config.export.gguf == "none":
+        return
+    if folder is None:
+        yield f"gguf         {config.export.gguf}, if the model turns out to be one that can be converted"
+        return
+    from components.export.gguf_model import require_convertible
+
+    require_convertible(folder)
+    yield f"gguf         one file for llama.cpp, its weights in {config.export.gguf}"
 
 
 def _questions(total: int, sample: Sample) -> int:
@@ -294,21 +305,3 @@ def _gate(gate: GateConfig, test: int, larger: str) -> Iterator[str]:
         yield (
             f"warning: gate.min_questions is {gate.min_questions}, and {expected}: the gate will refuse; lower it, or {larger}"
         )
-
-
-def _places(config: RunConfig) -> Iterator[str]:
-    storage, tracking = config.storage, config.tracking.uri
-    at = f" at {storage.endpoint_url}" if storage.endpoint_url else ""
-    store = "an S3 server that the run starts, data in WORKDIR/s3" if storage.uri == "embedded" else storage.uri + at
-    yield f"store        {store}"
-    yield f"tracking     {'MLflow in WORKDIR/mlflow.db' if tracking == 'embedded' else f'MLflow at {tracking}'}"
-
-
-def _notify(config: RunConfig) -> Iterator[str]:
-    if not config.notify.via:
-        return
-    outcomes = ", ".join(config.notify.about) or "nothing"
-    yield f"notify       {', '.join(config.notify.via)}, of runs that end as: {outcomes}"
-    for name in needed_by_notify(config):
-        if not os.environ.get(name):
-            yield f"warning: notify.via: {name} is neither set here nor in cluster.secrets: nothing would be sent there"

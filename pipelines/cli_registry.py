@@ -94,6 +94,24 @@ def rollback(
     print(said)
 
 
+@models_app.command()
+def push(config: Config, set_: Overrides = [], workdir: Workdir = None) -> None:  # noqa: B006
+    """Bring the champion to the repository on the Hub that `promote.push` names: after a push that failed, or a rollback.
+
+    Example: calltune models push -c pipelines/recipes/helpdesk.yaml --set promote.push.repo=acme/helpdesk
+    """
+    from pipelines.config import load
+    from pipelines.registry import push_champion
+    from pipelines.standalone import standalone
+
+    settings = load(config, set_)
+    if not settings.promote.push.repo:
+        raise UserError("promote.push.repo is not set: name the repository, owner/name, there or with --set")
+    with standalone(settings, workdir, store=True):
+        said = push_champion(settings)
+    print(said)
+
+
 @app.command()
 def ui(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="The run's YAML file.")] = None,

@@ -104,8 +104,8 @@ def export(
     set_: Overrides = [],  # noqa: B006
     workdir: Workdir = None,
 ) -> None:
-    """Merge, verify and store the model: `model/`, which plain transformers and vLLM load, `model.json`, and `lora/`, an
-    adapter by itself.
+    """Merge, verify and store the model: `model/`, which plain transformers and vLLM load, `model.json`, `lora/`, an adapter by
+    itself, and `gguf/` where `export.gguf` asks for it.
 
     Example: calltune export -c pipelines/recipes/helpdesk.yaml --adapter out/trained -o out/exported
     """
@@ -128,6 +128,9 @@ def export(
         shutil.rmtree(out / "lora", ignore_errors=True)
         if done.adapter is not None:
             shutil.copytree(models.cache_dir() / "adapters" / done.digest, out / "lora")
+        shutil.rmtree(out / "gguf", ignore_errors=True)
+        if done.gguf is not None:
+            shutil.copytree(models.cache_dir() / "gguf" / done.digest / settings.export.gguf, out / "gguf")
     agreed = f"{done.top1_agreement:.1%} of its predictions are the trained model's, KL divergence {done.kl:.1e} nats"
     print(f"model {done.digest[:12]}, {agreed}: {out / 'model'}")
 

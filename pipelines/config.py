@@ -157,7 +157,7 @@ class RunConfig(Settings):
         """
         settings = self.model_dump(mode="json", exclude={"notify", "storage", "tracking", "resources", "cluster", "images"})
         settings["evaluate"] = self.evaluate.with_files(lambda _, file: Path(file).name).model_dump(mode="json")
-        del settings["train"]["price_per_hour"]
+        del settings["train"]["price_per_hour"], settings["promote"]["push"]
         for section, key in _paths(self):
             settings[section][key] = Path(settings[section][key]).name
         for source in settings["ingest"]["more"]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from calltune.errors import UserError
 from components.notify.config import variables
+from components.promote.config import PUSH_TOKENS
 from pipelines.config import RunConfig
 from pipelines.kube import Kube, Unknown
 
@@ -40,6 +41,12 @@ def needed_by_notify(config: RunConfig) -> list[str]:
     """Variables that notify needs and that no secret of the config brings."""
     brought = {variable for keys in config.cluster.secrets.values() for variable in keys.values()}
     return [name for name in variables(config.notify) if name not in brought]
+
+
+def without_push_token(config: RunConfig) -> bool:
+    """Whether champions are to be pushed to the Hub, and no secret of the config brings a token for it."""
+    brought = {variable for keys in config.cluster.secrets.values() for variable in keys.values()}
+    return bool(config.promote.push.repo) and brought.isdisjoint(PUSH_TOKENS)
 
 
 def _store(config: RunConfig) -> str:
@@ -78,6 +85,11 @@ def _secrets(config: RunConfig, kube: Kube) -> Iterator[str]:
         raise UserError(
             f"notify.via: notify's pod would have no {absent}: name a secret with it in cluster.secrets, "
             f"for example {{calltune-notify: {{key: {absent}}}}}"
+        )
+    if without_push_token(config):
+        raise UserError(
+            f"promote.push: promote's pod would have no token: name a secret with it in cluster.secrets, "
+            f"for example {{calltune-hub: {{token: {PUSH_TOKENS[0]}}}}}"
         )
     for name, keys in config.cluster.secrets.items():
         found = kube.secret_keys(name)

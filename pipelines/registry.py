@@ -15,6 +15,7 @@ from rich.table import Table
 from calltune import ledger, tracking
 from calltune.errors import UserError
 from components.promote.config import PromoteConfig
+from components.promote.push import champion, push
 from components.promote.rollback import rollback
 from pipelines.config import RunConfig
 
@@ -146,7 +147,20 @@ def roll_back(config: RunConfig, to: int | None, reason: str) -> str:
     what = f"{config.name}@{config.promote.alias}"
     if done.version == done.before:
         return f"{what} is version {done.version} already: nothing changes"
-    return f"{what} is version {done.version} again; it was version {done.before}"
+    hub = config.promote.push.repo
+    left = f"; {hub} on the Hub has the other one still: `calltune models push` brings this one" if hub else ""
+    return f"{what} is version {done.version} again; it was version {done.before}{left}"
+
+
+def push_champion(config: RunConfig) -> str:
+    """Bring the champion to the Hub; returns what was done, in one sentence.
+
+    Raises:
+        UserError: there is none, or the Hub does not take it.
+    """
+    settings = PromoteConfig(**config.for_step("promote"))
+    entry = champion(settings)
+    return f"{config.name}@{config.promote.alias}, version {entry['version']}: {push(entry, settings)}"
 
 
 def _who() -> str:

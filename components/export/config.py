@@ -16,3 +16,5 @@ class ExportConfig(Settings):
     """For the model card: the base model's licence, such as `apache-2.0`; empty: what its own card states, if it has one."""
     data_license: str = ""
     """For the model card: the licence of the data."""
+    gguf: Literal["none", "f16", "bf16", "q8_0"] = "none"
+    """Also write one GGUF file for llama.cpp, with weights in this type. For models of the Llama and Qwen3 families."""

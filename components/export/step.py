@@ -10,7 +10,7 @@ from calltune import models, runtime, storage
 from calltune.render import Renderer
 from calltune.settings import ModelConfig
 from calltune.template import template_in
-from components.export import card, serving
+from components.export import card, gguf_check, gguf_model, serving
 from components.export.adapter import write_adapter
 from components.export.config import ExportConfig
 from components.export.merge import skeleton, write_merged
@@ -27,6 +27,7 @@ class Exported:
         digest: SHA-256 over the folder's files.
         files: SHA-256 of each file.
         adapter: where the adapter by itself is in the store; None where the whole model was trained.
+        gguf: where the GGUF file is in the store; None where none was asked for.
         template: the chat template's name.
         syntax: how it writes calls.
         dtype: of the weights.
@@ -38,6 +39,7 @@ class Exported:
     digest: str
     files: dict[str, str]
     adapter: str | None
+    gguf: str | None
     template: str
     syntax: str
     dtype: str
@@ -56,9 +58,12 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
         out: gets `model.json`; the folder itself goes to the store, and stays in the local model cache.
 
     Raises:
-        ExportError: the exported folder does not predict what the trained model does.
+        ConfigError: a GGUF file is asked for of a model that llama.cpp would compute otherwise.
+        ExportError: the exported folder does not predict what the trained model does, or the GGUF file is not that model.
     """
     base = models.fetch(model).path
+    if config.gguf != "none":
+        gguf_model.require_convertible(base)
     stats = runtime.read_json(dataset / "stats.json")
     template = template_in(stats)
     is_adapter = (adapter / "adapter_config.json").exists()
@@ -90,12 +95,21 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
             for name in (*write_adapter(adapter, model, work, own), models.MANIFEST):
                 store.upload(own / name, f"adapters/{digest}/{name}")
             models.keep(own, models.cache_dir() / "adapters" / digest)
+        single = None
+        if config.gguf != "none":
+            place = f"gguf/{digest}/{config.gguf}"
+            single = f"{store.uri}/{place}/{gguf_model.FILE}"
+            own = work.with_name("gguf")
+            for name in (*_write_gguf(work, config.gguf, own), models.MANIFEST):
+                store.upload(own / name, f"{place}/{name}")
+            models.keep(own, models.cache_dir() / place)
         models.keep(work, models.cache_dir() / "models" / digest)
     result = Exported(
         uri=f"{store.uri}/models/{digest}",
         digest=digest,
         files=files,
         adapter=alone,
+        gguf=single,
         template=template.name,
         syntax=template.syntax,
         dtype=dtype,
@@ -104,6 +118,20 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
     )
     runtime.write_json(out, asdict(result))
     return result
+
+
+def _write_gguf(model: Path, kind: str, out: Path) -> dict[str, str]:
+    """The model as one file in a folder of its own, so that the model's digest does not depend on it; returns its checksum."""
+    out.mkdir()
+    file = out / gguf_model.FILE
+    with runtime.phase("write GGUF"):
+        gguf_model.write(model, kind, file)
+    with runtime.phase("verify GGUF"):
+        apart = gguf_check.verify(model, kind, file)
+    runtime.note(f"GGUF, {kind}: {file.stat().st_size / 2**20:.0f} MiB, no value off by more than {apart:.1e}")
+    files = models.checksums(out)
+    runtime.write_json(out / models.MANIFEST, files)
+    return files
 
 
 def _trained_on(base: Path, adapter: Path, stats: dict[str, Any]) -> list[str] | None:

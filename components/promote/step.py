@@ -1,13 +1,15 @@
 """The registry: every candidate becomes a version; one that passed the gate becomes the champion."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from calltune import exports, ledger, runtime, storage, tracking
+from calltune.credentials import without_secrets
 from components.promote.config import PromoteConfig
 from components.promote.decision import Decision, read
+from components.promote.push import champion, push
 
 DECISION_BYTES = 60_000
 """A longer decision is no tag: MLflow takes 100,000 characters, and MySQL, where it keeps them, 65,535 bytes."""
@@ -26,6 +28,7 @@ class Promotion:
         promoted: whether the alias names this model now.
         unchanged: whether it did already.
         reason: one sentence.
+        hub: what the Hub has of it, or why not, in one sentence; None where no push is asked for or nothing was promoted.
     """
 
     model: str
@@ -35,6 +38,7 @@ class Promotion:
     promoted: bool
     unchanged: bool
     reason: str
+    hub: str | None = None
 
 
 def promote(model: Path, decision: Path, fingerprint: str, config: PromoteConfig, out: Path) -> Promotion:
@@ -63,8 +67,20 @@ def promote(model: Path, decision: Path, fingerprint: str, config: PromoteConfig
             tags = _tags(decision, verdict, fingerprint, config)
             version = tracking.register(name, exported["uri"], exported["digest"], tracking.run_of(name), tags)
             result = _decided(name, version, exported, verdict, fingerprint, history, config)
+    if result.promoted and config.push.repo:
+        result = replace(result, hub=_pushed(config))
     runtime.write_json(out, asdict(result))
     return result
+
+
+def _pushed(config: PromoteConfig) -> str:
+    """Push the champion, as the ledger has it; the promotion stands, whatever comes of it."""
+    try:
+        told = str(push(champion(config), config))
+    except Exception as problem:  # whatever it is, the model is promoted, and a step that failed would say that it is not
+        told = f"not pushed: {without_secrets(' '.join(str(problem).split()))}"
+    runtime.note(told)
+    return told
 
 
 def _tags(path: Path, verdict: Decision, fingerprint: str, config: PromoteConfig) -> dict[str, str]:

@@ -338,6 +338,37 @@ def test_who_is_told_is_named_and_what_that_needs_is_a_warning(checked, monkeypa
     assert "SECRET" not in str(lines)
 
 
+def test_a_repository_on_the_hub_is_named_and_a_token_that_nobody_brings_is_a_warning(checked, monkeypatch):
+    for name in ("HF_TOKEN", "CALLTUNE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    push = {"push": {"repo": "acme/shop"}}
+    lines = checked(promote=push)
+    assert line(lines, "push") == "push         each champion to acme/shop on the Hub, branch main"
+    assert [text for text in warnings(lines) if "promote.push" in text] == [
+        "warning: promote.push: neither CALLTUNE_HUB_TOKEN nor HF_TOKEN is set here or in cluster.secrets: no push"
+    ]
+    assert not [
+        text
+        for text in warnings(checked(promote=push, cluster={"secrets": {"hub": {"token": "CALLTUNE_HUB_TOKEN"}}}))
+        if "promote.push" in text
+    ]
+    monkeypatch.setenv("HF_TOKEN", "hf_SECRET")
+    lines = checked(promote=push)
+    assert not [text for text in lines if "promote.push" in text or "SECRET" in text]
+
+
+def test_a_model_that_llama_cpp_does_not_know_is_refused_where_a_gguf_file_is_asked_for(checked, tiny_model, tmp_path):
+    asked = {"gguf": "q8_0"}
+    assert line(checked(export=asked), "gguf") == "gguf         q8_0, if the model turns out to be one that can be converted"
+    folder = shutil.copytree(tiny_model, tmp_path / "base")
+    here = checked(export=asked, model={"base": str(folder)})
+    assert line(here, "gguf") == "gguf         one file for llama.cpp, its weights in q8_0"
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace("LlamaForCausalLM", "Gemma3ForCausalLM"))
+    with pytest.raises(ConfigError, match=r"export\.gguf: base: Gemma3ForCausalLM is not supported; LlamaForCausalLM \(SmolLM2"):
+        checked(export=asked, model={"base": str(folder)})
+    assert not [text for text in checked(model={"base": str(folder)}) if text.startswith("gguf")]
+
+
 def test_another_store_and_tracking_are_named(checked):
     lines = checked(
         storage={"uri": "s3://models/shop", "endpoint_url": "http://minio:9000"}, tracking={"uri": "http://mlflow:5000"}

@@ -99,6 +99,11 @@ MISTAKES = {
         "kubectl create secret generic store -n team-a --from-literal=id=…",
     ),
     "no key": (kube(f"{NAMESPACE}/secrets/store", secret("key")), SUBMIT, "has no key 'id', only key"),
+    "no token for a push": (
+        nothing,
+        (*SUBMIT, "--set", "promote.push.repo=acme/helpdesk"),
+        "promote's pod would have no token: name a secret with it in cluster.secrets",
+    ),
     "no address for notify": (
         nothing,
         (*SUBMIT, "--set", "notify.via=[slack]"),

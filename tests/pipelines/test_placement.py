@@ -202,6 +202,19 @@ def test_only_notify_gets_what_notify_alone_needs():
     assert set(map(frozenset, got.values())) == {frozenset(store)}
 
 
+def test_only_promote_gets_the_token_that_writes_to_the_hub():
+    secrets = "cluster.secrets={hub: {write: CALLTUNE_HUB_TOKEN, read: HF_TOKEN}}"
+    text = compiled(secrets, "promote.push.repo=acme/helpdesk", *GPUS[0]).text
+    _, executors = documents(text)
+    got = {
+        name: {key["envVar"] for secret in executor["secretAsEnv"] for key in secret["keyToEnv"]}
+        for name, executor in executors.items()
+    }
+    assert got.pop("exec-promote") == {"CALLTUNE_HUB_TOKEN", "HF_TOKEN"}
+    assert set(map(frozenset, got.values())) == {frozenset({"HF_TOKEN"})}
+    assert "acme/helpdesk" in text
+
+
 def test_images_come_from_the_registry_and_by_digest_the_cache_knows_a_new_one():
     digest = f"calltune-python-train@sha256:{'0' * 64}"
     pipeline, _ = documents(compiled(f"images={{registry: 'registry.example.com:5000/ml', train: '{digest}'}}").text)
