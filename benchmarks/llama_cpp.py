@@ -6,8 +6,8 @@ package `xllamacpp` brings as a wheel, loads each file. Asked are questions of t
 - the prompt that llama.cpp's Jinja renders from the file's template, against that of training, byte for byte;
 - the tokens that llama.cpp makes of it, against training's;
 - the greedy answer's tokens, against those of transformers in float32 from the folder;
-- at each of these tokens, as long as both have written the same before it, the log probabilities of llama.cpp's ten likeliest, against
-  transformers' in float32.
+- at each of these tokens, as long as both have written the same before it, the log probabilities of llama.cpp's ten likeliest,
+  against transformers' in float32.
 
 Also a random Llama with Llama 3's scaled positions and tokens, and a random Qwen3, in f16: their tokens and log probabilities.
 

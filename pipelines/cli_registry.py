@@ -101,12 +101,13 @@ def push(config: Config, set_: Overrides = [], workdir: Workdir = None) -> None:
     Example: calltune models push -c pipelines/recipes/helpdesk.yaml --set promote.push.repo=acme/helpdesk
     """
     from pipelines.config import load
-    from pipelines.registry import push_champion
-    from pipelines.standalone import standalone
+    from pipelines.registry import push_champion, require_registry
+    from pipelines.standalone import standalone, workdir_of
 
     settings = load(config, set_)
     if not settings.promote.push.repo:
         raise UserError("promote.push.repo is not set: name the repository, owner/name, there or with --set")
+    require_registry(settings, workdir_of(settings, workdir))
     with standalone(settings, workdir, store=True):
         said = push_champion(settings)
     print(said)

@@ -20,6 +20,7 @@ RECIPE = str(REPO / "pipelines" / "recipes" / "helpdesk.yaml")
 COMMANDS = [
     *(["run"], ["check"], ["compile"], ["call"], ["doctor"], ["ui"], ["models"], ["models", "list"], ["models", "history"]),
     ["models", "rollback"],
+    ["models", "push"],
     *(["submit"], ["watch"], ["runs"], ["schedule"], *(["runs", command] for command in ("list", "show", "logs", "stop"))),
     *(["schedule", command] for command in ("create", "list", "pause", "resume", "delete", "run-now")),
     *([step] for step in ("ingest", "format", "train", "export", "evaluate", "gate", "promote")),
@@ -140,6 +141,7 @@ def test_a_wrong_use_exits_with_2_and_says_what(arguments, said):
         (["models", "list", "-c", RECIPE, "--workdir", "{empty}"], "mlflow.db: no such registry; `calltune run` makes one"),
         (["models", "history", "-c", RECIPE, "--workdir", "{empty}"], "mlflow.db: no such registry"),
         (["models", "rollback", "-c", RECIPE, "--workdir", "{empty}", "--reason", "r"], "mlflow.db: no such registry"),
+        (["models", "push", "-c", RECIPE, "--workdir", "{empty}"], "promote.push.repo is not set: name the repository"),
         (["ui"], "calltune: say whose: -c FILE or --workdir DIR"),
         (["ui", "--workdir", "{empty}"], "mlflow.db: no such file"),
         (["call", "--model", "{empty}", "--tools", "t.py", "Hi"], "not an exported model: it has no calltune.json"),
