@@ -146,6 +146,17 @@ def random_network(kind: str, out: Path) -> Path:
     return model_folder(out, llama(**shape, rope_parameters=rope, tie_word_embeddings=False), tokenizer_of("llama-bpe", bos=True))
 
 
+def told(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Print a row as soon as it is there; returns it."""
+    n = row["questions"]
+    print(
+        f"{name:<20} prompts {row['prompts']}/{n}, tokens {row['tokens']}/{n}, answers {row['answers']}/{n} "
+        f"({row['answer_tokens']} tokens), log probabilities within {row['largest']:.4f}",
+        flush=True,
+    )
+    return row
+
+
 def main() -> None:
     """Convert, ask, print, and write."""
     from calltune import tools
@@ -161,24 +172,20 @@ def main() -> None:
     schemas = tools.load(str(HELPDESK / "tools.py"))
     rows = list(read_jsonl(HELPDESK / "questions.jsonl"))[: arguments.questions]
     questions = [{"messages": row["messages"][:1], "tools": schemas} for row in rows]
+    short = [{**question, "tools": schemas[:1]} for question in questions]  # of a tokenizer of bytes they are long enough
     results = {}
     with tempfile.TemporaryDirectory() as place:
         folder = exported(Path(place) / "smollm2", arguments.template)
         for kind in ("f16", "q8_0"):
             file = Path(place) / f"{kind}.gguf"
             gguf_model.write(folder, kind, file)
-            results[f"SmolLM2-135M, {kind}"] = compare(folder, file, questions)
+            results[f"SmolLM2-135M, {kind}"] = told(f"SmolLM2-135M, {kind}", compare(folder, file, questions))
             file.unlink()
         for name in ("llama3", "qwen3"):
             other = random_network(name, Path(place) / name)
             gguf_model.write(other, "f16", Path(place) / f"{name}.gguf")
-            results[f"random {name}, f16"] = compare(other, Path(place) / f"{name}.gguf", questions[:3])
-    for name, row in results.items():
-        n = row["questions"]
-        print(
-            f"{name:<20} prompts {row['prompts']}/{n}, tokens {row['tokens']}/{n}, answers {row['answers']}/{n} "
-            f"({row['answer_tokens']} tokens), log probabilities within {row['largest']:.4f}"
-        )
+            row = compare(other, Path(place) / f"{name}.gguf", short[:3])
+            results[f"random {name}, f16"] = told(f"random {name}, f16", row)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
