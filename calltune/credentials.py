@@ -8,13 +8,21 @@ NOTIFY_VARIABLES = ("CALLTUNE_SLACK_URL", "CALLTUNE_WEBHOOK_URL", "CALLTUNE_SMTP
 """What notify alone needs. Whoever has a webhook's address may write there, so that it is a secret, too."""
 PROMOTE_VARIABLES = ("CALLTUNE_HUB_TOKEN",)
 """What promote alone needs: a token that may write to the Hub."""
+JUDGE_TOKEN = "CALLTUNE_JUDGE_TOKEN"
+"""What evaluate alone needs: the token of a judge. A name of ours, so that no config can have another secret sent to a judge."""
 SECRET_VARIABLES = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
     *("CALLTUNE_KFP_TOKEN", "CALLTUNE_KFP_COOKIE", "CALLTUNE_WATCH_TOKEN"),
-    *(*NOTIFY_VARIABLES, *PROMOTE_VARIABLES),
+    *(JUDGE_TOKEN, *NOTIFY_VARIABLES, *PROMOTE_VARIABLES),
 )
 """Variables whose values must be neither in a package nor in a message, whatever path they would come by."""
+STEP_OF = {
+    JUDGE_TOKEN: "evaluate",
+    **dict.fromkeys(NOTIFY_VARIABLES, "notify"),
+    **dict.fromkeys(PROMOTE_VARIABLES, "promote"),
+}
+"""Of those that one step alone needs, which; on a cluster no other step's pod gets them."""
 IDENTIFIERS = ("AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_USERNAME")
 """Those of them that say who, and are no secret by themselves."""
 

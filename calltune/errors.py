@@ -31,3 +31,9 @@ class Stopped(UserError):
     """A step was told to stop, and can go on where it was: nobody's mistake, so that the same again may end better."""
 
     exit_code = 1
+
+
+class Unavailable(UserError):
+    """A service that does not answer, or only with errors of its own: the same again may end better."""
+
+    exit_code = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kfp import dsl, kubernetes
 
-from calltune.credentials import NOTIFY_VARIABLES, PROMOTE_VARIABLES
+from calltune.credentials import STEP_OF
 from calltune.models import BUNDLED
 from pipelines.cluster import Resources
 from pipelines.config import RunConfig
@@ -22,8 +22,6 @@ WITH_MODELS = ("format", "train", "export", "evaluate")
 """Steps that hold models on disk."""
 WITH_TORCH = ("train", "export", "evaluate")
 """Steps that run in the image `train`; evaluate with vLLM has one of its own."""
-ALONE = {**dict.fromkeys(NOTIFY_VARIABLES, "notify"), **dict.fromkeys(PROMOTE_VARIABLES, "promote")}
-"""Secrets that one step alone gets, by the variable's name."""
 SCRATCH = "/models"
 UNKNOWN_MODEL_BYTES = 16e9
 """Where a base model's name says nothing of its size: as if it had eight billion parameters in bf16."""
@@ -116,7 +114,7 @@ def _set_environment(task: dsl.PipelineTask, step: str, config: RunConfig) -> No
     # Each run's own, which no parameter may be: it would be in the cache key.
     kubernetes.use_field_path_as_env(task, env_name="CALLTUNE_RUN_ID", field_path="metadata.labels['pipeline/runid']")
     for secret, keys in config.cluster.secrets.items():
-        own = {key: variable for key, variable in keys.items() if ALONE.get(variable, step) == step}
+        own = {key: variable for key, variable in keys.items() if STEP_OF.get(variable, step) == step}
         if own:
             kubernetes.use_secret_as_env(task, secret, own)
     if config.cluster.image_pull_secrets:

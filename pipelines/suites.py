@@ -1,14 +1,17 @@
 """What the suites of evaluate need of this machine, looked at before anything is started, and what of it is in the cache key."""
 
+import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from calltune.credentials import JUDGE_TOKEN
 from calltune.errors import ConfigError, DataError
 from calltune.records import sha256
 from components.evaluate import engines, files
 from components.evaluate.config import EvaluateConfig, GeneralConfig
+from components.evaluate.instruction_rows import questions
 from components.evaluate.suites import recorded
 from pipelines.config import RunConfig
 
@@ -23,6 +26,7 @@ def require(config: RunConfig) -> list[str]:
     """
     recorded(config.evaluate)
     _require_readable(config.evaluate.general)
+    _questions(config.evaluate)
     names = _asked_for(config.evaluate)
     if config.evaluate.general.tasks:
         from components.evaluate.tasks import metrics_of
@@ -73,8 +77,21 @@ def described(config: RunConfig, here: bool) -> Iterator[str]:
         config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"general": general})})
     for number, measure in enumerate(require(config)):
         yield f"{'' if number else 'suites':<13}{measure}"
+    asked, judge = _questions(config.evaluate), config.evaluate.instructions.judge
+    if asked:
+        yield f"             instructions: {asked} question{'s' * (asked != 1)}, to each of the models"
+    if judge.url:
+        token = "with" if os.environ.get(JUDGE_TOKEN, "").strip() else "without"
+        verdicts = f"{2 * asked} verdicts for each" if asked else "two verdicts for each answer"
+        yield f"             judged by {judge.model} at {judge.url}, {token} a {JUDGE_TOKEN} here; {verdicts}"
     if elsewhere:
         yield "warning: lm-eval is not installed here: whether it has evaluate.general.tasks, only the run will tell"
+
+
+def _questions(config: EvaluateConfig) -> int:
+    """How many instructions there are to answer; 0 also where the file is in the store already, and was looked at then."""
+    file = config.instructions.questions
+    return len(questions(Path(file), config.instructions.limit)) if file and "://" not in file else 0
 
 
 def _asked_for(config: EvaluateConfig) -> list[str]:

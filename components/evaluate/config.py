@@ -1,12 +1,17 @@
 """Settings of the evaluate step."""
 
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from calltune.metrics import TEXT_LOSS
+from calltune.records import sha256
 from calltune.settings import Settings, written_as
+
+RUBRIC = Path(__file__).with_name("rubric.jinja")
+"""What a judge is told. Fixed: numbers that were judged by another rubric are other numbers."""
 
 Argument = Annotated[str, written_as(r"[^.]+\..+", "tool.argument")]
 Rule = Annotated[str, written_as(r"ast|any|f1>=(0\.\d*[1-9]\d*|1(\.0+)?)", "ast, any, or f1>=x with 0 < x <= 1")]
@@ -23,6 +28,8 @@ class SuiteConfig(Settings):
 
     files: ClassVar[tuple[str, ...]] = ()
     """Settings that are files or folders: their content counts, not where they lie."""
+    has_rows: ClassVar[bool] = False
+    """Whether it writes a row for each question, for people to read."""
 
     def measures(self) -> list[str]:
         """Names of what it measures, as the gate's conditions may name it."""
@@ -35,6 +42,14 @@ class SuiteConfig(Settings):
     def libraries(self) -> list[str]:
         """Packages that it needs beside Calltune's own."""
         return []
+
+    def depends_on(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What its results depend on, of its settings and beside them: they are kept by it, and compare where it is equal.
+
+        Args:
+            settings: its own as JSON, of a file the content.
+        """
+        return settings
 
 
 class GeneralConfig(SuiteConfig):
@@ -74,6 +89,64 @@ class GeneralConfig(SuiteConfig):
         return ["lm-eval"] if self.tasks else []
 
 
+class JudgeConfig(Settings):
+    """A language model that says whether an answer is better than the reference answer. Its token, where it wants one, is
+    `CALLTUNE_JUDGE_TOKEN` in the environment."""
+
+    url: Annotated[
+        str,
+        # Neither user and password nor a key in the query: whoever may see a run may read its settings.
+        written_as(r"(https?://[^/\s@?#]+(/[^\s?#]*)?)?", "an address such as https://api.openai.com/v1, without any credential"),
+    ] = ""
+    """An endpoint with OpenAI's chat completions, to which `/chat/completions` is added; empty: there is no judge."""
+    model: str = ""
+    """The judge's name at that endpoint."""
+    timeout_s: int = Field(120, ge=1)
+    """How long one verdict may take before it is asked for again."""
+    parallel: int = Field(4, ge=1, le=64)
+    """How many verdicts are asked for at once."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> "JudgeConfig":
+        if bool(self.url) != bool(self.model):
+            raise ValueError(f"a judge needs url and model, and {'model' if self.url else 'url'} is empty")
+        return self
+
+
+class InstructionsConfig(SuiteConfig):
+    """Whether the model follows instructions that call no tool: its answers to a file of them, held against the file's own."""
+
+    files = ("questions",)
+    has_rows = True
+
+    questions: SuiteFile = ""
+    """JSON lines or a JSON array of instructions that no training has seen, each with its reference answer: Alpaca's rows, or
+    conversations that end in one (docs/metrics.md)."""
+    limit: int = Field(0, ge=0)
+    """The first so many questions; 0: all."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest answer in tokens."""
+    judge: JudgeConfig = JudgeConfig()
+
+    @model_validator(mode="after")
+    def _there_is_something_to_judge(self) -> "InstructionsConfig":
+        if self.judge.url and not self.questions:
+            raise ValueError("judge is set, and questions names no file")
+        return self
+
+    def measures(self) -> list[str]:
+        """A judge's verdicts, or without one how much of the reference answers' words there is."""
+        if not self.questions:
+            return []
+        judged = ("win_rate", "judge_agreement", "verdict_rate")
+        return [f"instructions.{name}" for name in (judged if self.judge.url else ("rouge_l", "exact_match"))]
+
+    def depends_on(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Who judges, and by which rubric; not how patiently it is asked."""
+        judge = {"url": self.judge.url, "model": self.judge.model, "rubric": sha256(RUBRIC.read_text(encoding="utf-8"))}
+        return {**settings, "judge": judge if self.judge.url else {}}
+
+
 class EvaluateConfig(Settings):
     """Settings of the evaluate step."""
 
@@ -92,6 +165,7 @@ class EvaluateConfig(Settings):
     """Ask every question again: its tools in another order, with a tool more that fits nothing, or in slightly other words.
     Each way is a metric of its own, and takes about as long as the evaluation without it (docs/metrics.md)."""
     general: GeneralConfig = GeneralConfig()
+    instructions: InstructionsConfig = InstructionsConfig()
 
     @field_validator("robustness")
     @classmethod
@@ -103,7 +177,7 @@ class EvaluateConfig(Settings):
     @property
     def suites(self) -> dict[str, SuiteConfig]:
         """The suites by name, those that measure nothing among them."""
-        return {"general": self.general}
+        return {"general": self.general, "instructions": self.instructions}
 
     def with_files(self, change: Callable[[str, str], str]) -> "EvaluateConfig":
         """A copy in which each file that a suite reads is what `change` makes of it.

@@ -209,7 +209,7 @@ def evaluate(
     }
     grammars = asking.grammars_of(served, asked) if config.decoding == "tools" else {}
     # Before the answers: vLLM takes most of a GPU's memory for itself, and leaves none to whoever comes after it.
-    beside = suites.measured(served, config, code)
+    beside = suites.measured(served, config, code, predictions.parent)
     judged: dict[str, dict[str, Judged]] = {way: {} for way in asked}
     answers = asking.answers(served, asked, prompts, grammars, config.engine, config.max_new_tokens, journal)
     total = len(records) * len(asked)
@@ -235,6 +235,7 @@ def evaluate(
         "tools": by_tool(summary["confusion"]),
         "arguments": by_argument([(record, first[record["id"]].said["calls"]) for record in records], config.arguments),
         "suites": beside,
+        "rows": suites.rows_at(served, config, code, predictions.parent),
         "seconds": round(time.monotonic() - started, 2),
     }
     runtime.write_json(metrics, result)

@@ -4,15 +4,17 @@ A suite's results are kept in the store under what they depend on, which the tes
 not measured again because the data has grown, and a step that is started again does not repeat a suite that had ended.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calltune import runtime, storage
 from calltune.errors import ConfigError
 from calltune.records import sha256
 from components.evaluate import files
-from components.evaluate.config import EvaluateConfig, GeneralConfig
+from components.evaluate.config import EvaluateConfig, GeneralConfig, InstructionsConfig
+from components.evaluate.details import Details
 
 if TYPE_CHECKING:
     from components.evaluate.measure import Measure
@@ -33,7 +35,9 @@ def recorded(config: EvaluateConfig) -> dict[str, Any]:
     for name, suite in config.suites.items():
         if not suite.measures():
             del settings[name]
-        elif suite.libraries():
+            continue
+        settings[name] = suite.depends_on(settings[name])
+        if suite.libraries():
             settings[name]["versions"] = {library: _version(name, library) for library in suite.libraries()}
     return settings
 
@@ -46,39 +50,61 @@ def _version(suite: str, library: str) -> str:
         raise ConfigError(f"{needs}: pip install -c constraints.txt {library}") from None
 
 
-def measured(served: "Served", config: EvaluateConfig, code: str = "") -> dict[str, dict[str, Any]]:
+def measured(served: "Served", config: EvaluateConfig, code: str = "", beside: Path | None = None) -> dict[str, dict[str, Any]]:
     """Every measure that the config asks for: `suites` in `metrics.json`.
 
     Args:
         served: the model.
         config: the step's settings.
         code: what the step's code is; empty: results are neither kept in the store nor taken from there.
+        beside: folder for the suites' rows where they are not kept in the store; None: for none.
 
     Raises:
         UserError: what a suite needs is not there.
     """
     found: dict[str, dict[str, Any]] = {}
-    settings, here = recorded(config), config.with_files(files.local).suites
-    for name, suite in here.items():
-        if not suite.measures():
-            continue
-        identity = [served.folder.digest, served.tokenizer.chat_template, name, settings[name], code]
-        place = f"evaluations/suites/{sha256(identity)}.json"
-        kept = storage.of_run().get_json(place) if code else None
+    here = config.with_files(files.local).suites
+    for name, details in _details(served, config, code, beside):
+        place = f"{details.place}.json"
+        kept = details.store.get_json(place) if details.store else None
         if kept is None:
             with runtime.phase(f"evaluate {served.identity['which']}: {name}"):
-                kept = {measure: result.as_dict() for measure, result in _SUITES[name](served, suite).items()}
-            if code:
-                storage.of_run().put_json(place, kept)
+                kept = {measure: one.as_dict() for measure, one in _SUITES[name](served, here[name], details).items()}
+            if details.store:
+                details.store.put_json(place, kept)
+                details.clear()
         found |= kept
     return found
 
 
-def _general(served: "Served", settings: GeneralConfig) -> "dict[str, Measure]":
+def rows_at(served: "Served", config: EvaluateConfig, code: str = "", beside: Path | None = None) -> dict[str, str]:
+    """Where what a suite was answered can be read, question by question, after :func:`measured` with the same: by its name."""
+    found = {name: details.address for name, details in _details(served, config, code, beside) if config.suites[name].has_rows}
+    return {name: address for name, address in found.items() if address}
+
+
+def _details(served: "Served", config: EvaluateConfig, code: str, beside: Path | None) -> Iterator[tuple[str, Details]]:
+    settings, store = recorded(config), storage.of_run() if code else None
+    for name, suite in config.suites.items():
+        if suite.measures():
+            identity = [served.folder.digest, served.tokenizer.chat_template, name, settings[name], code]
+            yield name, Details(store, f"evaluations/suites/{sha256(identity)}", beside and beside / f"{name}.jsonl")
+
+
+def _general(served: "Served", settings: GeneralConfig, _: Details) -> "dict[str, Measure]":
     from components.evaluate import general
 
     return general.measures(served, settings)
 
 
+def _instructions(served: "Served", settings: InstructionsConfig, details: Details) -> "dict[str, Measure]":
+    from components.evaluate import instructions
+
+    return instructions.measures(served, settings, details)
+
+
 # Each imports what it needs only when it is asked for: some of it takes seconds.
-_SUITES: dict[str, Callable[["Served", Any], "dict[str, Measure]"]] = {"general": _general}
+_SUITES: dict[str, Callable[["Served", Any, Details], "dict[str, Measure]"]] = {
+    "general": _general,
+    "instructions": _instructions,
+}

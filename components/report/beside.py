@@ -13,6 +13,11 @@ EXPONENT_MAX = 700.0
 NONE: dict[str, Any] = {"value": None, "low": None, "high": None, "n": 0, "items": {}, "sha256": None}
 MEANINGS = {
     TEXT_LOSS: "perplexity on the held-out text; lower is better, the difference in per cent of the base model's",
+    "instructions.rouge_l": "words shared with the reference answer, in its order (F1)",
+    "instructions.exact_match": "answers that are the reference answer, but for case and spaces",
+    "instructions.win_rate": "answers that the judge prefers to the reference answer in both orders; undecided ones count half",
+    "instructions.judge_agreement": "of the judge: answers with the same verdict in both orders",
+    "instructions.verdict_rate": "of the judge: answers with a verdict in both orders",
 }
 
 

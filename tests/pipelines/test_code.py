@@ -49,6 +49,7 @@ def test_templates_belong_to_the_code_that_renders_them():
     assert "components/report/page.html.jinja" in names("report")
     assert "calltune/pages/layout.html.jinja" in names("report")
     assert "components/evaluate/lm_eval_tasks/calltune_knowledge.jsonl" in names("evaluate")
+    assert "components/evaluate/rubric.jinja" in names("evaluate")
 
 
 def test_a_changed_byte_in_the_scoring_changes_only_what_scores(copy):

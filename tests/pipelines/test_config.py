@@ -161,6 +161,21 @@ def test_every_step_of_the_dag_has_settings():
             {"evaluate": {"general": {"text": "s3://data/text.txt"}}},
             r"evaluate\.general\.text: must be a path on this machine; `submit` brings it into the store, not 's3://data/text",
         ),
+        (
+            {"evaluate": {"instructions": {"questions": "q.jsonl"}}, "gate": {"suites": {"instructions.win_rate": 0.5}}},
+            r"gate\.suites: 'instructions\.win_rate' is not measured; the nearest that is, is 'instructions\.exact_match'$",
+        ),
+        (
+            {
+                "evaluate": {"instructions": {"questions": "q.jsonl", "judge": {"url": "http://judge/v1", "model": "m"}}},
+                "gate": {"regression": {"instructions.rouge_l": 0.1}},
+            },
+            r"gate\.regression: 'instructions\.rouge_l' is not measured; the nearest that is, is 'instructions\.win_rate'$",
+        ),
+        (
+            {"evaluate": {"instructions": {"judge": {"url": "http://judge/v1", "model": "m"}}}},
+            r"evaluate\.instructions: judge is set, and questions names no file$",
+        ),
         ({"evaluate": {"genral": {}}}, r"evaluate\.genral: unknown key; did you mean general\?$"),
         ({"evaluate": {"engine": "vlm"}}, r"evaluate\.engine.*must be 'auto', 'hf' or 'vllm'"),
         ({"evaluate": {"decoding": "json"}}, r"evaluate\.decoding.*must be 'free' or 'tools'"),

@@ -215,6 +215,12 @@ def test_only_promote_gets_the_token_that_writes_to_the_hub():
     assert "acme/helpdesk" in text
 
 
+def test_only_evaluate_gets_the_judges_token():
+    _, executors = documents(compiled("cluster.secrets={judge: {key: CALLTUNE_JUDGE_TOKEN}}", *GPUS[0]).text)
+    with_token = {name for name, executor in executors.items() if "CALLTUNE_JUDGE_TOKEN" in json.dumps(executor)}
+    assert with_token == {"exec-evaluate", "exec-evaluate-2", "exec-evaluate-3"}
+
+
 def test_images_come_from_the_registry_and_by_digest_the_cache_knows_a_new_one():
     digest = f"calltune-python-train@sha256:{'0' * 64}"
     pipeline, _ = documents(compiled(f"images={{registry: 'registry.example.com:5000/ml', train: '{digest}'}}").text)

@@ -211,3 +211,56 @@ def test_a_program_among_the_tasks_is_not_brought_into_the_store(here, s3):
     config = here({"tasks": ["letters"], "tasks_folder": "tasks"}, storage={"uri": s3.uri})
     with pytest.raises(DataError, match=r"tasks_folder: .*utils\.py is a program, and a pod runs none out of the store"):
         Inputs(s3.uri, s3).bring(config)
+
+
+# Instructions
+
+
+@pytest.fixture
+def asking(here):
+    """A function that loads a config whose instructions are in a file of two rows."""
+    rows = [{"instruction": f"Name a {thing}.", "input": "", "output": "x"} for thing in ("color", "bird")]
+    Path("asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def config(judge=None, **sections):
+        instructions = {"questions": "asked.jsonl", **({"judge": judge} if judge else {})}
+        whole = {"name": "shop", "model": {"base": "bundled:smollm2-135m"}, "ingest": {"source": str(ROWS)}}
+        Path("run.yaml").write_text(yaml.safe_dump({**whole, "evaluate": {"instructions": instructions}, **sections}))
+        return load("run.yaml")
+
+    return config
+
+
+def test_check_says_how_many_instructions_there_are_and_who_judges(asking, monkeypatch):
+    monkeypatch.delenv("CALLTUNE_JUDGE_TOKEN", raising=False)
+    assert list(suites.described(asking(), here=True)) == [
+        "suites       instructions.rouge_l",
+        "             instructions.exact_match",
+        "             instructions: 2 questions, to each of the models",
+    ]
+    judged = asking({"url": "http://judge:8000/v1", "model": "m"}, gate={"suites": {"instructions.win_rate": 0.3}})
+    assert list(suites.described(judged, here=True))[3:] == [
+        "             instructions: 2 questions, to each of the models",
+        "             judged by m at http://judge:8000/v1, without a CALLTUNE_JUDGE_TOKEN here; 4 verdicts for each",
+    ]
+    monkeypatch.setenv("CALLTUNE_JUDGE_TOKEN", "x")
+    assert ", with a CALLTUNE_JUDGE_TOKEN here; " in list(suites.described(judged, here=True))[-1]
+    Path("asked.jsonl").write_text('{"instruction": "a"}\n')
+    with pytest.raises(DataError, match=r"asked\.jsonl: the rows have the fields of no known dialect"):
+        suites.require(judged)
+
+
+def test_instructions_are_brought_into_the_store_and_come_back(asking, s3, tmp_path, monkeypatch):
+    config = asking({"url": "http://judge:8000/v1", "model": "m"}, storage={"uri": s3.uri})
+    config = config.model_copy(update={"model": config.model.model_copy(update={"base": "org/model"})})
+    first = Inputs(s3.uri, s3)
+    brought = first.bring(config)
+    assert [key for key in first.uploaded if key.endswith("/asked.jsonl")]
+    assert recorded(brought.evaluate) == recorded(config.evaluate)
+    assert suites.keyed(brought, {"evaluate": "c"}) == suites.keyed(config, {"evaluate": "c"}) != {"evaluate": "c"}
+    assert list(suites.described(brought, here=True))[-1].endswith("; two verdicts for each answer"), (
+        "they were counted where they were brought"
+    )
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "pod"))
+    there = brought.evaluate.with_files(files.local)
+    assert Path(there.instructions.questions).read_text() == Path("asked.jsonl").read_text()

@@ -154,6 +154,19 @@ def test_a_model_that_has_diverged_has_a_report(material: Material) -> None:
     assert re.search(r"general\.text_loss perplexity .* ∞ ∞ to ∞ ∞ ∞ to ∞ – 2 ", shown)
 
 
+def test_instructions_are_shown_with_their_meaning_and_where_every_answer_is(material: Material) -> None:
+    items = {"instructions.win_rate": {"1": 1.0, "2": 0.5}, "instructions.judge_agreement": {"1": 1.0, "2": 0.0}}
+    found = {name: {**stats.of_items(one).as_dict(), "sha256": "x", "items": one} for name, one in items.items()}
+    sides = {
+        "base": material.base | {"suites": found, "rows": {"instructions": "s3://bucket/base.jsonl"}},
+        "candidate": material.candidate | {"suites": found, "rows": {"instructions": "s3://bucket/tuned.jsonl"}},
+    }
+    shown = section(render(replace(material, **sides)), "beside")
+    assert re.search(r"instructions\.win_rate answers that the judge prefers .* 75\.0 % .* 75\.0 % .* 0\.0 .* 2 ", shown)
+    assert re.search(r"instructions\.judge_agreement of the judge: .* 50\.0 %", shown)
+    assert re.search(r"Every answer in instructions : s3://bucket/tuned\.jsonl , the base model's s3://bucket/base\.jsonl", shown)
+
+
 def test_sides_that_were_asked_something_else_have_no_difference(material: Material) -> None:
     base, tuned = (suites([1.0, 0.0], loss) for loss in (3.0, 3.1))
     base["general.text_loss"]["sha256"] = "another text"

@@ -1,0 +1,171 @@
+"""A language model that compares two answers, asked over OpenAI's chat completions: its words, and the verdict in them."""
+
+import os
+from typing import Any
+
+import jinja2
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+
+from calltune import runtime
+from calltune.credentials import JUDGE_TOKEN, without_secrets
+from calltune.dialects.reading import strict_json
+from calltune.errors import ConfigError, Unavailable
+from calltune.records import sha256
+from components.evaluate.config import RUBRIC, JudgeConfig
+
+VERDICTS = ("A", "B", "tie")
+TRIES = 7
+TIMED_OUT = 2
+"""How often what took too long is asked again."""
+BACKOFF_S = 1.0
+"""The wait doubles with each try: 2 s before the third, 32 s before the last; where a server says how long, that."""
+LONGEST_WAIT_S = 60
+AGAIN = (408, 425, 429, 500, 502, 503, 504)
+"""HTTP statuses after which the same again may end better."""
+SHOWN = 200
+"""Letters of a judge's own error that a message quotes."""
+_SCHEMA = {
+    "type": "object",
+    "properties": {"reason": {"type": "string"}, "verdict": {"type": "string", "enum": list(VERDICTS)}},
+    "required": ["reason", "verdict"],
+    "additionalProperties": False,
+}
+_STRICT = {"response_format": {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": _SCHEMA}}}
+# The tokens are for judges that think first, and end one that runs on.
+_GREEDY = {"temperature": 0, "max_tokens": 2048}
+OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("", {**_GREEDY, **_STRICT}),
+    ("no JSON schema", _GREEDY),
+    ("no temperature and no max_tokens", _STRICT),
+    ("no JSON schema, no temperature and no max_tokens", {}),
+)
+"""What is asked for beside the messages, and what an endpoint does not take that makes us come to it."""
+_PROMPT = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(RUBRIC.read_text(encoding="utf-8")).module
+
+
+def messages(question: str, first: str, second: str) -> list[dict[str, str]]:
+    """What a judge is asked: ``[{"role": "system", "content": …}, {"role": "user", "content": …}]``."""
+    tag = sha256([question, first, second])[:16]
+    rules, pair = _PROMPT.rules(tag), _PROMPT.pair(tag, question, first, second)  # type: ignore[attr-defined]
+    return [{"role": "system", "content": str(rules)}, {"role": "user", "content": str(pair)}]
+
+
+def verdict(words: str) -> str | None:
+    """`A`, `B` or `tie`, from all of a judge's words or from their last line, after what it thought; None for anything else.
+
+    Only an object with a verdict that is one of these, and perhaps a reason, is one.
+    """
+    lines = [line for line in words.rpartition("</think>")[2].strip().splitlines() if line.strip() not in ("```", "```json")]
+    for text in ("\n".join(lines), *lines[-1:]):
+        try:
+            found = strict_json(text)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and found.keys() <= {"reason", "verdict"} and found.get("verdict") in VERDICTS:
+            return str(found["verdict"])
+    return None
+
+
+class Judge:
+    """A judge that can be asked from several threads at once.
+
+    Args:
+        settings: which one.
+    """
+
+    def __init__(self, settings: JudgeConfig) -> None:
+        self.settings, self._option = settings, 0
+        retry = Retry(
+            total=TRIES - 1,
+            read=TIMED_OUT,
+            status_forcelist=AGAIN,
+            allowed_methods={"POST"},
+            backoff_factor=BACKOFF_S,
+            backoff_max=LONGEST_WAIT_S,
+            retry_after_max=LONGEST_WAIT_S,
+            raise_on_status=False,
+        )
+        self._session = requests.Session()
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=settings.parallel))
+        # As a function, since requests would put what a .netrc has of the host over a header.
+        self._session.auth = self._authorised
+
+    def _authorised(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        token = os.environ.get(JUDGE_TOKEN, "").strip()
+        if token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    def words(self, question: str, first: str, second: str) -> str:
+        """What the judge says of two answers, as it says it; empty where it says nothing.
+
+        Raises:
+            Unavailable: it does not answer, or only with errors of its own, however often it is asked.
+            ConfigError: it does not know the token or the model, or is no such endpoint.
+        """
+        asked = {"model": self.settings.model, "messages": messages(question, first, second)}
+        for place in range(self._option, len(OPTIONS)):
+            lacks, more = OPTIONS[place]
+            answer = self._post({**asked, **more})
+            if answer.status_code not in (400, 422):
+                break
+        if not 200 <= answer.status_code < 300:
+            raise self._refused(answer)
+        if place > self._option:
+            self._option = place
+            runtime.note(f"judge {self.settings.model}: takes {lacks}; its verdict is read from its last line")
+        return self._content(answer)
+
+    def _post(self, body: dict[str, Any]) -> requests.Response:
+        where = f"{self.settings.url.rstrip('/')}/chat/completions"
+        try:
+            # Not redirected: a POST would become a GET, and the token would go where nobody has sent it.
+            return self._session.post(where, json=body, timeout=self.settings.timeout_s, allow_redirects=False)
+        except requests.exceptions.SSLError as error:
+            raise ConfigError(self._said(f"its certificate is not trusted ({type(error).__name__})")) from None
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            raise Unavailable(self._said(f"does not answer ({_cause(error)})")) from None
+        except requests.RequestException as error:
+            raise ConfigError(self._said(f"cannot be asked: {error}")) from None
+
+    def _refused(self, answer: requests.Response) -> ConfigError | Unavailable:
+        """The error for a status that is none of success."""
+        status = f"HTTP {answer.status_code}{_own_words(answer)}"
+        if answer.status_code in AGAIN or answer.status_code >= 500:
+            return Unavailable(self._said(f"{status}, {TRIES} times"))
+        if answer.status_code in (401, 403):
+            known = "is not accepted" if os.environ.get(JUDGE_TOKEN, "").strip() else "is not set"
+            return ConfigError(self._said(f"{JUDGE_TOKEN} {known} ({status})"))
+        if 300 <= answer.status_code < 400:
+            return ConfigError(self._said(f"redirects to {answer.headers.get('Location', 'nowhere')}: set that address"))
+        return ConfigError(self._said(status))
+
+    def _content(self, answer: requests.Response) -> str:
+        try:
+            content = answer.json()["choices"][0]["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError):
+            raise ConfigError(self._said("answers, but not as OpenAI's chat completions do: is the address right?")) from None
+        # Null is what a model says that refuses, or that has only thought; half of a surrogate pair is what no file can hold.
+        return content.encode(errors="replace").decode() if isinstance(content, str) else ""
+
+    def _said(self, what: str) -> str:
+        return without_secrets(f"evaluate.instructions.judge: {self.settings.model} at {self.settings.url}: {what}")
+
+
+def _cause(error: requests.RequestException) -> str:
+    """The kind of error below what the libraries wrap it in."""
+    inner = getattr(error.args[0], "reason", error) if error.args else error
+    return type(inner).__name__
+
+
+def _own_words(answer: requests.Response) -> str:
+    """What an endpoint says of its error, in OpenAI's form; empty where it says nothing in that form."""
+    try:
+        said = answer.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    text = " ".join(str(said).split())
+    return f": {text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}"
