@@ -163,14 +163,14 @@ def test_every_step_of_the_dag_has_settings():
         ),
         (
             {"evaluate": {"instructions": {"questions": "q.jsonl"}}, "gate": {"suites": {"instructions.win_rate": 0.5}}},
-            r"gate\.suites: 'instructions\.win_rate' is not measured; the nearest that is, is 'instructions\.exact_match'$",
+            r"gate\.suites: 'instructions\.win_rate' is not measured; the nearest that is, is 'instructions\.rouge_l'$",
         ),
         (
             {
                 "evaluate": {"instructions": {"questions": "q.jsonl", "judge": {"url": "http://judge/v1", "model": "m"}}},
                 "gate": {"regression": {"instructions.rouge_l": 0.1}},
             },
-            r"gate\.regression: 'instructions\.rouge_l' is not measured; the nearest that is, is 'instructions\.win_rate'$",
+            r"gate\.regression: 'instructions\.rouge_l' is not measured; the nearest that is, is 'instructions\.judge_agreement'$",
         ),
         (
             {"evaluate": {"instructions": {"judge": {"url": "http://judge/v1", "model": "m"}}}},
