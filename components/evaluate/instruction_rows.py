@@ -43,6 +43,8 @@ def _rows(file: Path) -> list[dict[str, Any]]:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not a text in UTF-8: {error}") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
     if text.lstrip().startswith("["):
         rows = [(f"row {number}", row) for number, row in enumerate(_json(text, str(file)), 1)]
     else:

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,9 @@ def test_rows_of_alpaca_and_records_of_the_house_are_questions_with_an_answer(tm
         assert second["messages"][-1]["content"] == "Blue"
     found = questions(write(tmp_path / "records.jsonl", RECORDS))
     assert [record["messages"] for record in found] == [row["messages"] for row in RECORDS]
+    tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}}
+    (shown,) = questions(write(tmp_path / "with-tools.jsonl", [{**RECORDS[0], "tools": [tool]}]))
+    assert shown["tools"] == [], "what a row has for tools is not shown"
 
 
 def test_equal_rows_are_one_question_and_the_first_so_many_are_taken(tmp_path):
@@ -117,6 +121,8 @@ def test_a_file_of_bytes_is_refused(tmp_path):
     (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not a text in UTF-8"):
         questions(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        questions(tmp_path)
 
 
 # The words
@@ -208,6 +214,19 @@ def test_a_model_is_asked_as_it_is_served_without_tools_and_its_answers_can_be_r
     assert again["instructions.exact_match"]["sha256"] != first["instructions.exact_match"]["sha256"], (
         "other answers, other measure"
     )
+
+
+def test_a_stop_token_ends_an_answer_and_is_not_in_it(tiny_model, tmp_path):
+    config = EvaluateConfig(instructions={"questions": str(write(tmp_path / "rows.jsonl", ALPACA[:1])), "max_new_tokens": 4})
+    model = served(tiny_model)
+    suites.measured(model, config, beside=tmp_path)
+    whole = json.loads((tmp_path / "instructions.jsonl").read_text())
+    ids = model.tokenizer(whole["answer"], add_special_tokens=False)["input_ids"]
+    assert whole["stop"] == "length" and len(ids) > 1
+    suites.measured(replace(model, stop_ids=[ids[-1]]), config, beside=tmp_path)
+    ended = json.loads((tmp_path / "instructions.jsonl").read_text())
+    assert ended["stop"] == "stop"
+    assert ended["answer"] == model.tokenizer.decode(ids[: ids.index(ids[-1])]).strip()
 
 
 @pytest.mark.parametrize(("which", "refused"), [("candidate", True), ("base", False), ("champion", False)])
