@@ -1,17 +1,13 @@
 """Tool schemas: from documented Python functions, a file of tools, an OpenAPI document or an MCP dump, to JSON Schema."""
 
-import importlib.util
 import inspect
 import json
-import sys
-import traceback
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jsonschema
 
-from calltune import references, storage
+from calltune import python_file, references, storage
 from calltune.errors import DataError, no_such_file
 from calltune.loose_types import from_loose_types
 from calltune.records import Tool
@@ -87,8 +83,8 @@ def _from_python(path: Path) -> list[Tool]:
     from transformers.utils import get_json_schema
 
     tools = []
-    for name, function in inspect.getmembers(_import(path), inspect.isfunction):
-        if name.startswith("_") or function.__module__ != f"calltune_tools_{path.stem}":
+    for name, function in inspect.getmembers(python_file.load(path), inspect.isfunction):
+        if name.startswith("_") or function.__module__ != python_file.name_of(path):
             continue
         try:
             tools.append((function.__code__.co_firstlineno, get_json_schema(function)["function"]))
@@ -107,29 +103,6 @@ def _what_is_wrong(error: Exception) -> str:
     if text.startswith("Argument ") and "missing a type hint" in text:
         return f"argument {text.split()[1]!r} has no type hint, as `name: str` has"
     return f"{type(error).__name__}: {text}"
-
-
-def _import(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"calltune_tools_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise DataError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # the user's own code: anything can come out of it
-        line, text = _place_and_text(spec.origin, error)
-        where = f"{path}, line {line}" if line else str(path)
-        raise DataError(f"{where}: cannot be imported: {type(error).__name__}: {' '.join(text.split())}") from None
-    return module
-
-
-def _place_and_text(file: str | None, error: BaseException) -> tuple[int | None, str]:
-    """The line of a file from which an error came, None where none can be named, and what the error says."""
-    if isinstance(error, SyntaxError) and error.filename == file:
-        return error.lineno, error.msg
-    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
-    return lines[-1] if lines else None, str(error)
 
 
 def _stored(uri: str) -> bytes:

@@ -10,7 +10,7 @@ from calltune.credentials import JUDGE_TOKEN
 from calltune.errors import ConfigError, DataError
 from calltune.records import sha256
 from components.evaluate import engines, files
-from components.evaluate.config import EvaluateConfig, GeneralConfig
+from components.evaluate.config import EvaluateConfig, ExecutionConfig, GeneralConfig
 from components.evaluate.instruction_rows import questions
 from components.evaluate.suites import recorded
 from pipelines.config import RunConfig
@@ -21,7 +21,7 @@ def require(config: RunConfig) -> list[str]:
 
     Raises:
         ConfigError: a suite's library is not installed, lm-eval has no such task, or the gate has a condition on a metric that is
-            not the task's.
+            not the task's, or on a measure for which no question says what would be right.
         DataError: a file that a suite reads is not there, or is not what the suite reads.
     """
     recorded(config.evaluate)
@@ -34,11 +34,25 @@ def require(config: RunConfig) -> list[str]:
         metrics = metrics_of(config.evaluate.general)
         # Until here `acc` stands for whichever it is.
         names = [_renamed(name, metrics) for name in names]
-        for condition, limits in (("suites", config.gate.suites), ("regression", config.gate.regression)):
-            for name in limits:
-                if _renamed(name, metrics) != name:
-                    raise ConfigError(f"gate.{condition}: {name!r} is not measured, but {_renamed(name, metrics)!r} is")
+        for condition, name in _conditions(config):
+            if _renamed(name, metrics) != name:
+                raise ConfigError(f"gate.{condition}: {name!r} is not measured, but {_renamed(name, metrics)!r} is")
+    if config.evaluate.execution.questions:
+        from components.evaluate.execution_questions import prepare
+
+        measured = prepare(config.evaluate.with_files(files.local).execution).measures
+        names = [name for name in names if not name.startswith("execution.") or name in measured]
+        for condition, name in _conditions(config):
+            if name.startswith("execution.") and name not in measured:
+                where = config.evaluate.execution.questions
+                raise ConfigError(f"gate.{condition}: {name!r} is not measured: no row of {where} says what would be right")
     return names
+
+
+def _conditions(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """The gate's conditions on measures of suites: where each stands, and the measure."""
+    yield from (("suites", name) for name in config.gate.suites)
+    yield from (("regression", name) for name in config.gate.regression)
 
 
 def _require_readable(general: GeneralConfig) -> None:
@@ -71,11 +85,15 @@ def described(config: RunConfig, here: bool) -> Iterator[str]:
         config: of the run.
         here: whether the run will be on this machine, and needs the suites' libraries on it. On a cluster the image has them.
     """
-    elsewhere = not here and bool(config.evaluate.general.tasks) and not find_spec("lm_eval")
-    if elsewhere:
-        general = config.evaluate.general.model_copy(update={"tasks": []})
-        config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"general": general})})
-    for number, measure in enumerate(require(config)):
+    there = config.evaluate
+    unseen: list[tuple[str, str]] = []
+    if not here and there.general.tasks and not find_spec("lm_eval"):
+        there = there.model_copy(update={"general": there.general.model_copy(update={"tasks": []})})
+        unseen.append(("lm-eval", "whether it has evaluate.general.tasks"))
+    if not here and there.execution.documents and not find_spec("bm25s"):
+        there = there.model_copy(update={"execution": ExecutionConfig()})
+        unseen.append(("bm25s", "whether the files of evaluate.execution can be used"))
+    for number, measure in enumerate(require(config.model_copy(update={"evaluate": there}))):
         yield f"{'' if number else 'suites':<13}{measure}"
     asked, judge = _questions(config.evaluate), config.evaluate.instructions.judge
     if asked:
@@ -84,8 +102,8 @@ def described(config: RunConfig, here: bool) -> Iterator[str]:
         token = "with" if os.environ.get(JUDGE_TOKEN, "").strip() else "without"
         verdicts = f"{2 * asked} verdicts for each" if asked else "two verdicts for each answer"
         yield f"             judged by {judge.model} at {judge.url}, {token} a {JUDGE_TOKEN} here; {verdicts}"
-    if elsewhere:
-        yield "warning: lm-eval is not installed here: whether it has evaluate.general.tasks, only the run will tell"
+    for library, what in unseen:
+        yield f"warning: {library} is not installed here: {what}, only the run will tell"
 
 
 def _questions(config: EvaluateConfig) -> int:

@@ -147,6 +147,44 @@ class InstructionsConfig(SuiteConfig):
         return {**settings, "judge": judge if self.judge.url else {}}
 
 
+class ExecutionConfig(SuiteConfig):
+    """What becomes of the calls: they are run, the results go back to the model, and its final answer is judged."""
+
+    files = ("questions", "tools", "documents")
+    has_rows = True
+
+    questions: SuiteFile = ""
+    """JSON lines, `{"question": …, "document": …, "answer_contains": […]}`; of `document` and `answer_contains` each row has what
+    it is to be judged by (docs/metrics.md)."""
+    tools: SuiteFile = ""
+    """Python file whose functions are the tools, as `ingest.tools` has them, with bodies: they are run."""
+    documents: SuiteFile = ""
+    """Folder of `.md` and `.txt` files that `search_knowledge_base` then searches, whatever its body in the tools file is."""
+    timeout_s: int = Field(10, ge=1)
+    """Seconds that a call may take, the import of the tools file included."""
+    max_turns: int = Field(4, ge=1)
+    """Answers that the model gives to a question at most, the final one included."""
+    max_new_tokens: int = Field(160, ge=1)
+    """Longest of these answers, in tokens."""
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> "ExecutionConfig":
+        if bool(self.questions) != bool(self.tools) or (self.documents and not self.questions):
+            raise ValueError("questions and tools are needed together, and documents only with them")
+        if self.tools and not self.tools.endswith(".py"):
+            raise ValueError(f"tools: {self.tools} has no functions that could be run: name a Python file")
+        return self
+
+    def measures(self) -> list[str]:
+        """Those that a question may be judged by; which of them one is, stands in its row."""
+        names = ["success", "finished", *["retrieved"] * bool(self.documents), "answered"]
+        return [f"execution.{name}" for name in names] if self.questions else []
+
+    def libraries(self) -> list[str]:
+        """The search alone needs one."""
+        return ["bm25s"] if self.documents else []
+
+
 class EvaluateConfig(Settings):
     """Settings of the evaluate step."""
 
@@ -166,6 +204,7 @@ class EvaluateConfig(Settings):
     Each way is a metric of its own, and takes about as long as the evaluation without it (docs/metrics.md)."""
     general: GeneralConfig = GeneralConfig()
     instructions: InstructionsConfig = InstructionsConfig()
+    execution: ExecutionConfig = ExecutionConfig()
 
     @field_validator("robustness")
     @classmethod
@@ -177,7 +216,7 @@ class EvaluateConfig(Settings):
     @property
     def suites(self) -> dict[str, SuiteConfig]:
         """The suites by name, those that measure nothing among them."""
-        return {"general": self.general, "instructions": self.instructions}
+        return {"general": self.general, "instructions": self.instructions, "execution": self.execution}
 
     def with_files(self, change: Callable[[str, str], str]) -> "EvaluateConfig":
         """A copy in which each file that a suite reads is what `change` makes of it.

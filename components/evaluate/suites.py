@@ -13,7 +13,7 @@ from calltune import runtime, storage
 from calltune.errors import ConfigError
 from calltune.records import sha256
 from components.evaluate import files
-from components.evaluate.config import EvaluateConfig, GeneralConfig, InstructionsConfig
+from components.evaluate.config import EvaluateConfig, ExecutionConfig, GeneralConfig, InstructionsConfig
 from components.evaluate.details import Details
 
 if TYPE_CHECKING:
@@ -103,8 +103,15 @@ def _instructions(served: "Served", settings: InstructionsConfig, details: Detai
     return instructions.measures(served, settings, details)
 
 
+def _execution(served: "Served", settings: ExecutionConfig, details: Details) -> "dict[str, Measure]":
+    from components.evaluate import execution
+
+    return execution.measures(served, settings, details)
+
+
 # Each imports what it needs only when it is asked for: some of it takes seconds.
 _SUITES: dict[str, Callable[["Served", Any, Details], "dict[str, Measure]"]] = {
     "general": _general,
     "instructions": _instructions,
+    "execution": _execution,
 }

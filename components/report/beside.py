@@ -18,6 +18,10 @@ MEANINGS = {
     "instructions.win_rate": "answers that the judge prefers to the reference answer in both orders; undecided ones count half",
     "instructions.judge_agreement": "of the judge: answers with the same verdict in both orders",
     "instructions.verdict_rate": "of the judge: answers with a verdict in both orders",
+    "execution.success": "questions to which the model called something, and each call was valid and ran to its end",
+    "execution.finished": "questions that end in an answer in words",
+    "execution.retrieved": "questions to which a search found the relevant document",
+    "execution.answered": "questions whose final answer has in it what it should",
 }
 
 

@@ -1,0 +1,383 @@
+"""The suite `execution`: real calls, a real search, and a small real model that was taught how each conversation goes."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from calltune import models, storage
+from calltune.errors import DataError
+from calltune.render import TEMPLATES, Renderer, prompt_ids, token_ids
+from components.evaluate import execution, suites
+from components.evaluate.config import EvaluateConfig, ExecutionConfig
+from components.evaluate.details import Details
+from components.evaluate.execution_questions import prepare
+from components.evaluate.step import Served, of_folder
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "helpdesk"
+STEPS = 300
+OTHERS = 2_000
+TIMEOUT_S = 6
+NEW_TOKENS = 32
+TOOLS = '''
+def search_knowledge_base(query: str) -> str:
+    """Search.
+
+    Args:
+        query: What for.
+    """
+    raise RuntimeError("the documents are searched in its place")
+
+
+def add(a: int, b: int) -> int:
+    """Add.
+
+    Args:
+        a: One.
+        b: The other.
+    """
+    return a + b
+
+
+def fails() -> str:
+    """Fail."""
+    raise ValueError("no")
+
+
+def takes_long() -> str:
+    """Take long."""
+    import time
+
+    time.sleep(100)
+'''
+LEAVE, CARS = "Annual leave is 27 days a year.", "A pool car must be back by 18:00."
+FOUND = {name: json.dumps([{"document": f"{name}.md", "text": text}]) for name, text in (("leave", LEAVE), ("cars", CARS))}
+
+
+def calls(*called):
+    return {
+        "role": "assistant",
+        "tool_calls": [{"type": "function", "function": {"name": name, "arguments": given}} for name, given in called],
+    }
+
+
+def result(text):
+    return {"role": "tool", "content": text}
+
+
+def says(text):
+    return {"role": "assistant", "content": text}
+
+
+SEARCH, ADD, AGAIN = "search_knowledge_base", "add", calls(("add", {"a": 1, "b": 1}))
+CONVERSATIONS = {
+    "Leave, how much of it?": [calls((SEARCH, {"query": "annual leave"})), result(FOUND["leave"]), says("You get 27 days.")],
+    "When must a car be back?": [calls((SEARCH, {"query": "leave"})), result(FOUND["leave"]), says("By noon.")],
+    "Two and three?": [calls((ADD, {"a": 2, "b": 3})), result("5"), says("It is 5.")],
+    "Please fail.": [calls(("fails", {})), result("error: ValueError: no"), says("It failed.")],
+    "Please take long.": [calls(("takes_long", {})), result(f"error: not done after {TIMEOUT_S} s"), says("Too long.")],
+    "Add words.": [
+        calls((ADD, {"a": "two", "b": 3})),
+        result('error: add.a: must be of type integer, not the string "two"'),
+        says("I cannot."),
+    ],
+    "Never end.": [AGAIN, result("2"), AGAIN, result("2"), AGAIN],
+    "Break off.": [says('<tool_call>\n{"name": "add"')],
+    "Say hello.": [says("Hello there.")],
+    "Leave and a sum?": [
+        calls((SEARCH, {"query": "leave days"}), (ADD, {"a": 1, "b": 4})),
+        result(FOUND["leave"]),
+        result("5"),
+        says("27 days, and 5."),
+    ],
+    "Count.": [says(" ".join("abcdefghijklmnopqrstuvwxyzabcdefghij"))],
+}
+ROWS = [
+    {"question": "Leave, how much of it?", "document": "leave.md", "answer_contains": ["27 days"]},
+    {"question": "When must a car be back?", "document": "cars.md", "answer_contains": ["18:00"]},
+    {"question": "Two and three?", "answer_contains": ["5"]},
+    {"question": "Please fail.", "answer_contains": ["failed"]},
+    {"question": "Please take long."},
+    {"question": "Add words."},
+    {"question": "Never end.", "answer_contains": ["2"]},
+    {"question": "Break off."},
+    {"messages": [{"role": "user", "content": "Say hello."}], "answer_contains": ["HELLO"]},
+    {"question": "Leave and a sum?", "document": "leave.md", "answer_contains": ["27", "5"]},
+    {"question": "Count.", "answer_contains": ["a b c"]},
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the tools, the documents and the questions."""
+    folder = tmp_path_factory.mktemp("execution")
+    (folder / "tools.py").write_text(TOOLS)
+    (folder / "documents").mkdir()
+    (folder / "documents" / "leave.md").write_text(LEAVE)
+    (folder / "documents" / "cars.md").write_text(CARS)
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(place):
+    return ExecutionConfig(
+        questions=str(place / "questions.jsonl"),
+        tools=str(place / "tools.py"),
+        documents=str(place / "documents"),
+        timeout_s=TIMEOUT_S,
+        max_turns=3,
+        max_new_tokens=NEW_TOKENS,
+    )
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_model, settings, tmp_path_factory):
+    """The tiny model, trained until it has learnt the conversations by heart."""
+    tokenizer, tools = models.tokenizer(tiny_model), prepare(settings).tools
+    renderer = Renderer(tokenizer, TEMPLATES["hermes"])
+    rows = []
+    for question, turns in CONVERSATIONS.items():
+        messages = [{"role": "user", "content": question}, *turns]
+        ids = torch.tensor(token_ids(tokenizer, messages, tools))
+        learnt = torch.zeros(len(ids), dtype=torch.bool)
+        for number in (n for n, message in enumerate(messages) if message["role"] == "assistant"):
+            start = len(prompt_ids(tokenizer, messages[:number], tools))
+            end = next(n for n in range(start, len(ids)) if ids[n] in renderer.stop_ids)
+            learnt[start : end + 1] = True
+        rows.append((ids, learnt))
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.stack([torch.cat([ids, ids.new_zeros(longest - len(ids))]) for ids, _ in rows])
+    learnt = torch.stack([torch.cat([learnt, learnt.new_zeros(longest - len(learnt))]) for _, learnt in rows])
+    inputs, wanted = ids[:, :-1], ids[:, 1:][learnt[:, 1:]]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = models.load(tiny_model, dtype=torch.float32).train()
+        # Of the words that are never an answer some are enough to learn from: all 49,152 would take a minute.
+        words = torch.cat([wanted, torch.randint(len(tokenizer), (OTHERS,))]).unique()
+        places = torch.searchsorted(words, wanted)
+        optimiser = torch.optim.Adam(network.parameters(), lr=4e-3)
+        for _ in range(STEPS):
+            hidden = network.model(input_ids=inputs).last_hidden_state[learnt[:, 1:]]
+            loss = cross_entropy(hidden @ network.lm_head.weight[words].T, places)
+            if loss < 0.005:
+                break
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    with torch.inference_mode():
+        hidden = network.eval().model(input_ids=inputs).last_hidden_state[learnt[:, 1:]]
+        assert (network.lm_head(hidden).argmax(dim=-1) == wanted).all(), "it knows them by heart"
+    folder = tmp_path_factory.mktemp("taught")
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Served(models.ModelFolder(folder), tokenizer, "hermes", renderer.stop_ids, {"which": "candidate"})
+
+
+def measured(served, settings):
+    """The measures of a model, and the rows that a person can read."""
+    with tempfile.TemporaryDirectory() as folder:
+        details = Details(None, "", Path(folder) / "execution.jsonl")
+        found = execution.measures(served, settings, details)
+        return found, [json.loads(line) for line in details.file.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def played(taught, settings):
+    """The measures of the taught model, and its conversations by number."""
+    found, kept = measured(taught, settings)
+    return found, {row["id"]: row for row in kept}
+
+
+def test_conversations_go_as_they_were_taught_to_the_letter(played):
+    for number, (question, turns) in enumerate(CONVERSATIONS.items(), 1):
+        if question != "Count.":
+            assert played[1][str(number)]["messages"] == [
+                {"role": "user", "content": question},
+                *turns,
+                *[result("2")] * (question == "Never end."),
+            ], question
+
+
+def test_what_becomes_of_the_calls_is_counted_question_by_question(played):
+    found, rows = played
+    assert list(found) == [f"execution.{name}" for name in ("success", "finished", "retrieved", "answered")]
+    right = {
+        name.removeprefix("execution."): {id_ for id_, one in measure.items.items() if one} for name, measure in found.items()
+    }
+    assert right["success"] == {"1", "2", "3", "7", "10"}, "a question to which nothing was called is none"
+    assert right["finished"] == {"1", "2", "3", "4", "5", "6", "9", "10"}
+    assert right["retrieved"] == {"1", "10"} and set(found["execution.retrieved"].items) == {"1", "2", "10"}
+    assert right["answered"] == {"1", "3", "4", "9", "10", "11"}
+    assert set(found["execution.answered"].items) == {"1", "2", "3", "4", "7", "9", "10", "11"}
+    failed = {id_: [call["failed"] for call in row["calls"]] for id_, row in rows.items()}
+    assert (failed["4"], failed["5"], failed["6"], failed["8"]) == (["raised"], ["timed out"], ["invalid"], [])
+    assert (failed["7"], failed["10"]) == ([None] * 3, [None] * 2)
+    ends = {id_: row["ended"] for id_, row in rows.items() if row["ended"] != execution.ANSWER}
+    assert ends == {"7": "max_turns reached", "8": "malformed", "11": "cut off"}
+
+
+def test_a_measure_has_its_interval_and_the_gate_takes_it(taught, settings, monkeypatch):
+    from components.gate.config import GateConfig
+    from components.gate.suites import checks
+
+    once = suites.measured(taught, EvaluateConfig(execution=settings), "code")
+    monkeypatch.delattr(execution, "measures")  # the second time it is taken from the store
+    assert suites.measured(taught, EvaluateConfig(execution=settings), "code") == once
+    retrieved = once["execution.retrieved"]
+    assert retrieved["n"] == 3 and retrieved["low"] < retrieved["value"] == 2 / 3 < retrieved["high"]
+    (rows,) = [key for key in storage.of_run().list("evaluations/suites") if key.endswith(".jsonl")]
+    kept = [json.loads(line) for line in storage.of_run().get(rows).decode().splitlines()]
+    assert [row["id"] for row in kept] == list(once["execution.success"]["items"])
+
+    worse = json.loads(json.dumps(once))
+    conditions = GateConfig(suites={"execution.retrieved": 0.6}, regression={"execution.answered": 0.05})
+    assert all(check.passed for check in checks({"suites": once}, {"suites": worse}, conditions))
+    asked = GateConfig(suites={"execution.retrieved": 0.7, "execution.success": 0.4})
+    failing = [check.name for check in checks({"suites": once}, None, asked) if not check.passed]
+    assert failing == ["suite: execution.retrieved"]
+    del once["execution.retrieved"]
+    (check,) = [one for one in checks({"suites": once}, None, GateConfig(suites={"execution.retrieved": 0.1})) if not one.passed]
+    assert check.reason == "cannot be judged: execution.retrieved was not measured."
+
+
+def test_conversations_that_outgrow_the_models_window_end_there(taught, settings, tmp_path):
+    tools = prepare(settings).tools
+    prompt = len(prompt_ids(taught.tokenizer, [{"role": "user", "content": ROWS[0]["question"]}], tools))
+    small = tmp_path / "small"
+    small.mkdir()
+    for file in taught.folder.path.iterdir():
+        (small / file.name).write_bytes(file.read_bytes())
+    config = json.loads((small / "config.json").read_text())
+    config["max_position_embeddings"] = prompt + NEW_TOKENS + 8
+    (small / "config.json").write_text(json.dumps(config))
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps(ROWS[0]) + "\n")
+    there = Served(models.ModelFolder(small), taught.tokenizer, "hermes", taught.stop_ids, {"which": "candidate"})
+    found, kept = measured(there, settings.model_copy(update={"questions": str(questions)}))
+    assert kept[0]["ended"] == "too long for the model"
+    assert [measure.items["1"] for measure in found.values()] == [1.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.slow
+def test_the_bundled_model_plays_the_example_through(base_folder, tokenizer, tmp_path):
+    renderer = Renderer(tokenizer, TEMPLATES["hermes"])
+    lines = (EXAMPLE / "execution.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "questions.jsonl").write_text("\n".join([lines[0], lines[-1]]), encoding="utf-8")
+    config = ExecutionConfig(
+        questions=str(tmp_path / "questions.jsonl"),
+        tools=str(EXAMPLE / "tools.py"),
+        documents=str(EXAMPLE / "documents"),
+        max_turns=2,
+        max_new_tokens=24,
+    )
+    base = Served(models.ModelFolder(base_folder), tokenizer, "hermes", renderer.stop_ids, {"which": "base"})
+    found, kept = measured(base, config)
+    assert [measure.as_dict()["n"] for measure in found.values()] == [2, 2, 1, 2]
+    assert all(row["ended"] and len(row["messages"]) >= 2 for row in kept)
+
+
+def test_an_exported_model_is_asked_as_its_folder_says(exported, settings, tmp_path):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"question": "How do I reset my VPN password?"}) + "\n")
+    served = of_folder(models.ModelFolder(exported("full").folder), {"which": "candidate"})
+    asked = settings.model_copy(update={"questions": str(questions), "tools": str(EXAMPLE / "tools.py"), "documents": ""})
+    found, kept = measured(served, asked)
+    assert list(found) == ["execution.success", "execution.finished"]
+    assert kept[0]["ended"]
+
+
+# What is asked
+
+
+@pytest.fixture
+def asking(place, tmp_path):
+    """A function that prepares the given lines of a questions file, with the settings changed."""
+
+    def run(*lines, **changes):
+        file = tmp_path / "questions.jsonl"
+        file.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
+        given = {"questions": str(file), "tools": str(place / "tools.py"), "documents": str(place / "documents"), **changes}
+        return prepare(ExecutionConfig(**given))
+
+    return run
+
+
+def test_only_what_rows_say_something_of_is_measured(asking):
+    assert asking({"question": "Hi"}).measures == ["execution.success", "execution.finished"]
+    assert asking({"question": "Hi", "document": "cars.md"}).measures[2:] == ["execution.retrieved"]
+    both = asking({"question": "Hi"}, {"question": "Ho", "document": "cars.md"}, {"question": "Hu", "answer_contains": ["x"]})
+    assert both.measures[2:] == ["execution.retrieved", "execution.answered"]
+    assert list(both.questions) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{", r"line 1: not JSON: "),
+        (b"[]", r"line 1: Input should be a valid dictionary"),
+        (b"\xff", r"questions\.jsonl: not a text in UTF-8: "),
+        (b"", r"questions\.jsonl: no questions in it$"),
+        ({}, r"line 1: a row needs either a question or messages$"),
+        ({"question": " "}, r"line 1: a row needs either a question or messages$"),
+        (
+            {"question": "x", "messages": [{"role": "user", "content": "x"}]},
+            r"line 1: a row needs either a question or messages$",
+        ),
+        ({"question": "x", "documents": "cars.md"}, r"line 1: documents: Extra inputs are not permitted$"),
+        ({"question": "x", "document": "car.md"}, r"line 1: there is no document 'car\.md'; the nearest is 'cars\.md'$"),
+        ({"question": "x", "answer_contains": "y"}, r"line 1: answer_contains: Input should be a valid list$"),
+        ({"question": "x", "answer_contains": [" "]}, r"line 1: answer_contains has an empty text, which every answer contains$"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, r"line 1: messages\[0\]: assistant cannot come first$"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, r"line 1: messages\[0\]\.role: 'robot' is not one of "),
+    ],
+)
+def test_a_row_that_cannot_be_asked_is_refused_with_its_line(asking, line, message):
+    with pytest.raises(DataError, match=message):
+        asking(line)
+
+
+def test_a_question_that_stands_twice_is_refused(asking):
+    with pytest.raises(DataError, match=r"line 3: asks the same as line 1$"):
+        asking({"question": "x"}, {"question": "y"}, {"messages": [{"role": "user", "content": "x"}]})
+
+
+def test_a_document_without_documents_is_refused(asking):
+    with pytest.raises(DataError, match=r"line 1: names a document, and evaluate\.execution\.documents is not set$"):
+        asking({"question": "x", "document": "cars.md"}, documents="")
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        (("search_knowledge_base", "look_up"), r"tools\.py has no function search_knowledge_base, which would search them$"),
+        (("query", "text"), r"search_knowledge_base in .*tools\.py needs an argument `query: str`$"),
+    ],
+)
+def test_documents_need_a_search_tool(asking, tmp_path, replaced, message):
+    (tmp_path / "tools.py").write_text(TOOLS.replace(*replaced))
+    with pytest.raises(DataError, match=rf"^evaluate\.execution\.documents: .*{message}"):
+        asking({"question": "x"}, tools=str(tmp_path / "tools.py"))
+
+
+def test_the_examples_tools_give_plausible_results_and_the_model_has_learnt_their_schemas(tmp_path):
+    from calltune.tools import load
+    from components.evaluate.tool_process import call
+
+    assert [tool["function"]["name"] for tool in load(EXAMPLE / "tools.py")] == [
+        "search_knowledge_base",
+        "search_web",
+        "create_ticket",
+        "find_employee",
+        "book_room",
+    ]
+
+    def run(function, **given):
+        return call(EXAMPLE / "tools.py", function, given, tmp_path, 60)
+
+    assert run("find_employee", name="marit", detail="phone").text == "Marit Dekker: phone 4471"
+    assert run("book_room", day="Thursday", start="14:00", people=12).text == "Booked Harbour, Thursday 14:00, 60 minutes"
+    assert run("book_room", day="Thursday", start="2 pm").failed == "raised"
