@@ -23,6 +23,7 @@ from components.evaluate.contains import contains
 from components.evaluate.details import Details
 from components.evaluate.execution_questions import QUERY, SEARCH, Prepared, Question, prepare
 from components.evaluate.measure import Measure
+from components.evaluate.questions import seen_in_training
 from components.evaluate.tool_process import Outcome
 
 if TYPE_CHECKING:
@@ -78,7 +79,12 @@ def measures(served: "Served", settings: ExecutionConfig, details: Details) -> d
     Raises:
         DataError: as :func:`prepare`.
     """
-    prepared = prepare(settings)
+    prepared, which = prepare(settings), served.identity["which"]
+    records = [{"id": id_, "messages": question.prompt} for id_, question in prepared.questions.items()]
+    for id_ in seen_in_training(served.folder.path, records, which) or []:
+        runtime.note(
+            f"evaluate {which}: execution: the model was trained on the question in line {id_}, which says little of it now"
+        )
     with tempfile.TemporaryDirectory(prefix="calltune-execution-", ignore_cleanup_errors=True) as place:
         conversations: dict[str, Conversation] = {}
         for id_, question in prepared.questions.items():
@@ -89,7 +95,7 @@ def measures(served: "Served", settings: ExecutionConfig, details: Details) -> d
     details.write([_row(id_, conversation, judged[id_]) for id_, conversation in conversations.items()])
     outcomes = Counter(call["failed"] or "ran" for one in conversations.values() for call in one.calls)
     ends = Counter(one.ended for one in conversations.values())
-    runtime.note(f"evaluate {served.identity['which']}: execution: calls: {_counted(outcomes)}; conversations: {_counted(ends)}")
+    runtime.note(f"evaluate {which}: execution: calls: {_counted(outcomes)}; conversations: {_counted(ends)}")
     asked = {id_: question.model_dump() for id_, question in prepared.questions.items()}
     found = {}
     for name in prepared.measures:

@@ -1,7 +1,8 @@
 """The suite `execution`: real calls, a real search, and a small real model that was taught how each conversation goes."""
 
 import json
-import tempfile
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from torch.nn.functional import cross_entropy
 
 from calltune import models, storage
 from calltune.errors import DataError
+from calltune.records import question_sha256
 from calltune.render import TEMPLATES, Renderer, prompt_ids, token_ids
 from components.evaluate import execution, suites
 from components.evaluate.config import EvaluateConfig, ExecutionConfig
-from components.evaluate.details import Details
 from components.evaluate.execution_questions import prepare
 from components.evaluate.step import Served, of_folder
 
@@ -21,7 +22,7 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "helpdesk"
 STEPS = 300
 OTHERS = 2_000
 TIMEOUT_S = 6
-NEW_TOKENS = 32
+NEW_TOKENS = 64
 TOOLS = '''
 def search_knowledge_base(query: str) -> str:
     """Search.
@@ -93,7 +94,7 @@ CONVERSATIONS = {
         result("5"),
         says("27 days, and 5."),
     ],
-    "Count.": [says(" ".join("abcdefghijklmnopqrstuvwxyzabcdefghij"))],
+    "Count.": [says(" ".join(3 * "abcdefghijklmnopqrstuvwxyz"))],
 }
 ROWS = [
     {"question": "Leave, how much of it?", "document": "leave.md", "answer_contains": ["27 days"]},
@@ -163,7 +164,7 @@ def taught(tiny_model, settings, tmp_path_factory):
         for _ in range(STEPS):
             hidden = network.model(input_ids=inputs).last_hidden_state[learnt[:, 1:]]
             loss = cross_entropy(hidden @ network.lm_head.weight[words].T, places)
-            if loss < 0.005:
+            if loss < 0.01:
                 break
             optimiser.zero_grad()
             loss.backward()
@@ -177,18 +178,11 @@ def taught(tiny_model, settings, tmp_path_factory):
     return Served(models.ModelFolder(folder), tokenizer, "hermes", renderer.stop_ids, {"which": "candidate"})
 
 
-def measured(served, settings):
-    """The measures of a model, and the rows that a person can read."""
-    with tempfile.TemporaryDirectory() as folder:
-        details = Details(None, "", Path(folder) / "execution.jsonl")
-        found = execution.measures(served, settings, details)
-        return found, [json.loads(line) for line in details.file.read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.fixture(scope="module")
 def played(taught, settings):
     """The measures of the taught model, and its conversations by number."""
-    found, kept = measured(taught, settings)
+    kept = []
+    found = execution.measures(taught, settings, kept.extend)
     return found, {row["id"]: row for row in kept}
 
 
@@ -220,13 +214,15 @@ def test_what_becomes_of_the_calls_is_counted_question_by_question(played):
     assert ends == {"7": "max_turns reached", "8": "malformed", "11": "cut off"}
 
 
-def test_a_measure_has_its_interval_and_the_gate_takes_it(taught, settings, monkeypatch):
+def test_a_measure_has_its_interval_and_the_gate_takes_it(taught, settings):
     from components.gate.config import GateConfig
     from components.gate.suites import checks
 
+    begun = time.monotonic()
     once = suites.measured(taught, EvaluateConfig(execution=settings), "code")
-    monkeypatch.delattr(execution, "measures")  # the second time it is taken from the store
+    first = time.monotonic() - begun
     assert suites.measured(taught, EvaluateConfig(execution=settings), "code") == once
+    assert time.monotonic() - begun < 1.5 * first, "the second time it is taken from the store"
     retrieved = once["execution.retrieved"]
     assert retrieved["n"] == 3 and retrieved["low"] < retrieved["value"] == 2 / 3 < retrieved["high"]
     (rows,) = [key for key in storage.of_run().list("evaluations/suites") if key.endswith(".jsonl")]
@@ -244,22 +240,40 @@ def test_a_measure_has_its_interval_and_the_gate_takes_it(taught, settings, monk
     assert check.reason == "cannot be judged: execution.retrieved was not measured."
 
 
-def test_conversations_that_outgrow_the_models_window_end_there(taught, settings, tmp_path):
-    tools = prepare(settings).tools
-    prompt = len(prompt_ids(taught.tokenizer, [{"role": "user", "content": ROWS[0]["question"]}], tools))
-    small = tmp_path / "small"
-    small.mkdir()
-    for file in taught.folder.path.iterdir():
-        (small / file.name).write_bytes(file.read_bytes())
-    config = json.loads((small / "config.json").read_text())
-    config["max_position_embeddings"] = prompt + NEW_TOKENS + 8
-    (small / "config.json").write_text(json.dumps(config))
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text(json.dumps(ROWS[0]) + "\n")
-    there = Served(models.ModelFolder(small), taught.tokenizer, "hermes", taught.stop_ids, {"which": "candidate"})
-    found, kept = measured(there, settings.model_copy(update={"questions": str(questions)}))
-    assert kept[0]["ended"] == "too long for the model"
-    assert [measure.items["1"] for measure in found.values()] == [1.0, 0.0, 1.0, 0.0]
+@pytest.fixture
+def in_another_folder(taught, settings, tmp_path):
+    """A function that plays the first question with a copy of the taught model in which files were changed; its conversation."""
+
+    def play(**changed):
+        folder = tmp_path / "copy"
+        shutil.copytree(taught.folder.path, folder)
+        for name, text in changed.items():
+            (folder / f"{name}.json").write_text(text)
+        questions = tmp_path / "questions.jsonl"
+        questions.write_text(json.dumps(ROWS[0]) + "\n")
+        kept = []
+        there = Served(models.ModelFolder(folder), taught.tokenizer, "hermes", taught.stop_ids, {"which": "candidate"})
+        execution.measures(there, settings.model_copy(update={"questions": str(questions)}), kept.extend)
+        return kept[0]
+
+    return play
+
+
+def test_a_conversation_that_outgrows_the_models_window_ends_there(taught, settings, in_another_folder):
+    prompt = prompt_ids(taught.tokenizer, [{"role": "user", "content": ROWS[0]["question"]}], prepare(settings).tools)
+    config = json.loads((taught.folder.path / "config.json").read_text())
+    # Room for the first answer, and not for what the search has found.
+    config["max_position_embeddings"] = len(prompt) + NEW_TOKENS + 8
+    row = in_another_folder(config=json.dumps(config))
+    assert row["ended"] == "too long for the model"
+    assert [row[f"execution.{name}"] for name in ("success", "finished", "retrieved", "answered")] == [1, 0, 1, 0]
+
+
+def test_a_question_that_the_model_was_trained_on_is_named(in_another_folder, tmp_path):
+    learnt = question_sha256({"messages": [{"role": "user", "content": ROWS[0]["question"]}]})
+    assert in_another_folder(trained_on=json.dumps([learnt]))["ended"] == execution.ANSWER
+    said = (tmp_path / "events.jsonl").read_text()
+    assert "evaluate candidate: execution: the model was trained on the question in line 1" in said
 
 
 @pytest.mark.slow
@@ -274,8 +288,9 @@ def test_the_bundled_model_plays_the_example_through(base_folder, tokenizer, tmp
         max_turns=2,
         max_new_tokens=24,
     )
+    kept = []
     base = Served(models.ModelFolder(base_folder), tokenizer, "hermes", renderer.stop_ids, {"which": "base"})
-    found, kept = measured(base, config)
+    found = execution.measures(base, config, kept.extend)
     assert [measure.as_dict()["n"] for measure in found.values()] == [2, 2, 1, 2]
     assert all(row["ended"] and len(row["messages"]) >= 2 for row in kept)
 
@@ -283,9 +298,10 @@ def test_the_bundled_model_plays_the_example_through(base_folder, tokenizer, tmp
 def test_an_exported_model_is_asked_as_its_folder_says(exported, settings, tmp_path):
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"question": "How do I reset my VPN password?"}) + "\n")
+    kept = []
     served = of_folder(models.ModelFolder(exported("full").folder), {"which": "candidate"})
     asked = settings.model_copy(update={"questions": str(questions), "tools": str(EXAMPLE / "tools.py"), "documents": ""})
-    found, kept = measured(served, asked)
+    found = execution.measures(served, asked, kept.extend)
     assert list(found) == ["execution.success", "execution.finished"]
     assert kept[0]["ended"]
 

@@ -91,7 +91,7 @@ def infinite() -> float:
 
 def greedy() -> str:
     """Take memory."""
-    return str(len(bytearray(100 * 2**30)))
+    return str(len(bytearray(6 * 2**30)))
 
 
 def fills() -> str:
