@@ -16,7 +16,7 @@ from calltune.render import TEMPLATES, Renderer, prompt_ids, token_ids
 from components.evaluate import execution, suites
 from components.evaluate.config import EvaluateConfig, ExecutionConfig
 from components.evaluate.execution_questions import prepare
-from components.evaluate.step import Served, of_folder
+from components.evaluate.step import Served
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "helpdesk"
 STEPS = 300
@@ -293,17 +293,6 @@ def test_the_bundled_model_plays_the_example_through(base_folder, tokenizer, tmp
     found = execution.measures(base, config, kept.extend)
     assert [measure.as_dict()["n"] for measure in found.values()] == [2, 2, 1, 2]
     assert all(row["ended"] and len(row["messages"]) >= 2 for row in kept)
-
-
-def test_an_exported_model_is_asked_as_its_folder_says(exported, settings, tmp_path):
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text(json.dumps({"question": "How do I reset my VPN password?"}) + "\n")
-    kept = []
-    served = of_folder(models.ModelFolder(exported("full").folder), {"which": "candidate"})
-    asked = settings.model_copy(update={"questions": str(questions), "tools": str(EXAMPLE / "tools.py"), "documents": ""})
-    found = execution.measures(served, asked, kept.extend)
-    assert list(found) == ["execution.success", "execution.finished"]
-    assert kept[0]["ended"]
 
 
 # What is asked

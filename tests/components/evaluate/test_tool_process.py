@@ -25,7 +25,7 @@ def find(name: str, detail: Literal["email", "phone"] | None = None) -> dict:
         name: Whom.
         detail: What of it.
     """
-    print("a line on standard output, which is no result")
+    print("a line on standard output, which is no result", flush=True)
     return {"name": name, "detail": detail, "é": 1.5}
 
 
