@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from calltune import models, storage
+from calltune import models
 from calltune.errors import DataError
 from calltune.records import question_sha256
 from calltune.render import TEMPLATES, Renderer, prompt_ids, token_ids
@@ -21,7 +20,7 @@ from components.evaluate.step import Served
 EXAMPLE = Path(__file__).parents[3] / "examples" / "helpdesk"
 STEPS = 300
 OTHERS = 2_000
-TIMEOUT_S = 6
+TIMEOUT_S = 5
 NEW_TOKENS = 64
 TOOLS = '''
 def search_knowledge_base(query: str) -> str:
@@ -101,7 +100,6 @@ ROWS = [
     {"question": "When must a car be back?", "document": "cars.md", "answer_contains": ["18:00"]},
     {"question": "Two and three?", "answer_contains": ["5"]},
     {"question": "Please fail.", "answer_contains": ["failed"]},
-    {"question": "Please take long."},
     {"question": "Add words."},
     {"question": "Never end.", "answer_contains": ["2"]},
     {"question": "Break off."},
@@ -109,6 +107,10 @@ ROWS = [
     {"question": "Leave and a sum?", "document": "leave.md", "answer_contains": ["27", "5"]},
     {"question": "Count.", "answer_contains": ["a b c"]},
 ]
+
+
+def prompted(row):
+    return row["question"] if "question" in row else row["messages"][0]["content"]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def settings(place):
         questions=str(place / "questions.jsonl"),
         tools=str(place / "tools.py"),
         documents=str(place / "documents"),
-        timeout_s=TIMEOUT_S,
+        timeout_s=120,
         max_turns=3,
         max_new_tokens=NEW_TOKENS,
     )
@@ -179,99 +181,109 @@ def taught(tiny_model, settings, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def played(taught, settings):
-    """The measures of the taught model, and its conversations by number."""
-    kept = []
-    found = execution.measures(taught, settings, kept.extend)
-    return found, {row["id"]: row for row in kept}
+def played(taught, settings, tmp_path_factory):
+    """The measures as `metrics.json` has them, the conversations by number, and a function that measures again."""
+    place = tmp_path_factory.mktemp("played")
+
+    def measure():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CALLTUNE_STORAGE", str(place / "store"))
+            patch.setenv("CALLTUNE_EVENTS", str(place / "events.jsonl"))
+            return suites.measured(taught, EvaluateConfig(execution=settings), "code")
+
+    found = measure()
+    (file,) = (place / "store" / "evaluations" / "suites").glob("*.jsonl")
+    return found, {row["id"]: row for row in map(json.loads, file.read_text().splitlines())}, measure
 
 
 def test_conversations_go_as_they_were_taught_to_the_letter(played):
-    for number, (question, turns) in enumerate(CONVERSATIONS.items(), 1):
+    for number, row in played[1].items():
+        question = row["messages"][0]["content"]
+        assert question == prompted(ROWS[int(number) - 1])
         if question != "Count.":
-            assert played[1][str(number)]["messages"] == [
-                {"role": "user", "content": question},
-                *turns,
-                *[result("2")] * (question == "Never end."),
-            ], question
+            after = [result("2")] * (question == "Never end.")
+            assert row["messages"][1:] == [*CONVERSATIONS[question], *after], question
 
 
 def test_what_becomes_of_the_calls_is_counted_question_by_question(played):
-    found, rows = played
+    found, rows, _ = played
     assert list(found) == [f"execution.{name}" for name in ("success", "finished", "retrieved", "answered")]
-    right = {
-        name.removeprefix("execution."): {id_ for id_, one in measure.items.items() if one} for name, measure in found.items()
-    }
-    assert right["success"] == {"1", "2", "3", "7", "10"}, "a question to which nothing was called is none"
-    assert right["finished"] == {"1", "2", "3", "4", "5", "6", "9", "10"}
-    assert right["retrieved"] == {"1", "10"} and set(found["execution.retrieved"].items) == {"1", "2", "10"}
-    assert right["answered"] == {"1", "3", "4", "9", "10", "11"}
-    assert set(found["execution.answered"].items) == {"1", "2", "3", "4", "7", "9", "10", "11"}
+    right = {name.removeprefix("execution."): {id_ for id_, one in found[name]["items"].items() if one} for name in found}
+    assert right["success"] == {"1", "2", "3", "6", "9"}, "a question to which nothing was called is none"
+    assert right["finished"] == {"1", "2", "3", "4", "5", "8", "9"}
+    assert right["retrieved"] == {"1", "9"} and set(found["execution.retrieved"]["items"]) == {"1", "2", "9"}
+    assert right["answered"] == {"1", "3", "4", "8", "9", "10"}
+    assert set(found["execution.answered"]["items"]) == {"1", "2", "3", "4", "6", "8", "9", "10"}
     failed = {id_: [call["failed"] for call in row["calls"]] for id_, row in rows.items()}
-    assert (failed["4"], failed["5"], failed["6"], failed["8"]) == (["raised"], ["timed out"], ["invalid"], [])
-    assert (failed["7"], failed["10"]) == ([None] * 3, [None] * 2)
+    assert (failed["4"], failed["5"], failed["7"]) == (["raised"], ["invalid"], [])
+    assert (failed["6"], failed["9"]) == ([None] * 3, [None] * 2)
     ends = {id_: row["ended"] for id_, row in rows.items() if row["ended"] != execution.ANSWER}
-    assert ends == {"7": "max_turns reached", "8": "malformed", "11": "cut off"}
+    assert ends == {"6": "max_turns reached", "7": "malformed", "10": "cut off"}
 
 
-def test_a_measure_has_its_interval_and_the_gate_takes_it(taught, settings):
+def test_a_measure_has_its_interval_is_kept_in_the_store_and_the_gate_takes_it(played, monkeypatch):
     from components.gate.config import GateConfig
     from components.gate.suites import checks
 
-    begun = time.monotonic()
-    once = suites.measured(taught, EvaluateConfig(execution=settings), "code")
-    first = time.monotonic() - begun
-    assert suites.measured(taught, EvaluateConfig(execution=settings), "code") == once
-    assert time.monotonic() - begun < 1.5 * first, "the second time it is taken from the store"
+    once, _, measure = played
+    monkeypatch.setattr(execution, "measures", None)
+    assert measure() == once, "the second time it is taken from the store"
     retrieved = once["execution.retrieved"]
     assert retrieved["n"] == 3 and retrieved["low"] < retrieved["value"] == 2 / 3 < retrieved["high"]
-    (rows,) = [key for key in storage.of_run().list("evaluations/suites") if key.endswith(".jsonl")]
-    kept = [json.loads(line) for line in storage.of_run().get(rows).decode().splitlines()]
-    assert [row["id"] for row in kept] == list(once["execution.success"]["items"])
 
-    worse = json.loads(json.dumps(once))
-    conditions = GateConfig(suites={"execution.retrieved": 0.6}, regression={"execution.answered": 0.05})
-    assert all(check.passed for check in checks({"suites": once}, {"suites": worse}, conditions))
-    asked = GateConfig(suites={"execution.retrieved": 0.7, "execution.success": 0.4})
-    failing = [check.name for check in checks({"suites": once}, None, asked) if not check.passed]
+    sides = {"suites": once}, {"suites": once}
+    conditions = GateConfig(suites={"execution.retrieved": 0.6}, regression={"execution.answered": 0.05}, min_questions=1)
+    assert all(check.passed for check in checks(*sides, conditions))
+    asked = GateConfig(suites={"execution.retrieved": 0.7, "execution.success": 0.4}, min_questions=1)
+    failing = [check.name for check in checks(*sides, asked) if not check.passed]
     assert failing == ["suite: execution.retrieved"]
-    del once["execution.retrieved"]
-    (check,) = [one for one in checks({"suites": once}, None, GateConfig(suites={"execution.retrieved": 0.1})) if not one.passed]
-    assert check.reason == "cannot be judged: execution.retrieved was not measured."
+    without = {"suites": {name: one for name, one in once.items() if name != "execution.retrieved"}}
+    asked = GateConfig(suites={"execution.retrieved": 0.1}, min_questions=1)
+    reasons = [check.reason for check in checks(without, None, asked) if not check.passed]
+    assert "cannot be judged: execution.retrieved was not measured." in reasons
 
 
 @pytest.fixture
-def in_another_folder(taught, settings, tmp_path):
-    """A function that plays the first question with a copy of the taught model in which files were changed; its conversation."""
+def asked_alone(taught, settings, tmp_path):
+    """A function that asks one question of a copy of the taught model in which files were changed; returns its conversation."""
 
-    def play(**changed):
+    def play(row, timeout_s=120, **changed):
         folder = tmp_path / "copy"
         shutil.copytree(taught.folder.path, folder)
         for name, text in changed.items():
             (folder / f"{name}.json").write_text(text)
         questions = tmp_path / "questions.jsonl"
-        questions.write_text(json.dumps(ROWS[0]) + "\n")
+        questions.write_text(json.dumps(row) + "\n")
         kept = []
         there = Served(models.ModelFolder(folder), taught.tokenizer, "hermes", taught.stop_ids, {"which": "candidate"})
-        execution.measures(there, settings.model_copy(update={"questions": str(questions)}), kept.extend)
+        execution.measures(
+            there, settings.model_copy(update={"questions": str(questions), "timeout_s": timeout_s}), kept.extend
+        )
         return kept[0]
 
     return play
 
 
-def test_a_conversation_that_outgrows_the_models_window_ends_there(taught, settings, in_another_folder):
+def test_a_call_whose_time_is_over_is_a_result_like_any_other(asked_alone):
+    row = asked_alone({"question": "Please take long."}, TIMEOUT_S)
+    assert row["messages"][1:] == CONVERSATIONS["Please take long."]
+    assert [call["failed"] for call in row["calls"]] == ["timed out"]
+    assert (row["execution.success"], row["execution.finished"]) == (0, 1)
+
+
+def test_a_conversation_that_outgrows_the_models_window_ends_there(taught, settings, asked_alone):
     prompt = prompt_ids(taught.tokenizer, [{"role": "user", "content": ROWS[0]["question"]}], prepare(settings).tools)
     config = json.loads((taught.folder.path / "config.json").read_text())
     # Room for the first answer, and not for what the search has found.
     config["max_position_embeddings"] = len(prompt) + NEW_TOKENS + 8
-    row = in_another_folder(config=json.dumps(config))
+    row = asked_alone(ROWS[0], config=json.dumps(config))
     assert row["ended"] == "too long for the model"
     assert [row[f"execution.{name}"] for name in ("success", "finished", "retrieved", "answered")] == [1, 0, 1, 0]
 
 
-def test_a_question_that_the_model_was_trained_on_is_named(in_another_folder, tmp_path):
+def test_a_question_that_the_model_was_trained_on_is_named(asked_alone, tmp_path):
     learnt = question_sha256({"messages": [{"role": "user", "content": ROWS[0]["question"]}]})
-    assert in_another_folder(trained_on=json.dumps([learnt]))["ended"] == execution.ANSWER
+    assert asked_alone(ROWS[0], trained_on=json.dumps([learnt]))["ended"] == execution.ANSWER
     said = (tmp_path / "events.jsonl").read_text()
     assert "evaluate candidate: execution: the model was trained on the question in line 1" in said
 
