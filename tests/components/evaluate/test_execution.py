@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from calltune.records import question_sha256
 from calltune.render import TEMPLATES, Renderer, prompt_ids, token_ids
 from components.evaluate import execution, suites
 from components.evaluate.config import EvaluateConfig, ExecutionConfig
+from components.evaluate.details import Details
 from components.evaluate.execution_questions import prepare
 from components.evaluate.step import Served
 
@@ -180,6 +182,14 @@ def taught(tiny_model, settings, tmp_path_factory):
     return Served(models.ModelFolder(folder), tokenizer, "hermes", renderer.stop_ids, {"which": "candidate"})
 
 
+def measured(served, settings):
+    """The measures of a model, and the rows that a person can read."""
+    with tempfile.TemporaryDirectory() as folder:
+        details = Details(None, "", Path(folder) / "execution.jsonl")
+        found = execution.measures(served, settings, details)
+        return found, [json.loads(line) for line in details.file.read_text(encoding="utf-8").splitlines()]
+
+
 @pytest.fixture(scope="module")
 def played(taught, settings, tmp_path_factory):
     """The measures as `metrics.json` has them, the conversations by number, and a function that measures again."""
@@ -254,12 +264,9 @@ def asked_alone(taught, settings, tmp_path):
             (folder / f"{name}.json").write_text(text)
         questions = tmp_path / "questions.jsonl"
         questions.write_text(json.dumps(row) + "\n")
-        kept = []
         there = Served(models.ModelFolder(folder), taught.tokenizer, "hermes", taught.stop_ids, {"which": "candidate"})
-        execution.measures(
-            there, settings.model_copy(update={"questions": str(questions), "timeout_s": timeout_s}), kept.extend
-        )
-        return kept[0]
+        asked = settings.model_copy(update={"questions": str(questions), "timeout_s": timeout_s})
+        return measured(there, asked)[1][0]
 
     return play
 
@@ -300,9 +307,8 @@ def test_the_bundled_model_plays_the_example_through(base_folder, tokenizer, tmp
         max_turns=2,
         max_new_tokens=24,
     )
-    kept = []
     base = Served(models.ModelFolder(base_folder), tokenizer, "hermes", renderer.stop_ids, {"which": "base"})
-    found = execution.measures(base, config, kept.extend)
+    found, kept = measured(base, config)
     assert [measure.as_dict()["n"] for measure in found.values()] == [2, 2, 1, 2]
     assert all(row["ended"] and len(row["messages"]) >= 2 for row in kept)
 
