@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from calltune.errors import ConfigError, DataError
 from calltune.parse import PARSERS
+from calltune.pieces import Pieces
 from calltune.records import Message, Record, Tool, calls_of, canonical, sha256
 from calltune.template import TEMPLATES, Template, template_of
 
@@ -62,6 +63,7 @@ class Renderer:
         # Some tokenizers have runs of spaces as added tokens, which are text like any other.
         self.special_tokens = sorted(token for token in special if token.strip())
         self._prefixes: dict[str, int] = {}
+        self._pieces = Pieces(tokenizer)
 
     def rows(self, record: Record) -> list[Rendered]:
         """The record's training rows: one, or one per assistant turn where the template does not keep prefixes.
@@ -79,17 +81,17 @@ class Renderer:
 
     def _rows(self, messages: list[Message], tools: list[Tool]) -> list[Rendered]:
         turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        whole = token_ids(self.tokenizer, messages, tools)
+        (whole,) = self._ids([messages], tools)
         begin = self.tokenizer.bos_token_id
         if begin is not None and whole[:2] == [begin, begin]:
             raise NotRepresentable(f"the row begins with two {self.tokenizer.bos_token!r}: the model never saw that")
-        prompts = [prompt_ids(self.tokenizer, messages[:turn], tools) for turn in turns]
+        prompts = self._ids([messages[:turn] for turn in turns], tools, add_generation_prompt=True)
         if all(whole[: len(prompt)] == prompt for prompt in prompts):
             answers = zip(turns, prompts, strict=True)
             return [self._masked(whole, [self._answer_span(whole, len(prompt), messages[turn]) for turn, prompt in answers])]
         rows = []
         for turn, prompt in zip(turns, prompts, strict=True):
-            ids = token_ids(self.tokenizer, messages[: turn + 1], tools)
+            (ids,) = self._ids([messages[: turn + 1]], tools)
             if ids[: len(prompt)] != prompt:
                 raise NotRepresentable("the prompt's tokens are not a prefix of the conversation's tokens")
             rows.append(self._masked(ids, [self._answer_span(ids, len(prompt), messages[turn])]))
@@ -107,9 +109,16 @@ class Renderer:
         if key not in self._prefixes:
             if len(self._prefixes) >= PREFIXES_KNOWN:
                 self._prefixes.clear()
-            one, two = (token_ids(self.tokenizer, [*head, {"role": "user", "content": text}], tools) for text in ("A", "z"))
+            one, two = self._ids([[*head, {"role": "user", "content": text}] for text in ("A", "z")], tools)
             self._prefixes[key] = common_prefix(one, two)
         return self._prefixes[key]
+
+    def _ids(
+        self, conversations: Sequence[list[Message]], tools: list[Tool], add_generation_prompt: bool = False
+    ) -> list[list[int]]:
+        """As `token_ids`, of several conversations with the same tools."""
+        texts = _texts(self.tokenizer, conversations, tools, add_generation_prompt)
+        return [self._pieces.ids(text) for text in texts]
 
     def _answer_span(self, ids: Sequence[int], start: int, turn: Message) -> tuple[int, int]:
         """From where to where the assistant's turn stands, its stop token included; it must read back as its calls."""
@@ -141,15 +150,29 @@ def token_ids(
     template: str | None = None,
 ) -> list[int]:
     """Token ids of a conversation through the tokenizer's own chat template, or through another one's Jinja source."""
-    text = tokenizer.apply_chat_template(
-        list(messages),
+    (text,) = _texts(tokenizer, [messages], tools, add_generation_prompt, template)
+    # The template prints its own BOS where the model wants one: adding another is a known silent bug.
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _texts(
+    tokenizer: "PreTrainedTokenizerBase",
+    conversations: Sequence[Sequence[Message]],
+    tools: Sequence[Tool],
+    add_generation_prompt: bool,
+    template: str | None = None,
+) -> list[str]:
+    """Conversations with the same tools through a chat template, all at once: each time it looks through the tools first."""
+    if not all(conversations):
+        raise ValueError("a conversation has no message")
+    found: list[str] = tokenizer.apply_chat_template(
+        [list(messages) for messages in conversations],
         tools=list(tools) or None,
         chat_template=template,
         add_generation_prompt=add_generation_prompt,
         tokenize=False,
     )
-    # The template prints its own BOS where the model wants one: adding another is a known silent bug.
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return found
 
 
 def prompt_ids(

@@ -10,6 +10,7 @@ import jsonschema
 from calltune import python_file, references, storage
 from calltune.errors import DataError, no_such_file
 from calltune.loose_types import from_loose_types
+from calltune.plain_schemas import is_plain
 from calltune.records import Tool
 
 
@@ -54,13 +55,8 @@ def normalise(tool: dict[str, Any], where: str) -> Tool:
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
         raise DataError(f"{where}: tool {function['name']!r}: parameters must be a JSON Schema of type object")
-    try:
-        jsonschema.Draft202012Validator.check_schema(parameters)
-    except jsonschema.SchemaError as error:
-        raise DataError(f"{where}: tool {function['name']!r}: parameters are not a JSON Schema: {error.message}") from None
-    reference = references.wrong(parameters)
-    if reference is not None:
-        raise DataError(f"{where}: tool {function['name']!r}: the reference {reference!r} leads nowhere in it, or to no schema")
+    if not is_plain(parameters):
+        _require_schema(parameters, f"{where}: tool {function['name']!r}")
     # `nullable` is OpenAPI, not JSON Schema; an absent optional argument is absent here, never null.
     properties = {
         name: {key: value for key, value in schema.items() if key != "nullable"} if isinstance(schema, dict) else schema
@@ -71,6 +67,16 @@ def normalise(tool: dict[str, Any], where: str) -> Tool:
         "type": "function",
         "function": {"name": function["name"], "description": function.get("description") or "", "parameters": parameters},
     }
+
+
+def _require_schema(parameters: dict[str, Any], where: str) -> None:
+    try:
+        jsonschema.Draft202012Validator.check_schema(parameters)
+    except jsonschema.SchemaError as error:
+        raise DataError(f"{where}: parameters are not a JSON Schema: {error.message}") from None
+    reference = references.wrong(parameters)
+    if reference is not None:
+        raise DataError(f"{where}: the reference {reference!r} leads nowhere in it, or to no schema")
 
 
 def names_of(tools: list[Tool]) -> list[str]:

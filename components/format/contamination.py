@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -39,15 +39,20 @@ class Turns:
     def __init__(self) -> None:
         self.numbers, self.rows = array("q"), 0
 
-    def add(self, record: Record) -> None:
-        """Count a row's turns."""
-        self.numbers.extend({_number(turn) for turn in turns_sha256(record)})
+    def add(self, turns: Iterable[int]) -> None:
+        """Count a row's turns, of `numbers_of_turns`."""
+        self.numbers.extend(turns)
         self.rows += 1
 
     def phrases(self) -> frozenset[int]:
         """Those that are phrases of the data, such as a yes in many words: what they ask is what stands before them."""
         turns, rows_with = np.unique(np.array(self.numbers, np.int64), return_counts=True)
         return frozenset(turns[rows_with > _common(self.rows)].tolist())
+
+
+def numbers_of_turns(record: Record) -> list[int]:
+    """A number for each thing that the user says in a turn of its own."""
+    return sorted({_number(turn) for turn in turns_sha256(record)})
 
 
 def taught_turns(record: Record, phrases: Collection[int]) -> set[str]:

@@ -7,14 +7,15 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calltune.records import TURN, Record, question_sha256, sha256
-from calltune.render import Rendered, Renderer
+from calltune.records import TURN, Record, question_sha256
+from calltune.render import Rendered
 from components.format.contamination import taught_turns
+from components.format.spill import Row
 from components.format.split import TEST, TRAIN, stratum
 
 SCHEMA = pa.schema(
@@ -45,20 +46,20 @@ class Part:
         learnt: hashes of all that training on them teaches the answer to.
     """
 
-    def __init__(self, name: str, out: Path, renderer: Renderer, phrases: Collection[int]) -> None:
-        self.name, self.renderer, self.phrases = name, renderer, phrases
+    def __init__(self, name: str, out: Path, phrases: Collection[int]) -> None:
+        self.name, self.phrases = name, phrases
         self.records = self.prefix = 0
         self.strata: Counter[str] = Counter()
         self.stops: Counter[int] = Counter()
         self.tokens, self.supervised = array("l"), array("l")
         self.first: list[tuple[Record, list[Rendered]]] = []
         self.learnt: set[str] = set()
-        self.waiting: list[dict[str, Any]] = []
+        self.waiting: list[tuple[str, Row]] = []
         self.files = ExitStack()
         self.table = None if name == TEST else self.files.enter_context(pq.ParquetWriter(out / f"{name}.parquet", SCHEMA))
         self.lines = None if name == TRAIN else self.files.enter_context((out / f"{name}.jsonl").open("w", encoding="utf-8"))
 
-    def add(self, record: Record, rendered: list[Rendered]) -> None:
+    def add(self, record: Record, rendered: list[Row]) -> None:
         """Write a record, with its rows."""
         self.records += 1
         self.strata[stratum(record)] += 1
@@ -70,33 +71,33 @@ class Part:
             question = question_sha256(record)
             self.learnt |= {question, *(f"{TURN}{turn}" for turn in taught_turns(record, self.phrases) - {question})}
             if len(self.first) < FIRST:
-                self.first.append((record, rendered))
+                rows = [Rendered(row.input_ids.tolist(), row.loss_mask.tolist()) for row in rendered]
+                self.first.append((record, rows))
 
-    def _add_rows(self, record: Record, rendered: list[Rendered]) -> None:
-        prefix = self.renderer.prefix_length(record)
-        self.prefix = max(self.prefix, prefix)
+    def _add_rows(self, record: Record, rendered: list[Row]) -> None:
         for number, row in enumerate(rendered):
-            self.waiting.append(
-                {
-                    "id": record["id"] if number == 0 else f"{record['id']}#{number}",
-                    "input_ids": row.input_ids,
-                    "loss_mask": row.loss_mask,
-                    "prefix_sha256": sha256(row.input_ids[:prefix]),
-                }
-            )
+            self.prefix = max(self.prefix, row.prefix)
+            self.waiting.append((record["id"] if number == 0 else f"{record['id']}#{number}", row))
             self.tokens.append(len(row.input_ids))
-            self.supervised.append(sum(row.loss_mask))
-            after = [*row.loss_mask[1:], False]
-            self.stops.update(
-                token for token, on, next_on in zip(row.input_ids, row.loss_mask, after, strict=True) if on and not next_on
-            )
+            self.supervised.append(int(row.loss_mask.sum()))
+            ends = row.loss_mask & ~np.append(row.loss_mask[1:], False)
+            self.stops.update(row.input_ids[ends].tolist())
         if len(self.waiting) >= GROUP_ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        if self.table is not None and self.waiting:
-            self.table.write_table(pa.Table.from_pylist(self.waiting, schema=SCHEMA))
-            self.waiting = []
+        if self.table is None or not self.waiting:
+            return
+        rows = [row for _, row in self.waiting]
+        ends = np.cumsum([0, *(len(row.input_ids) for row in rows)], dtype=np.int32)
+        columns = {
+            "id": pa.array([name for name, _ in self.waiting], pa.string()),
+            "input_ids": pa.ListArray.from_arrays(ends, np.concatenate([row.input_ids for row in rows])),
+            "loss_mask": pa.ListArray.from_arrays(ends, np.concatenate([row.loss_mask for row in rows])),
+            "prefix_sha256": pa.array([row.prefix_sha256 for row in rows], pa.string()),
+        }
+        self.table.write_table(pa.table(columns, schema=SCHEMA))
+        self.waiting = []
 
     def __enter__(self) -> "Part":
         return self

@@ -1,4 +1,4 @@
-"""Records rendered one by one: those that can be shown to the model, and those that are refused, each with its reason."""
+"""Records as they are shown to the model, on disk, and those that are refused, each with its reason."""
 
 import json
 from array import array
@@ -7,19 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from calltune.records import Record, canonical, user_text
-from calltune.render import NotRepresentable, Rendered, Renderer
-from components.format.config import FormatConfig
-from components.format.shaping import without_first_turn
-from components.format.spill import RenderedFile
+from calltune.records import Record, canonical
+from components.format.spill import RenderedFile, Row
 
 _OUT = -1
-
-
-class _Refused(Exception):
-    def __init__(self, rule: str, message: str) -> None:
-        super().__init__(message)
-        self.rule = rule
 
 
 class Rows:
@@ -31,8 +22,7 @@ class Rows:
         shortened: the records as they are shown, of those that have lost early turns, by their place.
     """
 
-    def __init__(self, renderer: Renderer, config: FormatConfig, records: int, quarantine: Path) -> None:
-        self.renderer, self.config = renderer, config
+    def __init__(self, records: int, quarantine: Path) -> None:
         self.rules: Counter[str] = Counter()
         self.first = ""
         self.shortened: dict[int, Record] = {}
@@ -41,15 +31,16 @@ class Rows:
         self.rendered = self.files.enter_context(RenderedFile())
         self.places = array("q", [_OUT]) * records
 
-    def take(self, index: int, record: Record) -> None:
-        """Render the record of this place, or refuse it."""
-        try:
-            shown, rendered = self._fitting(record)
-        except _Refused as refusal:
-            self.refuse(index, record, refusal.rule, str(refusal))
-            return
-        self.places[index] = self.rendered.add(rendered)
-        if shown is not record or index in self.shortened:
+    def keep(self, index: int, rows: bytes, shown: Record | None = None) -> None:
+        """Keep what the record of this place is rendered to.
+
+        Args:
+            index: the place.
+            rows: packed.
+            shown: the record as it is shown, where it has lost early turns.
+        """
+        self.places[index] = self.rendered.add(rows)
+        if shown is not None:
             self.shortened[index] = shown
 
     def refuse(self, index: int, record: Record, rule: str, message: str) -> None:
@@ -70,7 +61,7 @@ class Rows:
         """The record as it was rendered: some of its early turns may be left out."""
         return self.shortened.get(index, record)
 
-    def of(self, index: int) -> list[Rendered]:
+    def of(self, index: int) -> list[Row]:
         """What the record was rendered to."""
         return self.rendered.rows(self.places[index])
 
@@ -79,35 +70,3 @@ class Rows:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.files.close()
-
-    def _fitting(self, record: Record) -> tuple[Record, list[Rendered]]:
-        try:
-            return record, _checked(record, self.renderer, self.config.max_tokens)
-        except _Refused as refusal:
-            if refusal.rule != "too_long" or self.config.too_long == "quarantine":
-                raise
-            whole = refusal
-        shown = without_first_turn(record)
-        while shown is not None:
-            try:
-                return shown, _checked(shown, self.renderer, self.config.max_tokens)
-            except _Refused as refusal:
-                if refusal.rule != "too_long":
-                    raise
-            shown = without_first_turn(shown)
-        raise whole
-
-
-def _checked(record: Record, renderer: Renderer, max_tokens: int) -> list[Rendered]:
-    texts = [user_text(record), *(m[key] for m in record["messages"] for key in ("content", "reasoning_content") if m.get(key))]
-    for token in renderer.special_tokens:
-        if any(token in text for text in texts):
-            raise _Refused("special_token", f"the text contains {token!r}, which the model reads as a control token")
-    try:
-        rows = renderer.rows(record)
-    except NotRepresentable as error:
-        raise _Refused("not_representable", str(error)) from None
-    for row in rows:
-        if len(row.input_ids) > max_tokens:
-            raise _Refused("too_long", f"{len(row.input_ids)} tokens, format.max_tokens is {max_tokens}")
-    return rows

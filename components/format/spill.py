@@ -4,14 +4,17 @@ import json
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from calltune.errors import DataError
-from calltune.records import Record
+from calltune.records import Record, sha256
 from calltune.render import Rendered
+
+_DIGEST_BYTES = 32
 
 
 class RecordFile(Sequence[Record]):
@@ -41,6 +44,11 @@ class RecordFile(Sequence[Record]):
             raise DataError(f"{self.path}, line {index + 1}: not JSON: {error}") from None
         return record
 
+    def lines(self) -> Iterator[bytes]:
+        """Yield all lines, as they are."""
+        with self.path.open("rb") as file:
+            yield from file
+
     def __enter__(self) -> "RecordFile":
         return self
 
@@ -64,34 +72,60 @@ class Some(Sequence[Record]):
         return (self.records[place] for place in self.places)
 
 
+@dataclass(frozen=True)
+class Row:
+    """A rendered row as it comes back from the disk.
+
+    Attributes:
+        input_ids: int32, shape ``(tokens,)``.
+        loss_mask: bool, shape ``(tokens,)``.
+        prefix: tokens before the first user turn.
+        prefix_sha256: of these, in hex.
+    """
+
+    input_ids: np.ndarray
+    loss_mask: np.ndarray
+    prefix: int
+    prefix_sha256: str
+
+
+def packed(rows: Sequence[Rendered], prefix: int) -> bytes:
+    """The rows of one record as bytes.
+
+    Args:
+        rows: that it is rendered to.
+        prefix: how many of their tokens come before the first user turn.
+    """
+    parts = [np.array([len(rows), prefix, *(len(row.input_ids) for row in rows)], np.int32).tobytes()]
+    for row in rows:
+        parts += [np.array(row.input_ids, np.int32).tobytes(), np.array(row.loss_mask, np.bool_).tobytes()]
+        parts.append(bytes.fromhex(sha256(row.input_ids[:prefix])))
+    return b"".join(parts)
+
+
 class RenderedFile:
-    """Rendered rows in a temporary file: 5 bytes for each token."""
+    """Packed rows in a temporary file: 5 bytes for each token."""
 
     def __init__(self) -> None:
         self.file, self.end = tempfile.TemporaryFile(), 0  # noqa: SIM115  # closed by __exit__
 
-    def add(self, rows: Sequence[Rendered]) -> int:
-        """Write the rows of one record; returns where they are."""
+    def add(self, rows: bytes) -> int:
+        """Write the packed rows of one record; returns where they are."""
         place = self.end
-        lengths = np.array([len(rows), *(len(row.input_ids) for row in rows)], np.int32)
-        parts = [lengths.tobytes()]
-        for row in rows:
-            parts += [np.array(row.input_ids, np.int32).tobytes(), np.array(row.loss_mask, np.bool_).tobytes()]
-        data = b"".join(parts)
         self.file.seek(place)
-        self.file.write(data)
-        self.end += len(data)
+        self.file.write(rows)
+        self.end += len(rows)
         return place
 
-    def rows(self, place: int) -> list[Rendered]:
+    def rows(self, place: int) -> list[Row]:
         """The rows of the record that was written there."""
         self.file.seek(place)
-        (count,) = np.frombuffer(self.file.read(4), np.int32)
-        lengths = np.frombuffer(self.file.read(4 * int(count)), np.int32)
+        count, prefix = np.frombuffer(self.file.read(8), np.int32).tolist()
         found = []
-        for length in map(int, lengths):
-            ids = np.frombuffer(self.file.read(4 * length), np.int32).tolist()
-            found.append(Rendered(ids, np.frombuffer(self.file.read(length), np.bool_).tolist()))
+        for length in np.frombuffer(self.file.read(4 * count), np.int32).tolist():
+            ids = np.frombuffer(self.file.read(4 * length), np.int32)
+            mask = np.frombuffer(self.file.read(length), np.bool_)
+            found.append(Row(ids, mask, prefix, self.file.read(_DIGEST_BYTES).hex()))
         return found
 
     def __enter__(self) -> "RenderedFile":

@@ -2,12 +2,16 @@
 
 import re
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from calltune import models, runtime, validate
 from calltune.errors import ConfigError, DataError
+from calltune.in_order import batches, in_order
 from calltune.records import Record, prompt_of
 from calltune.render import Rendered, Renderer, prompt_ids
 from calltune.settings import ModelConfig
@@ -17,12 +21,16 @@ from components.format.config import FormatConfig
 from components.format.contamination import Pair, Turns, contaminated
 from components.format.part import Part
 from components.format.rows import Rows
+from components.format.shaped import Reader, read, reader, shaped
 from components.format.shaping import with_shuffled_tools, without_tools
-from components.format.spill import RecordFile, Some
+from components.format.spill import RecordFile, Row, Some
 from components.format.split import TEST, TRAIN, VALIDATION, parts_of, unseen_tools
 from components.format.template import chosen
 
 PREVIEW_ROWS = 3
+BATCH_LINES = 64
+HELPED = 10_000
+"""Records from which on other processes help: starting one takes as long as a few thousand of them."""
 LOOKED_AT = 64
 """Training rows whose prompts must show their tools; all of them are rendered in the same way."""
 LISTED = 20
@@ -63,13 +71,12 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
     template = with_tool_detail(choice.template, config.tool_detail)
     renderer = Renderer(tokenizer, template)
 
-    turns = Turns()
-    with lines as records, Rows(renderer, config, len(records), out / "quarantine.jsonl") as rows:
-        for index, record in enumerate(runtime.tracked(records, "render", len(records))):
-            rows.take(index, record)
-            turns.add(record)
-        phrases = turns.phrases()
-        kept = Some(records, filter(rows.has, range(len(records))))
+    there = partial(reader, source, folder, template, config)
+    with lines as records, Rows(len(records), out / "quarantine.jsonl") as rows, ExitStack() as files:
+        light = Path(files.enter_context(TemporaryDirectory())) / "asked.jsonl"
+        phrases = _read_all(records, rows, partial(read, path=source, renderer=renderer, config=config), there, light)
+        asked = files.enter_context(RecordFile(light))
+        kept = Some(asked, filter(rows.has, range(len(records))))
         _require_few_quarantined(source, len(records), rows, config, out)
         # By the whole conversations: one that has lost its first turn still belongs to the question that it began with.
         parts = parts_of(kept, config.split)
@@ -77,14 +84,14 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         repeated = contaminated(kept, parts, config.contamination, phrases, shortened)
         for pair in repeated:
             message = f"asks what row {kept[pair.held]['id']} of the {parts[pair.held]} part asks: {pair.why}"
-            rows.refuse(kept.places[pair.train], kept[pair.train], "contaminated", message)
+            rows.refuse(kept.places[pair.train], records[kept.places[pair.train]], "contaminated", message)
         _require_few_contaminated(kept, parts, repeated, config, out)
         unseen = unseen_tools(kept, config.split) if config.split.by == "tool" else set()
         written: dict[str, Part] = {}
         for part in (TRAIN, VALIDATION, TEST):
             chosen_rows = (place for place, of in zip(kept.places, parts, strict=True) if of == part and rows.has(place))
-            with Part(part, out, renderer, phrases) as file:
-                for record, rendered in shown(part, chosen_rows, records, rows, config, unseen):
+            with Part(part, out, phrases) as file:
+                for record, rendered in shown(part, chosen_rows, records, rows, renderer, config, unseen):
                     file.add(record, rendered)
             written[part] = file
         _require_rows(written, rows)
@@ -119,6 +126,34 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
     return result
 
 
+def _read_all(records: RecordFile, rows: Rows, here: Reader, there: Callable[[], Reader], asked: Path) -> frozenset[int]:
+    """Render all records; returns the phrases of the data.
+
+    Args:
+        records: one by one.
+        rows: gets what they are rendered to.
+        here: renders in this process.
+        there: makes what renders in another one.
+        asked: the file gets the records without their tools.
+    """
+    turns, index = Turns(), 0
+    alone = 0 if len(records) >= HELPED else len(records)
+    progress = runtime.Progress("render", len(records), "rows")
+    lines = batches(enumerate(records.lines(), 1), BATCH_LINES)
+    with asked.open("wb") as file, closing(in_order(lines, here, there, alone)) as done:
+        for _, batch in done:
+            for one in batch:
+                if one.shaped.refused is not None:
+                    rows.refuse(index, records[index], *one.shaped.refused)
+                else:
+                    rows.keep(index, one.shaped.rows, one.shaped.shown)
+                turns.add(one.turns)
+                file.write(one.asked)
+                index += 1
+            progress.update(index)
+    return turns.phrases()
+
+
 def _require_tools_in_prompts(shown_rows: Sequence[tuple[Record, list[Rendered]]], renderer: Renderer) -> None:
     """Refuse a template that leaves a tool out, for whatever reason: a model would learn to call what it was never shown.
 
@@ -138,8 +173,14 @@ def _require_tools_in_prompts(shown_rows: Sequence[tuple[Record, list[Rendered]]
 
 
 def shown(
-    part: str, places: Iterable[int], records: Sequence[Record], rows: Rows, config: FormatConfig, unseen: Collection[str]
-) -> Iterator[tuple[Record, list[Rendered]]]:
+    part: str,
+    places: Iterable[int],
+    records: Sequence[Record],
+    rows: Rows,
+    renderer: Renderer,
+    config: FormatConfig,
+    unseen: Collection[str],
+) -> Iterator[tuple[Record, list[Row]]]:
     """Yield the records of a part as they are shown, with what they are rendered to.
 
     They are rendered again where the split hides tools from them, or their tools are shuffled, and may be refused then.
@@ -153,7 +194,11 @@ def shown(
         found = with_shuffled_tools(found, config.shuffle_tools, config.split.seed)
     for place, record in zip(chosen_places, runtime.tracked(found, f"write {part}", len(chosen_places)), strict=True):
         if hides or shuffles:
-            rows.take(place, record)
+            again = shaped(record, renderer, config)
+            if again.refused is not None:
+                rows.refuse(place, record, *again.refused)
+            else:
+                rows.keep(place, again.rows, again.shown or (record if place in rows.shortened else None))
         if rows.has(place):
             yield rows.shown(place, record), rows.of(place)
 

@@ -1,6 +1,7 @@
 """What the kept rows hold, in numbers."""
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 from calltune import drift
@@ -9,6 +10,41 @@ from calltune.records import Record, calls_of, expected_calls, user_text
 
 EXAMPLES = 3
 """Messages of each rule that are kept to be shown."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What there is to count in one row.
+
+    Attributes:
+        tools: each tool with the names of its parameters.
+        calls: each call with the names of its arguments.
+        roles: of its messages.
+        answer: the tools of its expected answer, as one label.
+        question_words: words of its question.
+        length: the class of its question's length.
+    """
+
+    tools: list[tuple[str, list[str]]]
+    calls: list[tuple[str, list[str]]]
+    roles: list[str]
+    answer: str
+    question_words: int
+    length: str
+
+
+def counts_of(record: Record) -> Counts:
+    """Count what is in one row."""
+    functions = [tool["function"] for tool in record["tools"]]
+    calls = [call for message in record["messages"] for call in calls_of(message)]
+    return Counts(
+        [(one["name"], list(one["parameters"].get("properties", {}))) for one in functions],
+        [(call["name"], list(call["arguments"])) for call in calls],
+        [message["role"] for message in record["messages"]],
+        label_of([call["name"] for call in expected_calls(record)]),
+        len(user_text(record).split()),
+        drift.length_class(record),
+    )
 
 
 class Profile:
@@ -29,23 +65,21 @@ class Profile:
         self.given: dict[str, Counter[str]] = defaultdict(Counter)
         self.examples: dict[str, list[str]] = {}
 
-    def add(self, record: Record) -> None:
+    def add(self, counts: Counts) -> None:
         """Count a row that is kept."""
-        calls = [call for message in record["messages"] for call in calls_of(message)]
-        names = [call["name"] for call in calls]
-        for tool in record["tools"]:
-            name = tool["function"]["name"]
+        for name, properties in counts.tools:
             self.calls[name] += 0
-            self.given[name].update(dict.fromkeys(tool["function"]["parameters"].get("properties", {}), 0))
+            self.given[name].update(dict.fromkeys(properties, 0))
+        names = [name for name, _ in counts.calls]
         self.calls.update(names)
-        for call in calls:
-            self.given[call["name"]].update(call["arguments"].keys())
-        self.rows_per_tool.update(set(names))
-        self.calls_per_row[len(calls)] += 1
-        self.roles.update(message["role"] for message in record["messages"])
-        self.classes[label_of([call["name"] for call in expected_calls(record)])] += 1
-        self.question_words[len(user_text(record).split())] += 1
-        self.lengths[drift.length_class(record)] += 1
+        for name, arguments in counts.calls:
+            self.given[name].update(arguments)
+        self.rows_per_tool.update(list(dict.fromkeys(names)))
+        self.calls_per_row[len(names)] += 1
+        self.roles.update(counts.roles)
+        self.classes[counts.answer] += 1
+        self.question_words[counts.question_words] += 1
+        self.lengths[counts.length] += 1
 
     def refused(self, rule: str, example: str) -> None:
         """Remember the first refusals of each kind."""

@@ -44,6 +44,38 @@ class Repeat:
     why: str
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What tells whether a row repeats another one.
+
+    Attributes:
+        content: digest of all that it teaches.
+        question: of what is asked.
+        answer: of what is answered.
+        rest: of all but the user's words.
+        words: the user's words, each once, in order, with a space between; empty where near repeats are not looked for.
+    """
+
+    content: bytes
+    question: bytes
+    answer: bytes
+    rest: bytes
+    words: str
+
+
+def traits_of(record: Record, near: bool) -> Traits:
+    """The traits of one row.
+
+    Args:
+        record: the row.
+        near: whether near repeats are looked for.
+    """
+    tools, answer = _digest(record["tools"]), _answer(record)
+    text = " ".join(sorted(set(words(user_text(record))))) if near else ""
+    content = bytes.fromhex(content_sha256(record))
+    return Traits(content, _question(record, tools), answer, _rest(record, tools, answer), text)
+
+
 class Seen:
     """What is to be known of the rows so far. The file is SQLite's own temporary one, gone when it is closed.
 
@@ -63,24 +95,20 @@ class Seen:
             self.database.executescript(_TABLES)
             self.database.execute("BEGIN")
 
-    def repeated(self, record: Record, uri: str, row: int) -> Repeat | None:
+    def repeated(self, traits: Traits, uri: str, row: int) -> Repeat | None:
         """The kept row that this one repeats; None where it is new, and then it is known from now on."""
         with _explained():
-            self._one("INSERT OR IGNORE INTO contents VALUES (?)", bytes.fromhex(content_sha256(record)))
-            tools, answer = _digest(record["tools"]), _answer(record)
-            question = _question(record, tools)
-            same = self._one("SELECT answer, id FROM asked WHERE question = ?", question)
+            self._one("INSERT OR IGNORE INTO contents VALUES (?)", traits.content)
+            same = self._one("SELECT answer, id FROM asked WHERE question = ?", traits.question)
             if same is not None:
-                exactly = same[0] == answer
+                exactly = same[0] == traits.answer
                 why = "the same question and answer" if exactly else "the same question, answered differently"
                 return Repeat(*self._place(same[1]), not exactly, why)
-            text = frozenset(words(user_text(record))) if self.least < 1 else frozenset()
-            rest = _rest(record, tools, answer)
-            near = self._near(rest, text) if text else None
+            near = self._near(traits.rest, _set(traits.words)) if traits.words else None
             if near is not None:
                 self.near += 1
                 return Repeat(*self._place(near[0]), False, f"{near[1]:.0%} of the words of both, and all else the same")
-            self._keep(question, answer, rest, text, uri, row)
+            self._keep(traits, uri, row)
             return None
 
     def new_name(self, choices: list[str], last: str) -> str:
@@ -118,20 +146,23 @@ class Seen:
                 best = other, alike
         return best
 
-    def _keep(self, question: bytes, answer: bytes, rest: bytes, text: frozenset[str], uri: str, row: int) -> None:
+    def _keep(self, new: Traits, uri: str, row: int) -> None:
         self.kept += 1
         file = self.files.setdefault(uri, len(self.files))
-        self._one("INSERT INTO kept VALUES (?, ?, ?, ?)", self.kept, file, row, " ".join(sorted(text)))
-        self._one("INSERT INTO asked VALUES (?, ?, ?)", question, answer, self.kept)
-        if text and not self.database.execute("INSERT OR IGNORE INTO alike VALUES (?, ?, 0)", (rest, self.kept)).rowcount:
-            self._add_bands(self.kept, rest, text)
+        self._one("INSERT INTO kept VALUES (?, ?, ?, ?)", self.kept, file, row, new.words)
+        self._one("INSERT INTO asked VALUES (?, ?, ?)", new.question, new.answer, self.kept)
+        if (
+            new.words
+            and not self.database.execute("INSERT OR IGNORE INTO alike VALUES (?, ?, 0)", (new.rest, self.kept)).rowcount
+        ):
+            self._add_bands(self.kept, new.rest, _set(new.words))
 
     def _add_bands(self, kept: int, rest: bytes, text: frozenset[str]) -> None:
         rows = [(band, kept) for band in self.signer.bands(rest, text)]
         self.database.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", rows)
 
     def _words(self, kept: int) -> frozenset[str]:
-        return frozenset(self._one("SELECT words FROM kept WHERE id = ?", kept)[0].split(" "))
+        return _set(self._one("SELECT words FROM kept WHERE id = ?", kept)[0])
 
     def _place(self, kept: int) -> tuple[str, int]:
         file, row = self._one("SELECT file, row FROM kept WHERE id = ?", kept)
@@ -153,6 +184,10 @@ def _explained() -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise DataError(f"the temporary folder (TMPDIR) cannot hold what is known of the rows: {error}") from None
+
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split(" "))
 
 
 def _digest(value: object) -> bytes:

@@ -1,34 +1,37 @@
 """A source of any known dialect to records, with nothing bad let in and nothing lost."""
 
 import errno
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from calltune import runtime, tools, validate
-from calltune.dialects.reading import RowError
 from calltune.errors import DataError
-from calltune.records import Record, Tool
+from calltune.in_order import batches, in_order
+from calltune.records import Tool
 from components.ingest.config import IngestConfig, SourceConfig
 from components.ingest.jsontext import RawRow
 from components.ingest.page import render
+from components.ingest.prepared import Batch, Prepared, preparer
 from components.ingest.privacy import Privacy
 from components.ingest.profile import Profile
-from components.ingest.reading import Parsed, dialect_of, first_rows, line_of, parsed, record_of, taken
+from components.ingest.reading import dialect_of, first_rows, parsed, taken
 from components.ingest.seen import Seen
 from components.ingest.sensitive import masked
 from components.ingest.sources import Source, find
 
 WRITTEN = ("records", "quarantine", "duplicates")
 MESSAGE_LETTERS = 500
-ID_LETTERS = 200
+BATCH_ROWS = 64
+ALONE = 60
+"""Batches that are read before other processes help: starting one takes as long as 2,000 rows or more."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,15 @@ def ingest(config: IngestConfig, out: Path, page: Path | None = None) -> Ingeste
 def _take_all(part: SourceConfig, source: Source, intake: "_Intake") -> dict[str, Any]:
     """Take a source's rows; returns what became of them."""
     before = (intake.read, intake.kept)
-    rows = parsed(taken(_followed(source), part.weight))
-    sample = first_rows(rows)
+    rows = taken(_followed(source), part.weight)
+    sample = first_rows(parsed(rows))
     dialect, why = dialect_of(part, sample)
     runtime.note(f"ingest.dialect: {f'{part.source}: ' if intake.several else ''}{dialect} ({why})")
-    for raw, row in chain(sample, rows):
-        intake.take(raw, row, dialect)
+    there = partial(preparer, intake.config, dialect, intake.given)
+    all_rows = batches(chain((raw for raw, _ in sample), rows), BATCH_ROWS)
+    with closing(in_order(all_rows, there(), there, ALONE)) as done:
+        for batch, prepared in done:
+            intake.take(batch, prepared)
     counts = {"read": intake.read - before[0], "kept": intake.kept - before[1]}
     return {"source": part.source, "weight": part.weight, "dialect": dialect, "dialect_reason": why, **counts}
 
@@ -152,27 +158,29 @@ class _Intake:
     """Takes rows one by one and counts what becomes of them."""
 
     def __init__(self, config: IngestConfig, files: dict[str, "_Lines"], seen: Seen, given: list[Tool]) -> None:
-        self.files, self.seen, self.given = files, seen, given
+        self.config, self.files, self.seen, self.given = config, files, seen, given
         self.several = len(config.sources) > 1
         self.read = self.kept = self.duplicates = 0
         self.rules: Counter[str] = Counter()
         self.first_refusal = ""
         self.privacy, self.profile = Privacy(config), Profile()
 
-    def take(self, raw: RawRow, row: Parsed, dialect: str) -> None:
-        """Keep the row, or count it as a duplicate, or quarantine it."""
-        self.read += 1
-        try:
-            if isinstance(row, RowError):
-                raise row
-            found, line = record_of(row, dialect, self.given)
-            record = self.privacy.take(found, line)
-        except RowError as error:
-            self.refuse(raw, error.rule, str(error))
-            return
-        repeat = self.seen.repeated(record, raw.uri, raw.row)
+    def take(self, raws: list[RawRow], batch: Batch) -> None:
+        """Keep each row, or count it as a duplicate, or quarantine it."""
+        for name, rows_with in batch.sensitive.items():
+            self.privacy.rows[name].update(rows_with)
+        for raw, row in zip(raws, batch.rows, strict=True):
+            self.read += 1
+            if isinstance(row, Prepared):
+                self.take_usable(raw, row)
+            else:
+                self.refuse(raw, *row)
+
+    def take_usable(self, raw: RawRow, row: Prepared) -> None:
+        """Keep the row, unless one before it is the same, or answers the same question differently."""
+        repeat = self.seen.repeated(row.traits, raw.uri, raw.row)
         if repeat is None:
-            self.keep(raw, row, record, line if record is found else line_of(record))
+            self.keep(raw, row)
         elif repeat.conflicting:
             message = f"the same question is answered differently in row {repeat.row}, which is kept"
             self.refuse(raw, "conflicting_answer", message)
@@ -181,22 +189,14 @@ class _Intake:
             entry = {"source": raw.uri, "row": raw.row, "repeats": {"source": repeat.uri, "row": repeat.row}, "why": repeat.why}
             self.files["duplicates"].write(json.dumps(entry, ensure_ascii=False))
 
-    def keep(self, raw: RawRow, row: dict[str, Any], record: Record, line: str) -> None:
-        """Write a record down under an id of its own."""
-        origin = {"uri": raw.uri, "row": raw.row, "sha256": hashlib.sha256(raw.text.encode()).hexdigest()}
-        head = json.dumps({"id": self.new_id(row, raw)}, ensure_ascii=False)
-        tail = json.dumps({"source": origin}, ensure_ascii=False)
-        self.files["records"].write(f"{head[:-1]}, {line[1:-1]}, {tail[1:]}")
+    def keep(self, raw: RawRow, row: Prepared) -> None:
+        """Write a record down under an id that no row before had: the row's own, else its number, else that with its file."""
+        choices = [*([] if row.own_id is None else [row.own_id]), str(raw.row), f"{raw.uri}:{raw.row}"]
+        name = self.seen.new_name(choices, f"{raw.uri}:{raw.row}#{self.read}")
+        head = json.dumps({"id": name}, ensure_ascii=False)
+        self.files["records"].write(f"{head[:-1]}, {row.record[1:-1]}, {row.source[1:]}")
         self.kept += 1
-        self.profile.add(record)
-
-    def new_id(self, row: dict[str, Any], raw: RawRow) -> str:
-        """The row's own id if no row before had it, else its number, else that with its file."""
-        own = row.get("id")
-        usable = isinstance(own, str | int) and not isinstance(own, bool) and 0 < len(str(own).strip()) <= ID_LETTERS
-        choices = [self.privacy.shown(str(own))] if usable and str(own).isprintable() else []
-        choices += [str(raw.row), f"{raw.uri}:{raw.row}"]
-        return self.seen.new_name(choices, f"{raw.uri}:{raw.row}#{self.read}")
+        self.profile.add(row.counts)
 
     def refuse(self, raw: RawRow, rule: str, message: str) -> None:
         """Put a row into quarantine, whole."""

@@ -1,0 +1,134 @@
+"""What the model is shown of each record: rendered and looked through, whatever the other records are, so by any process."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from calltune import models
+from calltune.errors import DataError
+from calltune.records import Record, user_text
+from calltune.render import NotRepresentable, Rendered, Renderer
+from calltune.template import Template
+from components.format.config import FormatConfig
+from components.format.contamination import numbers_of_turns
+from components.format.shaping import without_first_turn
+from components.format.spill import packed
+
+Lines = Sequence[tuple[int, bytes]]
+"""Lines of the records' file with their numbers, from 1."""
+
+
+class Refused(Exception):
+    """A record that cannot be shown to the model; `rule` names the reason in one word."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """One record as it is shown.
+
+    Attributes:
+        shown: the record without its early turns; None where it is whole.
+        rows: what it is rendered to, packed.
+        refused: rule and message, where it cannot be shown; there are no rows then.
+    """
+
+    shown: Record | None = None
+    rows: bytes = b""
+    refused: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Read:
+    """One line of the records' file.
+
+    Attributes:
+        shaped: its record as it is shown.
+        turns: numbers of what the user says in each turn.
+        asked: its record without the tools, as a line of JSON: a tenth of it, and all that a split looks at.
+    """
+
+    shaped: Shaped
+    turns: list[int]
+    asked: bytes
+
+
+def shaped(record: Record, renderer: Renderer, config: FormatConfig) -> Shaped:
+    """Render a record, or say why it cannot be shown."""
+    try:
+        shown, rendered = _fitting(record, renderer, config)
+    except Refused as refusal:
+        return Shaped(refused=(refusal.rule, str(refusal)))
+    rows = packed(rendered, renderer.prefix_length(shown))
+    return Shaped(None if shown is record else shown, rows)
+
+
+def read(lines: Lines, path: Path, renderer: Renderer, config: FormatConfig) -> list[Read]:
+    """Shape the records of some lines.
+
+    Raises:
+        DataError: a line is not JSON.
+    """
+    return [_read(line, f"{path}, line {number}", renderer, config) for number, line in lines]
+
+
+Reader = Callable[[Lines], list[Read]]
+
+
+def reader(path: Path, model: Path, template: Template, config: FormatConfig) -> Reader:
+    """Make the function that does `read` in another process.
+
+    Args:
+        path: of the records' file, to name it.
+        model: the folder with the tokenizer.
+        template: as it fits the model.
+        config: the step's settings.
+    """
+    return partial(read, path=path, renderer=Renderer(models.tokenizer(model), template), config=config)
+
+
+def _read(line: bytes, where: str, renderer: Renderer, config: FormatConfig) -> Read:
+    try:
+        record: Record = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON: {error}") from None
+    asked = json.dumps({key: value for key, value in record.items() if key != "tools"}).encode() + b"\n"
+    return Read(shaped(record, renderer, config), numbers_of_turns(record), asked)
+
+
+def _fitting(record: Record, renderer: Renderer, config: FormatConfig) -> tuple[Record, list[Rendered]]:
+    try:
+        return record, _checked(record, renderer, config.max_tokens)
+    except Refused as refusal:
+        if refusal.rule != "too_long" or config.too_long == "quarantine":
+            raise
+        whole = refusal
+    shown = without_first_turn(record)
+    while shown is not None:
+        try:
+            return shown, _checked(shown, renderer, config.max_tokens)
+        except Refused as refusal:
+            if refusal.rule != "too_long":
+                raise
+        shown = without_first_turn(shown)
+    raise whole
+
+
+def _checked(record: Record, renderer: Renderer, max_tokens: int) -> list[Rendered]:
+    texts = [user_text(record), *(m[key] for m in record["messages"] for key in ("content", "reasoning_content") if m.get(key))]
+    for token in renderer.special_tokens:
+        if any(token in text for text in texts):
+            raise Refused("special_token", f"the text contains {token!r}, which the model reads as a control token")
+    try:
+        rows = renderer.rows(record)
+    except NotRepresentable as error:
+        raise Refused("not_representable", str(error)) from None
+    for row in rows:
+        if len(row.input_ids) > max_tokens:
+            raise Refused("too_long", f"{len(row.input_ids)} tokens, format.max_tokens is {max_tokens}")
+    return rows
