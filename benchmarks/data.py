@@ -5,8 +5,9 @@ xLAM's own or Seal-Tools'): the tools in another order, the words around the arg
 hundred cannot be used, three repeat an earlier row, two nearly. The plain recipe is `datasets.map` with `json.loads`, the chat
 template and the tokenizer for each row, and a random split: no validation, no duplicates, no loss mask, no contamination.
 
-Each part runs in a process of its own; memory is the process's peak, imports included. Prints a table, and with --json
-FILE writes {"time": {"ours": s, "theirs": s, "ratio": ours / theirs, "unit": "s", "n": 1}, "memory": ...}.
+Each part runs in a process of its own, imports included. Ours has a helper for each further CPU (`taskset` gives it fewer); CPU
+seconds and memory are of all of them together, memory as if each had its peak at the same time. Prints a table, and with
+--json FILE writes {"time": {"ours": s, "theirs": s, "ratio": ours / theirs, "unit": "s", "n": 1}, "cpu": ..., "memory": ...}.
 
     python -m benchmarks.data --seeds train.jsonl --rows 60000 --json data.json
 """
@@ -14,6 +15,7 @@ FILE writes {"time": {"ours": s, "theirs": s, "ratio": ours / theirs, "unit": "s
 import argparse
 import json
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -62,9 +64,12 @@ def case(name: str, folder: Path) -> None:
     started = time.monotonic()
     found = {"ingest": _ingest, "format": _format, "plain": _plain}[name](folder)
     seconds = time.monotonic() - started
-    from calltune.runtime import peak_rss_mib
+    from calltune.processes import cpus
 
-    print(json.dumps({"seconds": round(seconds, 1), "peak_mib": peak_rss_mib(), **found}))
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cpu = sum(use.ru_utime + use.ru_stime for use in (own, children))
+    peak = (own.ru_maxrss + (cpus() - 1) * children.ru_maxrss) // 1024
+    print(json.dumps({"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "peak_mib": peak, **found}))
 
 
 def _ingest(folder: Path) -> dict[str, Any]:
@@ -144,13 +149,14 @@ def main() -> None:
         found = {name: measured(name, folder) for name in parts}
     for name, row in found.items():
         rest = ", ".join(f"{value} {key}" for key, value in row.items() if isinstance(value, int) and key != "peak_mib")
-        print(f"{name:<8} {row['seconds']:>8.1f} s {row['peak_mib']:>7} MiB   {rest}")
+        print(f"{name:<8} {row['seconds']:>8.1f} s {row['cpu_seconds']:>8.1f} s of CPU {row['peak_mib']:>7} MiB   {rest}")
     ours = {
         "time": found["ingest"]["seconds"] + found["format"]["seconds"],
+        "cpu": found["ingest"]["cpu_seconds"] + found["format"]["cpu_seconds"],
         "memory": max(found["ingest"]["peak_mib"], found["format"]["peak_mib"]),
     }
     results: dict[str, dict[str, Any]] = {}
-    for title, key, unit in (("time", "seconds", "s"), ("memory", "peak_mib", "MiB")):
+    for title, key, unit in (("time", "seconds", "s"), ("cpu", "cpu_seconds", "s"), ("memory", "peak_mib", "MiB")):
         results[title] = {"ours": ours[title], "unit": unit, "n": 1}
         if "plain" in found:
             results[title] |= {"theirs": found["plain"][key], "ratio": ours[title] / found["plain"][key]}

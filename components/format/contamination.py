@@ -2,9 +2,10 @@
 
 import math
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 
 import numpy as np
@@ -111,7 +112,7 @@ def contaminated(
         keys.append(_number(question_key(record)))
         shown = shortened.get(row, record)
         if part == TRAIN:
-            forms = (record, shown)
+            forms = [record] if shown is record else [record, shown]
             taught = {_number(one) for form in forms for one in (question_sha256(form), *taught_turns(form, phrases))}
             learnt.extend(taught)
             learnt_of.extend([row] * len(taught))
@@ -147,23 +148,36 @@ def _number(digest: str) -> int:
 def _near(texts: _Texts, training: Sequence[int], held: Sequence[int], least: float) -> dict[int, Pair]:
     """Pairs with a Jaccard similarity of their sets of words of at least `least`.
 
-    Two such sets share a word among the rarest `size - ceil(least * size) + 1` of each, so that only rows with a rare word in
-    common are compared (prefix filtering; Chaudhuri et al. 2006, Bayardo et al. 2007).
+    Two such sets have `least * size` words of either in common, so that of the rarest `size - ceil(least * size) + k` words of
+    each they share k: with k = 2 few rows have to be compared (prefix filtering; Bayardo et al. 2007, Wang et al. 2012).
     """
 
-    def rarest(row: int) -> list[int]:
+    sizes = array("I", [0]) * len(texts)
+
+    def rarest(row: int) -> tuple[list[int], int]:
         unique = set(texts[row])
-        size = len(unique)
-        return sorted(unique, key=lambda word: (texts.rows_with[word], word))[: size - math.ceil(least * size - ROUNDING) + 1]
+        sizes[row] = len(unique)
+        common = math.ceil(least * len(unique) - ROUNDING)
+        shared = min(2, common)
+        return sorted(unique, key=lambda word: (texts.rows_with[word], word))[: len(unique) - common + shared], shared
 
     having: dict[int, array[int]] = defaultdict(lambda: array("q"))
+    tiny: set[int] = set()
     for row in held:
-        for word in rarest(row):
+        rare, shared = rarest(row)
+        for word in rare:
             having[word].append(row)
+        if shared < 2:
+            tiny.add(row)
     found = {}
     for row in training:
         best, nearest, own = least - ROUNDING, None, set(texts[row])
-        for other in sorted({other for word in rarest(row) if word in having for other in having[word]}):
+        rare, shared = rarest(row)
+        others = Counter(chain.from_iterable(having[word] for word in rare if word in having))
+        smallest, largest = best * len(own), len(own) / best
+        for other in sorted(other for other, times in others.items() if times >= shared or other in tiny):
+            if not smallest <= sizes[other] <= largest:
+                continue
             alike = likeness(own, set(texts[other]))
             if alike > best:
                 best, nearest = alike, other

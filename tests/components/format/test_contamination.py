@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from calltune.likeness import words
 from components.format.config import ContaminationConfig
-from components.format.contamination import Turns, contaminated
+from components.format.contamination import Turns, contaminated, numbers_of_turns
 from components.format.split import TEST, TRAIN, VALIDATION
 
 
@@ -58,7 +58,7 @@ def test_a_turn_that_many_rows_have_is_a_phrase_and_a_row_that_asks_nothing_else
     def pairs(rows, parts):
         turns = Turns()
         for row in rows:
-            turns.add(row)
+            turns.add(numbers_of_turns(row))
         found = contaminated(rows, parts, ContaminationConfig(), turns.phrases())
         return [(pair.train, pair.held, pair.why) for pair in found]
 

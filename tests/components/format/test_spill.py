@@ -3,8 +3,9 @@ import json
 import pytest
 
 from calltune.errors import DataError
+from calltune.records import sha256
 from calltune.render import Rendered
-from components.format.spill import RecordFile, RenderedFile, Some
+from components.format.spill import RecordFile, RenderedFile, Some, packed
 
 
 @pytest.fixture
@@ -36,5 +37,10 @@ def test_no_file_is_a_data_error(tmp_path):
 def test_rendered_rows_come_back_as_they_were():
     rows = [[Rendered([1, 70_000, 3], [False, True, True])], [Rendered([5], [True]), Rendered([6, 7], [False, True])]]
     with RenderedFile() as file:
-        places = [file.add(one) for one in rows]
-        assert [file.rows(place) for place in reversed(places)] == rows[::-1]
+        places = [file.add(packed(one, prefix)) for one, prefix in zip(rows, (2, 1), strict=True)]
+        found = [file.rows(place) for place in reversed(places)]
+    assert [[Rendered(row.input_ids.tolist(), row.loss_mask.tolist()) for row in one] for one in found] == rows[::-1]
+    assert [[(row.prefix, row.prefix_sha256) for row in one] for one in found] == [
+        [(1, sha256([5])), (1, sha256([6]))],
+        [(2, sha256([1, 70_000]))],
+    ]

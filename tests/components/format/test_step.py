@@ -3,9 +3,10 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from calltune import models
+from calltune import in_order, models
 from calltune.errors import ConfigError, DataError
 from calltune.records import asked_sha256, content_sha256, read_jsonl, sha256, user_text, write_jsonl
+from components.format import step
 from components.format.config import FormatConfig, SplitConfig
 from components.format.part import SCHEMA
 from components.format.split import parts_of
@@ -339,3 +340,30 @@ def test_a_long_conversation_loses_its_earliest_turns_if_the_config_says_so(some
     for row in pq.read_table(out / "train.parquet").to_pylist():
         assert len(row["input_ids"]) <= 1024 and "and so on" not in tokenizer.decode(row["input_ids"])
     assert formatted(some, tiny, tmp_path, max_quarantined=0.2)[0].quarantined == 3
+
+
+def test_other_processes_that_help_change_nothing(helpdesk_records, tiny, tmp_path, monkeypatch):
+    some = json.loads(json.dumps(helpdesk_records[:150]))
+    for row in some[::30]:
+        row["messages"][0]["content"] += " and so on" * 600
+    some[7]["messages"][0]["content"] += " <|im_end|>"
+    results = []
+    monkeypatch.setattr(step, "HELPED", 1)
+    for processes in (1, 2):
+        monkeypatch.setattr(in_order, "cpus", lambda processes=processes: processes)
+        result, out = formatted(some, tiny, tmp_path / str(processes), max_quarantined=0.1)
+        results.append((result, {path.name: path.read_bytes() for path in out.iterdir()}))
+    assert results[0] == results[1] and results[0][0].quarantined == 6
+
+
+def test_a_damaged_record_is_named_by_a_helper_as_by_the_step_itself(some, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "HELPED", 1)
+    formatted(some, tiny, tmp_path)
+    records = tmp_path / "records" / "records.jsonl"
+    records.write_text(records.read_text().replace('{"id": ', '{"id" ', 1))
+    for processes in (1, 2):
+        monkeypatch.setattr(in_order, "cpus", lambda processes=processes: processes)
+        with pytest.raises(
+            DataError, match=r"^\S*records\.jsonl, line 1: not JSON: Expecting ':' delimiter: line 1 column 7 \(char 6\)$"
+        ):
+            format_rows(tmp_path / "records", tiny, FormatConfig(max_tokens=1024), tmp_path / "out")

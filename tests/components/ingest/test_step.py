@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from calltune import in_order
 from calltune.errors import DataError
 from calltune.records import read_jsonl
-from components.ingest import jsontext, sources
+from components.ingest import jsontext, sources, step
 from components.ingest.config import IngestConfig
 from components.ingest.step import ingest
 
@@ -306,3 +307,31 @@ def test_the_config_refuses_what_it_does_not_know():
         IngestConfig(source="x", max_quarantined=1.5)
     with pytest.raises(ValidationError, match="sauce"):
         IngestConfig(source="x", sauce="y")
+
+
+def test_other_processes_that_help_change_nothing(tmp_path, monkeypatch):
+    """Duplicates, conflicting answers, bad rows, ids that several have, and what is redacted, in several batches."""
+    rows = [call(f"Who is number {n % 150}?", f"Ana {n % 75 + n // 300}", id=n % 90) for n in range(400)]
+    rows += [chat(f"Write to ana{n}@example.org, please, and say that it is about {n}.") for n in range(60)]
+    lines = [json.dumps(row) for row in rows]
+    lines[::40] = [line[:-9] for line in lines[::40]]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    config = IngestConfig(source=str(tmp_path / "rows.jsonl"), personal_data="redact", max_quarantined=0.9)
+    results = []
+    monkeypatch.setattr(step, "ALONE", 1)
+    for processes in (1, 3):
+        monkeypatch.setattr(in_order, "cpus", lambda processes=processes: processes)
+        result = ingest(config, tmp_path / str(processes))
+        results.append((result, {path.name: path.read_bytes() for path in (tmp_path / str(processes)).iterdir()}))
+    assert results[0] == results[1]
+    assert results[0][0].kept > 100 < results[0][0].duplicates and results[0][0].quarantined > 50
+
+
+def test_a_line_that_is_no_text_is_told_by_helpers_too_and_the_rows_before_it_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "ALONE", 0)
+    monkeypatch.setattr(in_order, "cpus", lambda: 2)
+    lines = [json.dumps(chat(f"{n}?")).encode() for n in range(100)]
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join([*lines, b"\xff"]))
+    with pytest.raises(DataError, match=r"rows\.jsonl: line 101, byte \d+: not UTF-8"):
+        ingest(IngestConfig(source=str(tmp_path / "rows.jsonl")), tmp_path / "out")
+    assert len(written(tmp_path, "records")) == 100
