@@ -98,8 +98,7 @@ def packed(rows: Sequence[Rendered], prefix: int) -> bytes:
     """
     parts = [np.array([len(rows), prefix, *(len(row.input_ids) for row in rows)], np.int32).tobytes()]
     for row in rows:
-        parts += [np.array(row.input_ids, np.int32).tobytes(), np.array(row.loss_mask, np.bool_).tobytes()]
-        parts.append(bytes.fromhex(sha256(row.input_ids[:prefix])))
+        parts += [array("i", row.input_ids).tobytes(), bytes(row.loss_mask), bytes.fromhex(sha256(row.input_ids[:prefix]))]
     return b"".join(parts)
 
 
