@@ -18,6 +18,8 @@ R = TypeVar("R")
 
 AHEAD = 2
 """Items that wait for each helper, so that it never does."""
+MOST_HELPERS = 7
+"""More would wait for this process, which takes what they come to, and each holds libraries of its own in memory."""
 UNTAKEN = 32
 """Items in memory at once. While helpers start, which takes seconds, this process goes on by itself for so long."""
 
@@ -59,7 +61,7 @@ def in_order(
     source = iter(items)
     for item in islice(source, alone):
         yield item, here(item)
-    helpers = cpus() - 1
+    helpers = min(cpus() - 1, MOST_HELPERS)
     if not helpers:
         yield from ((item, here(item)) for item in source)
         return

@@ -120,9 +120,8 @@ def children():
 @pytest.mark.parametrize("how", ["interrupted", "killed"])
 def test_with_its_parent_a_helper_ends(how):
     """As Ctrl-C in a terminal, which reaches all, and as SIGKILL, which reaches one."""
-    run = subprocess.Popen(
-        [sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    command = [sys.executable, "-c", SLOW]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         for _ in range(20):
             run.stdout.readline()
@@ -132,6 +131,7 @@ def test_with_its_parent_a_helper_ends(how):
         else:
             run.kill()
         run.stdout.close()
+        assert "Process Spawn" not in run.stderr.read()  # of an interrupt only the parent says something
         run.wait(60)
         until(lambda: not in_group(run.pid))
     finally:

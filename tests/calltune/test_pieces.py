@@ -1,7 +1,7 @@
 """Token ids must be those of the whole text: with tokenizers as models have them, on texts made to fall between two stools."""
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -69,7 +69,7 @@ def test_texts_are_cut_only_where_that_is_certain(pieces, name):
 @example(text="a\n\n{\n")
 @example(text="}\n\u0301a\n7\n7")
 @example(text="<|im_start|>user\na\n{\n<|im_end|>x\n<|im_end|>\n")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_ids_are_those_of_the_whole_text(pieces, name, text):
     one = pieces(name)
     assert one.ids(text) == one.tokenizer(text, add_special_tokens=False)["input_ids"]

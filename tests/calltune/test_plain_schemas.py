@@ -2,7 +2,7 @@ import json
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from referencing.jsonschema import EMPTY_REGISTRY
 
@@ -40,7 +40,7 @@ SCHEMAS = st.recursive(_schemas(st.just({})), _schemas, max_leaves=5)
 
 
 @given(schema=SCHEMAS)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_plain_schema_is_valid_and_refers_to_nothing(schema):
     if is_plain(schema):
         jsonschema.Draft202012Validator.check_schema(schema)
@@ -48,14 +48,14 @@ def test_a_plain_schema_is_valid_and_refers_to_nothing(schema):
 
 
 @given(schema=SCHEMAS, value=VALUES)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_plainly_fits_jsonschema_accepts(schema, value):
     if is_plain(schema) and fits(value, schema):
         assert jsonschema.Draft202012Validator(schema, registry=EMPTY_REGISTRY).is_valid(value)
 
 
 @given(schema=_schemas(SCHEMAS).map(lambda one: {**one, "type": "object"}), value=st.dictionaries(NAMES, VALUES, max_size=3))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_guard_says_what_jsonschema_says(schema, value):
     if not is_plain(schema):
         return
