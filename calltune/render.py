@@ -4,8 +4,9 @@ The same prompt is rendered in training, in evaluation and by whoever serves the
 inside the tokenizer, and nothing else in Calltune builds a prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from calltune.errors import ConfigError, DataError
@@ -63,7 +64,11 @@ class Renderer:
         # Some tokenizers have runs of spaces as added tokens, which are text like any other.
         self.special_tokens = sorted(token for token in special if token.strip())
         self._prefixes: dict[str, int] = {}
-        self._pieces = Pieces(tokenizer)
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        # Not before it is needed: it reads the tokenizer's whole vocabulary.
+        return Pieces(self.tokenizer)
 
     def rows(self, record: Record) -> list[Rendered]:
         """The record's training rows: one, or one per assistant turn where the template does not keep prefixes.
@@ -72,16 +77,48 @@ class Renderer:
             NotRepresentable: a turn's text does not survive the template, the template refuses the conversation, or the
                 prompt is not a token prefix.
         """
+        return self._rows(record, lambda: self._ids([record["messages"]], record["tools"])[0])
+
+    def prefix_length(self, record: Record) -> int:
+        """How many tokens come before the first user turn's own text: system message and tools.
+
+        Found by rendering two different questions and counting the tokens that they share, so that it is right for
+        any template.
+        """
+        key, asked = _head(record)
+        if key not in self._prefixes:
+            self._know(key, *self._ids(asked, record["tools"]))
+        return self._prefixes[key]
+
+    def rows_and_prefix(self, record: Record) -> tuple[list[Rendered], int]:
+        """:meth:`rows` and :meth:`prefix_length`, rendered at once: each time, the tools are looked through first."""
+        from jinja2 import TemplateError
+
+        key, asked = _head(record)
+        if key in self._prefixes:
+            return self.rows(record), self._prefixes[key]
+        try:
+            whole, one, two = self._ids([record["messages"], *asked], record["tools"])
+        except (TemplateError, TypeError):  # of which of the three?
+            return self.rows(record), self.prefix_length(record)
+        self._know(key, one, two)
+        return self._rows(record, lambda: whole), self._prefixes[key]
+
+    def _know(self, key: str, one: list[int], two: list[int]) -> None:
+        if len(self._prefixes) >= PREFIXES_KNOWN:
+            self._prefixes.clear()
+        self._prefixes[key] = common_prefix(one, two)
+
+    def _rows(self, record: Record, whole: Callable[[], list[int]]) -> list[Rendered]:
         from jinja2 import TemplateError
 
         try:
-            return self._rows(record["messages"], record["tools"])
+            return self._cut(record["messages"], record["tools"], whole())
         except (TemplateError, TypeError) as error:
             raise NotRepresentable(f"the template {self.template.name!r} does not take this conversation: {error}") from None
 
-    def _rows(self, messages: list[Message], tools: list[Tool]) -> list[Rendered]:
+    def _cut(self, messages: list[Message], tools: list[Tool], whole: list[int]) -> list[Rendered]:
         turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        (whole,) = self._ids([messages], tools)
         begin = self.tokenizer.bos_token_id
         if begin is not None and whole[:2] == [begin, begin]:
             raise NotRepresentable(f"the row begins with two {self.tokenizer.bos_token!r}: the model never saw that")
@@ -96,22 +133,6 @@ class Renderer:
                 raise NotRepresentable("the prompt's tokens are not a prefix of the conversation's tokens")
             rows.append(self._masked(ids, [self._answer_span(ids, len(prompt), messages[turn])]))
         return rows
-
-    def prefix_length(self, record: Record) -> int:
-        """How many tokens come before the first user turn's own text: system message and tools.
-
-        Found by rendering two different questions and counting the tokens that they share, so that it is right for
-        any template.
-        """
-        first_user = next(i for i, message in enumerate(record["messages"]) if message["role"] == "user")
-        head, tools = record["messages"][:first_user], record["tools"]
-        key = sha256([head, tools])
-        if key not in self._prefixes:
-            if len(self._prefixes) >= PREFIXES_KNOWN:
-                self._prefixes.clear()
-            one, two = self._ids([[*head, {"role": "user", "content": text}] for text in ("A", "z")], tools)
-            self._prefixes[key] = common_prefix(one, two)
-        return self._prefixes[key]
 
     def _ids(
         self, conversations: Sequence[list[Message]], tools: list[Tool], add_generation_prompt: bool = False
@@ -140,6 +161,13 @@ class Renderer:
         for start, end in spans:
             mask[start:end] = [True] * (end - start)
         return Rendered(ids, mask)
+
+
+def _head(record: Record) -> tuple[str, list[list[Message]]]:
+    """What stands before the first user turn, and the tools, as a digest; and two conversations that begin so."""
+    first_user = next(i for i, message in enumerate(record["messages"]) if message["role"] == "user")
+    head = record["messages"][:first_user]
+    return sha256([head, record["tools"]]), [[*head, {"role": "user", "content": text}] for text in ("A", "z")]
 
 
 def token_ids(

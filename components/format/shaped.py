@@ -61,11 +61,10 @@ class Read:
 def shaped(record: Record, renderer: Renderer, config: FormatConfig) -> Shaped:
     """Render a record, or say why it cannot be shown."""
     try:
-        shown, rendered = _fitting(record, renderer, config)
+        shown, rendered, prefix = _fitting(record, renderer, config)
     except Refused as refusal:
         return Shaped(refused=(refusal.rule, str(refusal)))
-    rows = packed(rendered, renderer.prefix_length(shown))
-    return Shaped(None if shown is record else shown, rows)
+    return Shaped(None if shown is record else shown, packed(rendered, prefix))
 
 
 def read(lines: Lines, path: Path, renderer: Renderer, config: FormatConfig) -> list[Read]:
@@ -101,9 +100,9 @@ def _read(line: bytes, where: str, renderer: Renderer, config: FormatConfig) -> 
     return Read(shaped(record, renderer, config), numbers_of_turns(record), asked)
 
 
-def _fitting(record: Record, renderer: Renderer, config: FormatConfig) -> tuple[Record, list[Rendered]]:
+def _fitting(record: Record, renderer: Renderer, config: FormatConfig) -> tuple[Record, list[Rendered], int]:
     try:
-        return record, _checked(record, renderer, config.max_tokens)
+        return record, *_checked(record, renderer, config.max_tokens)
     except Refused as refusal:
         if refusal.rule != "too_long" or config.too_long == "quarantine":
             raise
@@ -111,7 +110,7 @@ def _fitting(record: Record, renderer: Renderer, config: FormatConfig) -> tuple[
     shown = without_first_turn(record)
     while shown is not None:
         try:
-            return shown, _checked(shown, renderer, config.max_tokens)
+            return shown, *_checked(shown, renderer, config.max_tokens)
         except Refused as refusal:
             if refusal.rule != "too_long":
                 raise
@@ -119,16 +118,21 @@ def _fitting(record: Record, renderer: Renderer, config: FormatConfig) -> tuple[
     raise whole
 
 
-def _checked(record: Record, renderer: Renderer, max_tokens: int) -> list[Rendered]:
+def _checked(record: Record, renderer: Renderer, max_tokens: int) -> tuple[list[Rendered], int]:
+    """The rows of a record and how many of their tokens come before the first user turn.
+
+    Raises:
+        Refused: it cannot be shown.
+    """
     texts = [user_text(record), *(m[key] for m in record["messages"] for key in ("content", "reasoning_content") if m.get(key))]
     for token in renderer.special_tokens:
         if any(token in text for text in texts):
             raise Refused("special_token", f"the text contains {token!r}, which the model reads as a control token")
     try:
-        rows = renderer.rows(record)
+        rows, prefix = renderer.rows_and_prefix(record)
     except NotRepresentable as error:
         raise Refused("not_representable", str(error)) from None
     for row in rows:
         if len(row.input_ids) > max_tokens:
             raise Refused("too_long", f"{len(row.input_ids)} tokens, format.max_tokens is {max_tokens}")
-    return rows
+    return rows, prefix
