@@ -15,7 +15,7 @@ The model (BPE, WordPiece, Unigram) sees one match at a time. A tokenizer of whi
 import json
 import re
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ KNOWN_PIECES = 16
 _GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _ENDS_AT_A_LINE = {_GPT4.replace("DIGITS", digits) for digits in ("", "{1,3}")}
 """The expressions of Qwen 2 and 3 and of Llama 3; that of GPT-2 is the one that `ByteLevel` has in itself."""
-_LINE = re.compile(r"(?<=\S\n)(?=\S)")
 
 
 class Pieces:
@@ -64,7 +63,7 @@ class Pieces:
             return [self.added[piece]]
         if not self.by_line:
             return self._encoded(piece)
-        *lines, last = _LINE.split(piece)
+        *lines, last = _lines(piece)
         found: list[int] = []
         for line in lines:
             found += self._line(line) if len(line) <= KNOWN_LETTERS else self._encoded(line)
@@ -73,6 +72,18 @@ class Pieces:
 
     def _encoded(self, text: str) -> list[int]:
         return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _lines(piece: str) -> list[str]:
+    """The piece, cut after each line feed that has something other than a space on either side."""
+    # As re.split at (?<=\S\n)(?=\S) does, which takes ten times as long.
+    found, parts, begin, end = [], piece.split("\n"), 0, 0
+    for part, following in pairwise(parts):
+        end += len(part) + 1
+        if part and following and not (part[-1].isspace() or following[0].isspace()):
+            found.append(piece[begin:end])
+            begin = end
+    return [*found, piece[begin:]]
 
 
 def _is_cut_at_added_tokens(described: dict[str, Any]) -> bool:
