@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from calltune.records import TURN, Record, question_sha256
 from calltune.render import Rendered
+from components.format.balance import Counted
 from components.format.contamination import taught_turns
 from components.format.spill import Row
 from components.format.split import TEST, TRAIN, stratum
@@ -38,6 +39,7 @@ class Part:
     Attributes:
         records: how many there are so far.
         strata: of each kind of answer.
+        counted: what they expect, in order.
         stops: in which token each answer ends; of training rows, as are the following.
         tokens: of each row.
         supervised: tokens of each row that the loss looks at.
@@ -50,6 +52,7 @@ class Part:
         self.name, self.phrases = name, phrases
         self.records = self.prefix = 0
         self.strata: Counter[str] = Counter()
+        self.counted = Counted()
         self.stops: Counter[int] = Counter()
         self.tokens, self.supervised = array("l"), array("l")
         self.first: list[tuple[Record, list[Rendered]]] = []
@@ -62,7 +65,9 @@ class Part:
     def add(self, record: Record, rendered: list[Row]) -> None:
         """Write a record, with its rows."""
         self.records += 1
-        self.strata[stratum(record)] += 1
+        label = stratum(record)
+        self.strata[label] += 1
+        self.counted.add(record, label)
         if self.lines is not None:
             self.lines.write(json.dumps(record, ensure_ascii=False) + "\n")
         if self.table is not None:

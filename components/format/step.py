@@ -17,6 +17,7 @@ from calltune.render import Rendered, Renderer, prompt_ids
 from calltune.settings import ModelConfig
 from calltune.template import Template, with_tool_detail
 from calltune.tools import names_of
+from components.format import balance
 from components.format.config import FormatConfig
 from components.format.contamination import Pair, Turns, contaminated
 from components.format.part import Part
@@ -98,6 +99,9 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
     train = written[TRAIN]
     if config.tool_detail != "none":
         _require_tools_in_prompts(train.first[:LOOKED_AT], renderer)
+    lopsided = balance.warnings(train.counted, written[TEST].counted, config.split, unseen)
+    for line in lopsided.values():
+        runtime.note(f"format: {line}")
     (out / "preview.txt").write_text(_preview(train.first, renderer), encoding="utf-8")
     result = Formatted(train.records, written[VALIDATION].records, written[TEST].records, rows.rules.total())
     runtime.write_json(
@@ -113,6 +117,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             "shortened": len(rows.shortened),
             "contaminated": len(repeated),
             "unseen_tools": sorted(unseen),
+            "warnings": lopsided,
             "trained_on": sorted(train.learnt),
             "tokens": {
                 "rows": train.tokens.tolist(),

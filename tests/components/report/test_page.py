@@ -278,12 +278,12 @@ def test_hostile_text_comes_out_as_text(material: Material) -> None:
             decision=material.decision | {"checks": [check]},
             promotion=material.promotion | {"model": HOSTILE, "alias": HOSTILE},
             profile=material.profile | {"tools": {HOSTILE: 3}},
-            stats=material.stats | {"strata": {HOSTILE: {HOSTILE: 1}}},
+            stats=material.stats | {"strata": {HOSTILE: {HOSTILE: 1}}, "warnings": {"ordered": HOSTILE}},
             notes=[HOSTILE],
         )
     )
     assert "<script" not in html and "<img" not in html
-    assert HOSTILE in section(html, "answers") and HOSTILE in section(html, "chosen")
+    assert all(HOSTILE in section(html, name) for name in ("answers", "chosen", "data"))
 
 
 def test_wrong_answers_come_first_then_those_that_tuning_changed(material: Material) -> None:
