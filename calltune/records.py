@@ -49,7 +49,7 @@ def prompt_of(record: Record) -> list[Message]:
 
 def user_text(record: Record) -> str:
     """What the user wrote, all turns: what tells one question from another."""
-    return "\n".join(_user_turns(record))
+    return "\n".join(user_turns(record))
 
 
 def question_sha256(record: Record) -> str:
@@ -67,7 +67,7 @@ conversations about many things."""
 
 def turns_sha256(record: Record) -> list[str]:
     """As `question_sha256`, of each user turn by itself: training teaches the answer to every one; short ones are left out."""
-    return [_words_sha256(turn) for turn in _user_turns(record) if len(words(turn)) >= TURN_WORDS]
+    return [_words_sha256(turn) for turn in user_turns(record) if len(words(turn)) >= TURN_WORDS]
 
 
 TURN = "turn:"
@@ -79,11 +79,12 @@ def asked_sha256(record: Record) -> set[str]:
 
     A model that was trained on one of these was trained on the question.
     """
-    last = [turn for turn in _user_turns(record)[-1:] if len(words(turn)) >= TURN_WORDS]
+    last = [turn for turn in user_turns(record)[-1:] if len(words(turn)) >= TURN_WORDS]
     return {question_sha256(record), *map(_words_sha256, last)}
 
 
-def _user_turns(record: Record) -> list[str]:
+def user_turns(record: Record) -> list[str]:
+    """What the user wrote, turn by turn."""
     return [message["content"] for message in record["messages"] if message["role"] == "user"]
 
 

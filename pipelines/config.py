@@ -156,7 +156,9 @@ class RunConfig(Settings):
         is in the data's fingerprint.
         """
         settings = self.model_dump(mode="json", exclude={"notify", "storage", "tracking", "resources", "cluster", "images"})
-        settings["evaluate"] = self.evaluate.with_files(lambda _, file: Path(file).name).model_dump(mode="json")
+        for section in ("evaluate", "format"):
+            named = getattr(self, section).with_files(lambda _, file: Path(file).name)
+            settings[section] = named.model_dump(mode="json")
         del settings["train"]["price_per_hour"], settings["promote"]["push"]
         for section, key in _paths(self):
             settings[section][key] = Path(settings[section][key]).name
@@ -272,7 +274,10 @@ def absolute(config: RunConfig) -> RunConfig:
     if drift.questions and _is_local(drift.questions):
         there = drift.model_copy(update={"questions": os.path.abspath(drift.questions)})
         sections["retrain"] = config.retrain.model_copy(update={"drift": there})
-    sections["evaluate"] = config.evaluate.with_files(lambda _, file: os.path.abspath(file) if _is_local(file) else file)
+    for section in ("evaluate", "format"):
+        sections[section] = getattr(config, section).with_files(
+            lambda _, file: os.path.abspath(file) if _is_local(file) else file
+        )
     return config.model_copy(update=sections)
 
 

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from calltune import models, storage, tools
+from calltune import input_files, models, storage, tools
 from calltune.errors import ConfigError, DataError
 from calltune.records import sha256
-from components.evaluate import files as suite_files
 from components.ingest import sources
 from components.ingest.files import is_data
 from pipelines.cluster import Resources
@@ -85,18 +84,19 @@ class Inputs:
             asked = {step: config.resources.get(step, Resources()) for step in WITH_MODELS}  # type: ignore[call-overload]
             estimated = {step: one.model_copy(update=room) for step, one in asked.items() if not one.scratch_gib}
             sections["resources"] = {**config.resources, **estimated}
-        sections["evaluate"] = config.evaluate.with_files(self._of_suite)
+        sections["evaluate"] = config.evaluate.with_files(self._named)
+        sections["format"] = config.format.with_files(self._named)
         return config.model_copy(update=sections)
 
-    def _of_suite(self, setting: str, place: str) -> str:
-        """A file or folder that a suite reads, under its content's hash, which a step then has without reading it."""
+    def _named(self, setting: str, place: str) -> str:
+        """A file or folder that a setting names, under its content's hash, which a step then has without reading it."""
         if "://" in place:
             return place
-        key, path = f"inputs/{suite_files.content(setting, place)}", Path(place)
+        key, path = f"inputs/{input_files.content(setting, place)}", Path(place)
         if path.is_file():
             return self._file(path, f"{key}/{path.name}")
         there = set(self.store.list(key)) if self.store is not None else set()
-        for name, file in suite_files.within(path):
+        for name, file in input_files.within(path):
             if file.suffix == ".py":
                 raise DataError(f"{setting}: {file} is a program, and a pod runs none out of the store: leave it out of {place}")
             self._file(file, f"{key}/{name}", there)

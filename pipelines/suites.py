@@ -1,29 +1,36 @@
-"""What the suites of evaluate need of this machine, looked at before anything is started, and what of it is in the cache key."""
+"""What evaluate's suites and format's benchmarks need of this machine, looked at before anything is started, and what of it is in
+the cache keys."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from calltune import input_files
 from calltune.credentials import JUDGE_TOKEN
 from calltune.errors import ConfigError, DataError
 from calltune.records import sha256
-from components.evaluate import engines, files
+from components.evaluate import engines
 from components.evaluate.config import EvaluateConfig, ExecutionConfig, GeneralConfig
+from components.evaluate.documents import documents
 from components.evaluate.instruction_rows import questions
 from components.evaluate.suites import recorded
+from components.format.benchmarks import benchmark_questions
 from pipelines.config import RunConfig
 
 
 def require(config: RunConfig) -> list[str]:
-    """Refuse what evaluate would stumble over after hours of training; returns the names of what it will measure.
+    """Refuse what evaluate would stumble over after hours of training, or format after rendering; returns the names of what
+    evaluate will measure.
 
     Raises:
         ConfigError: a suite's library is not installed, lm-eval has no such task, or the gate has a condition on a metric that is
             not the task's, or on a measure for which no question says what would be right.
-        DataError: a file that a suite reads is not there, or is not what the suite reads.
+        DataError: a file that a suite reads is not there, or is not what the suite reads; or a benchmark's has no questions.
     """
+    benchmark_questions(config.format.contamination)
     recorded(config.evaluate)
     _require_readable(config.evaluate.general)
     _questions(config.evaluate)
@@ -40,7 +47,7 @@ def require(config: RunConfig) -> list[str]:
     if config.evaluate.execution.questions:
         from components.evaluate.execution_questions import prepare
 
-        measured = prepare(config.evaluate.with_files(files.local).execution).measures
+        measured = prepare(config.evaluate.with_files(input_files.local).execution).measures
         names = [name for name in names if not name.startswith("execution.") or name in measured]
         for condition, name in _conditions(config):
             if name.startswith("execution.") and name not in measured:
@@ -58,7 +65,7 @@ def _conditions(config: RunConfig) -> Iterator[tuple[str, str]]:
 def _require_readable(general: GeneralConfig) -> None:
     text, folder = general.text, general.tasks_folder
     if text and "://" not in text:
-        files.documents(Path(text))
+        documents(Path(text))
     if folder and "://" not in folder and not Path(folder).is_dir():
         raise DataError(f"evaluate.general.tasks_folder: {folder} is a file; the folder that it is in would be right")
 
@@ -70,12 +77,14 @@ def _renamed(measure: str, metrics: Mapping[str, str]) -> str:
 
 
 def keyed(config: RunConfig, code: Mapping[str, str]) -> dict[str, str]:
-    """The steps' code as the cache keys have it: of evaluate also what is in the files that its suites read, and the engine."""
+    """The steps' code as the cache keys have it: also what is in the files that evaluate and format read, and evaluate's engine."""
     also: list[Any] = [recorded(config.evaluate)] if _asked_for(config.evaluate) else []
     # The setting stays `auto` when vLLM is installed, and the answers would be the other engine's.
     if config.evaluate.engine == "auto" and engines.chosen("auto")[0] == "vllm":
         also.append("vllm")
-    return {**code, "evaluate": sha256([code["evaluate"], *also])} if also else dict(code)
+    keys = {**code, "evaluate": sha256([code["evaluate"], *also])} if also else dict(code)
+    benchmarks = config.format.with_files(input_files.content).contamination.benchmarks
+    return {**keys, "format": sha256([code["format"], sorted(benchmarks)])} if benchmarks else keys
 
 
 def described(config: RunConfig, here: bool) -> Iterator[str]:
@@ -104,6 +113,9 @@ def described(config: RunConfig, here: bool) -> Iterator[str]:
         yield f"             judged by {judge.model} at {judge.url}, {token} a {JUDGE_TOKEN} here; {verdicts}"
     for library, what in unseen:
         yield f"warning: {library} is not installed here: {what}, only the run will tell"
+    found = Counter(one.file for one in benchmark_questions(config.format.contamination))
+    for number, (file, count) in enumerate(found.items()):
+        yield f"{'' if number else 'benchmarks':<13}{file}: no training row may ask what its {count} questions ask"
 
 
 def _questions(config: EvaluateConfig) -> int:

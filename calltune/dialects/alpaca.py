@@ -15,7 +15,7 @@ def from_alpaca(row: Row, tools: list[Tool]) -> Record:
     Raises:
         RowError: the row cannot be read.
     """
-    system, context = optional_text(row, "system"), optional_text(row, "input")
+    system = optional_text(row, "system")
     messages: list[Message] = [{"role": "system", "content": system}] if system.strip() else []
     history = row.get("history") or []
     if not isinstance(history, list):
@@ -24,7 +24,15 @@ def from_alpaca(row: Row, tools: list[Tool]) -> Record:
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise RowError("invalid_message", f"history[{number}]: must be a pair of strings, question and answer")
         messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    instruction = text_field(row, "instruction")
-    question = f"{instruction}\n\n{context}" if context.strip() else instruction
-    messages += [{"role": "user", "content": question}, {"role": "assistant", "content": text_field(row, "output")}]
+    messages += [{"role": "user", "content": instruction(row)}, {"role": "assistant", "content": text_field(row, "output")}]
     return record(messages, tools_field(row, "tools", tools))
+
+
+def instruction(row: Row) -> str:
+    """What a row asks: `instruction`, and after a blank line its `input`.
+
+    Raises:
+        RowError: one of them is no text.
+    """
+    asked, context = text_field(row, "instruction"), optional_text(row, "input")
+    return f"{asked}\n\n{context}" if context.strip() else asked

@@ -37,7 +37,7 @@ def _message(message: Any, where: str, names: dict[str, str]) -> Message:
         raise RowError("unsupported_weight", f"{where}.weight: 0 excludes a turn from training, which is not supported")
     role = {"function": "tool"}.get(message["role"], message["role"])
     read: Message = {"role": role}
-    content = _content(message.get("content"), where)
+    content = content_text(message.get("content"), where)
     calls = _calls(message, where, names)
     if content or (content is not None and not calls):
         read["content"] = content
@@ -57,7 +57,12 @@ def _message(message: Any, where: str, names: dict[str, str]) -> Message:
     return read
 
 
-def _content(content: Any, where: str) -> str | None:
+def content_text(content: Any, where: str) -> str | None:
+    """A message's text, also where it is a list of parts.
+
+    Raises:
+        RowError: it is something else, or a part of it is no text.
+    """
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):

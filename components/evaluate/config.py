@@ -8,26 +8,19 @@ from pydantic import Field, field_validator, model_validator
 
 from calltune.metrics import TEXT_LOSS
 from calltune.records import sha256
-from calltune.settings import Settings, written_as
+from calltune.settings import InputFile, Settings, with_files, written_as
 
 RUBRIC = Path(__file__).with_name("rubric.jinja")
 """What a judge is told. Fixed: numbers that were judged by another rubric are other numbers."""
 
 Argument = Annotated[str, written_as(r"[^.]+\..+", "tool.argument")]
 Rule = Annotated[str, written_as(r"ast|any|f1>=(0\.\d*[1-9]\d*|1(\.0+)?)", "ast, any, or f1>=x with 0 < x <= 1")]
-SuiteFile = Annotated[
-    str,
-    # Of an object in S3 that changes no step would know; those that `submit` makes are named by their content.
-    written_as(r"(?!.*://).*|s3://.+/inputs/[0-9a-f]{64}(/.+)?", "a path on this machine; `submit` brings it into the store"),
-]
 Task = Annotated[str, written_as(r"[A-Za-z0-9][\w.-]*", "the name of an lm-eval task, or of a group of them")]
 
 
 class SuiteConfig(Settings):
     """A suite: what can be measured beside the tool questions. It measures nothing until its settings ask for it."""
 
-    files: ClassVar[tuple[str, ...]] = ()
-    """Settings that are files or folders: their content counts, not where they lie."""
     has_rows: ClassVar[bool] = False
     """Whether it writes a row for each question, for people to read."""
 
@@ -60,11 +53,11 @@ class GeneralConfig(SuiteConfig):
     tasks: list[Task] = []
     """Tasks or groups of lm-eval, such as `mmlu`, `gsm8k`, `truthfulqa_mc1` (fetched from the Hub), or `calltune_knowledge`,
     40 questions that come with Calltune. Each is a measure, `general.<task>.<metric>` (docs/metrics.md)."""
-    tasks_folder: SuiteFile = ""
+    tasks_folder: InputFile = ""
     """Folder with tasks of your own, in lm-eval's YAML; paths in them are relative to it."""
     limit: int = Field(0, ge=0)
     """The first so many questions of each task; 0: all."""
-    text: SuiteFile = ""
+    text: InputFile = ""
     """A text in UTF-8 that no training has seen, blank lines between its documents: `general.text_loss`, in nats per token."""
 
     @model_validator(mode="after")
@@ -119,7 +112,7 @@ class InstructionsConfig(SuiteConfig):
     files = ("questions",)
     has_rows = True
 
-    questions: SuiteFile = ""
+    questions: InputFile = ""
     """JSON lines or a JSON array of instructions that no training has seen, each with its reference answer: Alpaca's rows, or
     conversations that end in one (docs/metrics.md)."""
     limit: int = Field(0, ge=0)
@@ -153,12 +146,12 @@ class ExecutionConfig(SuiteConfig):
     files = ("questions", "tools", "documents")
     has_rows = True
 
-    questions: SuiteFile = ""
+    questions: InputFile = ""
     """JSON lines, `{"question": …, "document": …, "answer_contains": […]}`; of `document` and `answer_contains` each row has what
     it is to be judged by (docs/metrics.md)."""
-    tools: SuiteFile = ""
+    tools: InputFile = ""
     """Python file whose functions are the tools, as `ingest.tools` has them, with bodies: they are run."""
-    documents: SuiteFile = ""
+    documents: InputFile = ""
     """Folder of `.md` and `.txt` files that `search_knowledge_base` then searches, whatever its body in the tools file is."""
     timeout_s: int = Field(10, ge=1)
     """Seconds that a call may take, the import of the tools file included."""
@@ -224,9 +217,4 @@ class EvaluateConfig(Settings):
         Args:
             change: from the setting's name and its value; not called for those that are empty.
         """
-        changed: dict[str, SuiteConfig] = {}
-        for name, suite in self.suites.items():
-            given = {key: getattr(suite, key) for key in suite.files if getattr(suite, key)}
-            files = {key: change(f"evaluate.{name}.{key}", value) for key, value in given.items()}
-            changed[name] = suite.model_copy(update=files)
-        return self.model_copy(update=changed)
+        return with_files(self, "evaluate", change)

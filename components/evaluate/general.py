@@ -14,7 +14,7 @@ from calltune import models
 from calltune.errors import ConfigError
 from calltune.metrics import TEXT_LOSS
 from components.evaluate.config import GeneralConfig
-from components.evaluate.files import documents
+from components.evaluate.documents import documents
 from components.evaluate.measure import Measure
 from components.evaluate.tasks import bundled, manager_of, metrics_of
 from components.evaluate.text import losses

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calltune.errors import DataError
-from components.evaluate.files import within
+from calltune.input_files import within
 
 KINDS = (".md", ".txt")
 RESULTS = 3

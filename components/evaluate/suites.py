@@ -9,10 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calltune import input_files as files
 from calltune import runtime, storage
 from calltune.errors import ConfigError
 from calltune.records import sha256
-from components.evaluate import files
 from components.evaluate.config import EvaluateConfig, ExecutionConfig, GeneralConfig, InstructionsConfig
 from components.evaluate.details import Details
 

@@ -1,11 +1,12 @@
 """Settings of the format step."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from calltune.settings import Settings
+from calltune.settings import InputFile, Settings, with_files
 
 
 class SplitConfig(Settings):
@@ -38,7 +39,10 @@ class SplitConfig(Settings):
 
 
 class ContaminationConfig(Settings):
-    """What counts as the same question in training and in test or validation; such a training row is quarantined."""
+    """What counts as the same question in training and in test or validation; such a training row is quarantined. One that asks
+    what a benchmark asks fails the run."""
+
+    files = ("benchmarks",)
 
     similarity: float = Field(0.8, ge=0.5, le=1)
     """Words that two users' texts share, divided by the words of both, from which on they nearly equal; 1: the same words."""
@@ -46,6 +50,9 @@ class ContaminationConfig(Settings):
     """Words in a row that are enough by themselves, unless more than 1 % of all rows (and more than ten) have them."""
     max_share: float = Field(1, ge=0, le=1)
     """Share of the training rows that may be taken out so before the run fails, with the pairs listed."""
+    benchmarks: list[InputFile] = []
+    """Files of outside benchmarks whose questions no training row may ask: JSON lines or a JSON array (also `.gz` and `.zst`) in
+    any dialect that ingest reads, with or without answers, such as the question files of the Berkeley leaderboard."""
 
 
 class FormatConfig(Settings):
@@ -72,6 +79,10 @@ class FormatConfig(Settings):
     fails."""
     split: SplitConfig = SplitConfig()
     contamination: ContaminationConfig = ContaminationConfig()
+
+    def with_files(self, change: Callable[[str, str], str]) -> "FormatConfig":
+        """A copy in which each file that it names is what `change` makes of it, from the setting's name and its value."""
+        return with_files(self, "format", change)
 
     @field_validator("template")
     @classmethod

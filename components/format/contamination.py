@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from calltune.likeness import ROUNDING, likeness, words
-from calltune.records import Record, asked_sha256, question_sha256, turns_sha256, user_text
+from calltune.records import TURN_WORDS, Record, asked_sha256, question_sha256, turns_sha256, user_text
 from components.format.config import ContaminationConfig
 from components.format.split import TRAIN, question_key
 
@@ -132,6 +132,39 @@ def contaminated(
             found.setdefault(row, Pair(row, asking[number], "a later turn asks the same"))
     for pair in _sharing(texts, training, held, config.shared_words):
         found.setdefault(pair.train, pair)
+    return [found[row] for row in sorted(found)]
+
+
+def repeating(training: Iterable[Sequence[str]], asked: Iterable[Sequence[str]], config: ContaminationConfig) -> list[Pair]:
+    """For each training row that nearly repeats a question from elsewhere one such pair, in the rows' order.
+
+    A conversation is held against the others as a whole, and by each of its turns that is not short.
+
+    Args:
+        training: what the users say in each row, turn by turn; gone through once.
+        asked: the same of the questions.
+        config: what counts as nearly equal.
+    """
+    texts, of, wholes = _Texts(), array("q"), array("q")
+
+    def forms(rows: Iterable[Sequence[str]]) -> range:
+        first = len(texts)
+        for number, turns in enumerate(rows):
+            wholes.append(len(texts))
+            turns_alone = [turn for turn in turns if len(words(turn)) >= TURN_WORDS] if len(turns) > 1 else []
+            for text in ("\n".join(turns), *turns_alone):
+                texts.add(text)
+                of.append(number)
+        return range(first, len(texts))
+
+    ours, theirs = forms(training), forms(asked)
+    found: dict[int, Pair] = {}
+    for pair in _near(texts, ours, theirs, config.similarity).values():
+        found.setdefault(of[pair.train], Pair(of[pair.train], of[pair.held], pair.why))
+    # A turn's run of words is in its conversation's, too, and would count twice.
+    ends = [[place for place in wholes if place in forms_of] for forms_of in (ours, theirs)]
+    for pair in _sharing(texts, *ends, config.shared_words):
+        found.setdefault(of[pair.train], Pair(of[pair.train], of[pair.held], pair.why))
     return [found[row] for row in sorted(found)]
 
 

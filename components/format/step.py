@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from calltune import models, runtime, validate
+from calltune import input_files, models, runtime, validate
 from calltune.errors import ConfigError, DataError
 from calltune.in_order import batches, in_order
 from calltune.records import Record, prompt_of
@@ -18,6 +18,7 @@ from calltune.settings import ModelConfig
 from calltune.template import Template, with_tool_detail
 from calltune.tools import names_of
 from components.format import balance
+from components.format.benchmarks import require_unasked
 from components.format.config import FormatConfig
 from components.format.contamination import Pair, Turns, contaminated
 from components.format.part import Part
@@ -56,10 +57,11 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         model: the base model, for its tokenizer.
         config: the step's settings.
         out: gets `train.parquet`, `validation.parquet`, `validation.jsonl`, `test.jsonl`, `quarantine.jsonl`,
-            `preview.txt` and `stats.json`.
+            `preview.txt` and `stats.json`; `benchmarks.jsonl` where training rows ask what a benchmark asks.
 
     Raises:
-        DataError: too many rows are quarantined, or no row is left to train on, or none to test with.
+        DataError: too many rows are quarantined, or no row is left to train on, or none to test with; or a training row asks
+            what a benchmark asks.
         ConfigError: the template does not fit the model.
     """
     source = records_dir / "records.jsonl"
@@ -87,6 +89,8 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             message = f"asks what row {kept[pair.held]['id']} of the {parts[pair.held]} part asks: {pair.why}"
             rows.refuse(kept.places[pair.train], records[kept.places[pair.train]], "contaminated", message)
         _require_few_contaminated(kept, parts, repeated, config, out)
+        training = (place for place, of in zip(kept.places, parts, strict=True) if of == TRAIN and rows.has(place))
+        benchmarks = require_unasked(Some(records, training), config.with_files(input_files.local).contamination, out)
         unseen = unseen_tools(kept, config.split) if config.split.by == "tool" else set()
         written: dict[str, Part] = {}
         for part in (TRAIN, VALIDATION, TEST):
@@ -112,10 +116,13 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             "template_reason": choice.reason,
             "chat_template": template.as_json(),
             "stop_ids": renderer.stop_ids,
-            "stops": {tokenizer.decode([token]): count for token, count in train.stops.most_common()},
+            "stops": {
+                tokenizer.decode([token]): count for token, count in train.stops.most_common() if token in renderer.stop_ids
+            },
             "max_tokens": config.max_tokens,
             "shortened": len(rows.shortened),
             "contaminated": len(repeated),
+            "benchmarks": benchmarks,
             "unseen_tools": sorted(unseen),
             "warnings": lopsided,
             "trained_on": sorted(train.learnt),

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from calltune import input_files as files
 from calltune.errors import ConfigError, DataError
-from components.evaluate import files
 from components.evaluate.execution_questions import prepare
 from components.evaluate.suites import recorded
 from pipelines import suites

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from calltune import input_files as files
 from calltune import models, storage
 from calltune.errors import ConfigError, DataError
-from components.evaluate import engines, files
+from components.evaluate import engines
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.suites import recorded
 from pipelines import suites
@@ -172,7 +173,40 @@ def test_a_pass_from_before_does_not_survive_a_gate_whose_data_is_gone(here, com
     assert not Path("decision.json").exists()
 
 
+def test_a_benchmark_is_named_by_its_content_in_formats_key_and_looked_at_before_anything_is_started(here, tmp_path):
+    Path("bench.json").write_text('{"question": "Who is Ana?"}\n')
+    config = here({}, format={"contamination": {"benchmarks": ["bench.json"]}})
+    key = suites.keyed(config, {"format": "f"})
+    assert key["format"] != "f" and suites.keyed(here({}), {"format": "f"}) == {"format": "f"}
+    there = absolute(config)
+    assert there.format.contamination.benchmarks == [str(tmp_path / "bench.json")]
+    assert there.sha256 == config.sha256 and suites.keyed(there, {"format": "f"}) == key
+    assert "benchmarks   bench.json: no training row may ask what its 1 questions ask" in list(
+        suites.described(config, here=True)
+    )
+    Path("bench.json").write_text('{"question": "Who is Eva?"}\n')
+    assert suites.keyed(config, {"format": "f"}) != key
+    Path("bench.json").write_text('{"answer": "Ana"}\n')
+    with pytest.raises(DataError, match=r"bench\.json, row 1: it asks nothing"):
+        suites.require(config)
+    Path("bench.json").unlink()
+    with pytest.raises(DataError, match=r"bench\.json: no such format\.contamination\.benchmarks file"):
+        suites.require(config)
+
+
 # In a cluster
+
+
+def test_a_benchmark_is_brought_into_the_store_under_its_content_and_comes_back(here, s3, tmp_path, monkeypatch):
+    Path("bench.json").write_text('{"question": "Who is Ana?"}\n')
+    config = here({}, format={"contamination": {"benchmarks": ["bench.json"]}}, storage={"uri": s3.uri})
+    config = config.model_copy(update={"model": config.model.model_copy(update={"base": "org/model"})})
+    brought = Inputs(s3.uri, s3).bring(config).format
+    (place,) = brought.contamination.benchmarks
+    assert place.startswith(f"{s3.uri}/inputs/") and place.endswith("/bench.json")
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "pod"))
+    (file,) = brought.with_files(files.local).contamination.benchmarks
+    assert Path(file).read_text() == '{"question": "Who is Ana?"}\n'
 
 
 def test_files_are_brought_into_the_store_once_under_their_content_and_come_back(here, s3, tmp_path, monkeypatch):

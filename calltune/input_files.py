@@ -1,4 +1,4 @@
-"""The files that suites read: where they lie on this machine, and what is in them."""
+"""The files that settings name, beside the data itself: where they lie on this machine, and what is in them."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from calltune import models, storage
-from calltune.errors import DataError, no_such_file
+from calltune.errors import no_such_file
 from calltune.records import sha256
 
 _BROUGHT = re.compile(r"s3://.+/inputs/([0-9a-f]{64})(/.+)?")
@@ -60,22 +60,3 @@ def local(setting: str, place: str) -> str:
             for name in names:
                 store.download(f"{key}/{name}", folder / name)
     return str(target) + (brought[2] or "")
-
-
-def documents(file: Path) -> list[str]:
-    """The documents of a text file: what stands between blank lines.
-
-    Raises:
-        DataError: it is no file that can be read, or no text in UTF-8, or there is nothing in it.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not a text in UTF-8: {error}") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
-    found = [document.strip() for document in re.split(r"\n\s*\n", text)]
-    kept = [document for document in found if document]
-    if not kept:
-        raise DataError(f"{file}: no text in it")
-    return kept
