@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from calltune import runtime
 from calltune.dialects.asked import asked
 from calltune.dialects.reading import RowError
@@ -115,10 +113,12 @@ def _questions(path: Path) -> Iterator[Question]:
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     """The rows of a JSON lines file or a JSON array, packed or not, from 1; of JSON lines the line is the number."""
+    import pyarrow
+
     if not path.is_file():
         raise no_such_file(path, SETTING)
     try:
-        with pa.input_stream(str(path), compression="detect") as file:
+        with pyarrow.input_stream(str(path), compression="detect") as file:
             text = file.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{SETTING}: {path} cannot be read: {error}") from None

@@ -162,8 +162,8 @@ def repeating(training: Iterable[Sequence[str]], asked: Iterable[Sequence[str]],
     for pair in _near(texts, ours, theirs, config.similarity).values():
         found.setdefault(of[pair.train], Pair(of[pair.train], of[pair.held], pair.why))
     # A turn's run of words is in its conversation's, too, and would count twice.
-    ends = [[place for place in wholes if place in forms_of] for forms_of in (ours, theirs)]
-    for pair in _sharing(texts, *ends, config.shared_words):
+    rows, questions = ([place for place in wholes if place in forms_of] for forms_of in (ours, theirs))
+    for pair in _sharing(texts, rows, questions, config.shared_words):
         found.setdefault(of[pair.train], Pair(of[pair.train], of[pair.held], pair.why))
     return [found[row] for row in sorted(found)]
 

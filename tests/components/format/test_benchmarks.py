@@ -56,20 +56,26 @@ def test_a_turn_of_a_conversation_is_held_against_the_questions_by_itself():
     assert found([["Hello there.", "Yes, please."]], [["Yes, please."]]) == []
 
 
+def test_a_run_of_words_in_a_turn_counts_once_when_it_is_asked_whether_it_is_a_phrase():
+    rows = [["Hello!", f"{LONG} {' '.join(f'w{number}x{place}' for place in range(20))}"] for number in range(6)]
+    question = [f"{LONG} {' '.join(f'v{place}' for place in range(20))}"]
+    assert [pair[0] for pair in found(rows, [question])] == [0, 1, 2, 3, 4, 5]
+
+
 def test_nothing_is_found_without_rows_or_questions():
     assert found([], [["a"]]) == found([["a"]], []) == []
 
 
-@pytest.mark.parametrize("kind", ["lines", "array", "gz", "zst"])
+@pytest.mark.parametrize("kind", ["lines", "bom", "array", "gz", "zst"])
 def test_a_benchmark_is_read_as_lines_or_array_packed_or_not(tmp_path, kind):
     rows = [bfcl(0, "Where?\u2028Here."), bfcl(1), {"query": "And when?"}]
     lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
-    file = tmp_path / f"bench.json{'' if kind in ('lines', 'array') else f'.{kind}'}"
+    file = tmp_path / f"bench.json{'' if kind in ('lines', 'bom', 'array') else f'.{kind}'}"
     if kind == "zst":
         with pa.output_stream(str(file), compression="zstd") as out:
             out.write(lines.encode())
     else:
-        text = json.dumps(rows, indent=1) if kind == "array" else lines
+        text = json.dumps(rows, indent=1) if kind == "array" else "\ufeff" * (kind == "bom") + lines
         file.write_bytes(gzip.compress(text.encode()) if kind == "gz" else text.encode())
     questions = benchmark_questions(ContaminationConfig(benchmarks=[str(file)]))
     assert [(one.row, one.id, one.turns) for one in questions] == [
