@@ -222,7 +222,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explained(error, RunConfig)}") from None
-    _refuse_lossy_numbers(raw, str(path), ())
+    _refuse_lossy_numbers(raw, config.model_dump(), str(path), ())
     return config
 
 
@@ -244,15 +244,17 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: {error}") from None
 
 
-def _refuse_lossy_numbers(value: Any, path: str, keys: tuple[str, ...]) -> None:
-    """Refuse what would be another number in a step than in the file. The settings have been checked already."""
+def _refuse_lossy_numbers(value: Any, read: Any, path: str, keys: tuple[str, ...]) -> None:
+    """Refuse what would be another number in a step than in the file. The settings have been checked already, as `read`."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            _refuse_lossy_numbers(item, path, (*keys, str(key)))
+            _refuse_lossy_numbers(item, read.get(key) if isinstance(read, Mapping) else None, path, (*keys, str(key)))
     elif isinstance(value, list):
-        for item in value:
-            _refuse_lossy_numbers(item, path, keys)
-    elif isinstance(value, bool):  # no setting is one, so that pydantic has made a number of it
+        for number, item in enumerate(value):
+            _refuse_lossy_numbers(item, read[number] if isinstance(read, list) and number < len(read) else None, path, keys)
+    elif isinstance(value, bool) and isinstance(read, bool):
+        return
+    elif isinstance(value, bool):  # pydantic has made a number of it
         raise ConfigError(f"{path}: {'.'.join(keys)}: must be a number, not {str(value).lower()}")
     elif isinstance(value, int) and abs(value) >= MAX_INTEGER:
         raise ConfigError(f"{path}: {'.'.join(keys)}: {value} is too large; integers must be below 2^53")

@@ -66,6 +66,9 @@ class FormatConfig(Settings):
     tool_detail: Literal["full", "short", "names", "none"] = "full"
     """How much of each tool the prompt shows: `full`; `short`, one sentence and the parameters without their descriptions;
     `names`; or `none`, for tools that the model learns by heart. It becomes part of the chat template."""
+    supervise_tools: bool = Field(False, strict=True)
+    """Whether the loss of training covers the tools as well as the answers: only with `template: xlam`, whose tools stand after
+    the first question. The validation loss stays that of the answers."""
     shuffle_tools: int = Field(0, ge=0)
     """Training rows that share one order of the tools, another for the next ones, so that a tool's place is not what is learnt;
     0: as given. The test keeps its order."""
@@ -79,6 +82,17 @@ class FormatConfig(Settings):
     fails."""
     split: SplitConfig = SplitConfig()
     contamination: ContaminationConfig = ContaminationConfig()
+
+    @model_validator(mode="after")
+    def _supervises_what_stands_apart(self) -> "FormatConfig":
+        if self.supervise_tools and self.template != "xlam":
+            # Elsewhere the tools are the beginning that rows share: none could be computed once for all of them.
+            raise ValueError(
+                "supervise_tools: only template: xlam prints the tools after the question; set that, or leave it out"
+            )
+        if self.supervise_tools and self.tool_detail == "none":
+            raise ValueError("supervise_tools: with tool_detail: none there are no tools in the prompt: leave one of them out")
+        return self
 
     def with_files(self, change: Callable[[str, str], str]) -> "FormatConfig":
         """A copy in which each file that it names is what `change` makes of it, from the setting's name and its value."""

@@ -28,6 +28,7 @@ from components.format.shaping import with_shuffled_tools, without_tools
 from components.format.spill import RecordFile, Row, Some
 from components.format.split import TEST, TRAIN, VALIDATION, parts_of, unseen_tools
 from components.format.template import chosen
+from components.format.tool_loss import with_tools
 
 PREVIEW_ROWS = 3
 BATCH_LINES = 64
@@ -102,7 +103,10 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         _require_rows(written, rows)
     train = written[TRAIN]
     if config.tool_detail != "none":
-        _require_tools_in_prompts(train.first[:LOOKED_AT], renderer)
+        looked_at = train.first[:LOOKED_AT]
+        if config.supervise_tools:  # then they are no longer among what is not trained on
+            looked_at = [(record, renderer.rows(record)) for record, _ in looked_at]
+        _require_tools_in_prompts(looked_at, renderer)
     lopsided = balance.warnings(train.counted, written[TEST].counted, config.split, unseen)
     for line in lopsided.values():
         runtime.note(f"format: {line}")
@@ -119,6 +123,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             "stops": {
                 tokenizer.decode([token]): count for token, count in train.stops.most_common() if token in renderer.stop_ids
             },
+            "supervise_tools": config.supervise_tools,
             "max_tokens": config.max_tokens,
             "shortened": len(rows.shortened),
             "contaminated": len(repeated),
@@ -212,7 +217,10 @@ def shown(
             else:
                 rows.keep(place, again.rows, again.shown or (record if place in rows.shortened else None))
         if rows.has(place):
-            yield rows.shown(place, record), rows.of(place)
+            seen, rendered = rows.shown(place, record), rows.of(place)
+            if config.supervise_tools and part == TRAIN:
+                rendered = with_tools(rows.renderer.tokenizer, seen, rendered)
+            yield seen, rendered
 
 
 def _saved(rows: Sequence[tuple[Record, list[Rendered]]], renderer: Renderer, whole: Template) -> float:

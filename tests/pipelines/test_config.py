@@ -263,6 +263,8 @@ def test_every_step_of_the_dag_has_settings():
         ({"train": {"seed": -1}}, r"train\.seed: must be at least 0, not -1$"),
         ({"train": {"seed": 99999999999}}, r"train\.seed: must be below 4294967296, not 99999999999$"),
         ({"train": {"rank": True}}, r"run\.yaml: train\.rank: must be a number, not true$"),
+        ({"format": {"supervise_tools": 1}}, r"run\.yaml: format\.supervise_tools: must be true or false"),
+        ({"format": {"supervise_tools": True}}, r"run\.yaml: format\.?.*supervise_tools: only template: xlam prints the tools"),
         (
             {"gate": {"over_baseline": {"tool_accuracy": False}}},
             r"gate\.over_baseline\.tool_accuracy: must be a number, not false$",

@@ -265,6 +265,7 @@ def material() -> Material:
                 "supervised": [int(dice.gauss(41, 11)) for _ in range(362)],
             },
             "max_tokens": 2048,
+            "supervise_tools": False,
             "warnings": {"never_called": "1 of 5 tools in the training rows are never called there: find_employee"},
             "strata": {
                 split: {
