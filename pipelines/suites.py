@@ -77,7 +77,7 @@ def _renamed(measure: str, metrics: Mapping[str, str]) -> str:
 
 
 def keyed(config: RunConfig, code: Mapping[str, str]) -> dict[str, str]:
-    """The steps' code as the cache keys have it: also what is in the files that evaluate and format read, and evaluate's engine."""
+    """The steps' code as the cache keys have it: also what is in the files that evaluate and format read, and the engine."""
     also: list[Any] = [recorded(config.evaluate)] if _asked_for(config.evaluate) else []
     # The setting stays `auto` when vLLM is installed, and the answers would be the other engine's.
     if config.evaluate.engine == "auto" and engines.chosen("auto")[0] == "vllm":
