@@ -5,6 +5,7 @@ answers: their loss would decide.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calltune.records import Record
@@ -33,6 +34,7 @@ def with_tools(tokenizer: "PreTrainedTokenizerBase", record: Record, rows: Seque
     found = []
     for row in rows:
         start, end = tool_block(tokenizer, record, row.input_ids)
-        mask = [on or start <= place < end for place, on in enumerate(row.loss_mask)]
-        found.append(Rendered(row.input_ids, mask))
+        mask = row.loss_mask.copy()
+        mask[start:end] = [True] * (end - start)
+        found.append(replace(row, loss_mask=mask))
     return found
