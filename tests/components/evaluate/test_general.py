@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from components.evaluate.files import documents
 from tokenizers.processors import TemplateProcessing
 
 from calltune import models, storage
