@@ -99,6 +99,19 @@ class Checkpoints:
                 self._whole.insert(0, manifest)
         return found
 
+    def fetch(self, name: str) -> Path:
+        """Fetch a checkpoint that :meth:`newest` has found on another machine; returns its folder here.
+
+        Raises:
+            UserError: it cannot be fetched.
+        """
+        target = self.folder / FETCHED / name
+        try:
+            self._fetch(self._manifest(name, set(self.store.list(self.place))), target)
+        except Damaged as damage:
+            raise UserError(f"checkpoint {self.store.uri}/{self.place}/{name}: {damage}") from None
+        return target
+
     @contextmanager
     def writing(self, step: int) -> Iterator[Path]:
         """Yields an empty folder for a checkpoint's files; when the block has ended they are uploaded in the background.

@@ -40,12 +40,12 @@ class Keeper(TrainerCallback):
     """Writes a checkpoint at the first optimiser step after every `minutes`, and at SIGTERM, which ends training.
 
     Attributes:
-        stopping: SIGTERM has come.
+        told: SIGTERM has come to this process.
     """
 
     def __init__(self, checkpoints: Checkpoints, follow: "Follow", minutes: float) -> None:
         self.checkpoints, self.follow, self.interval_s = checkpoints, follow, 60 * minutes
-        self.stopping = False
+        self.told = self._agreed = False
         self.trainer: TreeTrainer
         self._begun = self._saved = time.monotonic()
         self._ended: float | None = None
@@ -53,6 +53,15 @@ class Keeper(TrainerCallback):
         self._joules_before: float | None = 0.0
         self._joules_begun: float | str = ""
         self._evaluation_due = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether training ends: SIGTERM came to the first rank, or to one, as all of them know since the last optimiser step."""
+        return self._agreed or (self.told and ranks.is_first())
+
+    def agree_to_stop(self) -> None:
+        """All ranks know that SIGTERM has come to one of them, and end at the same optimiser step."""
+        self._agreed = True
 
     @property
     def seconds(self) -> float:
@@ -82,7 +91,7 @@ class Keeper(TrainerCallback):
             signal.signal(signal.SIGTERM, before)
 
     def _stop(self, *_: object) -> None:
-        self.stopping = True
+        self.told = True
 
     def train(self, trainer: "TreeTrainer") -> Any:
         """Train, from the newest whole checkpoint where there is one; returns the Trainer's output.
@@ -94,7 +103,7 @@ class Keeper(TrainerCallback):
         """
         self.trainer, trainer.keeper = trainer, self
         self.follow.best.unlink(missing_ok=True)  # an earlier process may have left one
-        found = ranks.from_first(self.checkpoints.newest)
+        found = self._newest()
         if ranks.is_first():
             self.checkpoints.remove_finished()
         self._joules_begun = account.gpu_joules()
@@ -110,6 +119,13 @@ class Keeper(TrainerCallback):
         self._ended = time.monotonic()
         return outcome
 
+    def _newest(self) -> Path | None:
+        """The folder of the newest whole checkpoint, on each machine; None where there is none."""
+        found = ranks.from_first(self.checkpoints.newest)
+        if found is None:
+            return None
+        return ranks.from_first_here(lambda: found if ranks.is_first() else self.checkpoints.fetch(found.name))
+
     def _explain(self, error: Exception, uploaded: bool) -> None:
         """Raise what ended training again with where it can go on, if that is of use."""
         kept, state = self.checkpoints.uploaded, self.trainer.state
@@ -118,6 +134,8 @@ class Keeper(TrainerCallback):
             raise FloatingPointError(f"{error}; {where}") from None
         if isinstance(error, Stopped):
             said = f"stopped by SIGTERM at step {state.global_step} of {state.max_steps}"
+            if not ranks.is_first():
+                raise Stopped(f"{said}: the first process writes the checkpoint") from None
             missing = "" if uploaded else f"the last checkpoint could not be uploaded within {UPLOAD_TIMEOUT_S} s; "
             go_on = "nothing to go on from" if kept is None else f"{where}, and the same step started again goes on from there"
             raise Stopped(f"{said}: {missing}{go_on}") from None

@@ -1,8 +1,6 @@
 """Fine-tuning on the formatted rows, with loss on what the assistant wrote and on nothing else."""
 
 import csv
-import ctypes
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from components.train import account, ranks
 from components.train.checkpoints import Checkpoints
 from components.train.config import FEW_STEPS, TrainConfig
 from components.train.keeper import Keeper
+from components.train.memory import keep_few_kernels, keep_freed_memory
 from components.train.method import Method, adapter_config, build, decide, require_trained_as_said
 from components.train.start import champions_adapter, go_on_from, record_ancestors
 from components.train.trainer import Collator, Follow, TreeTrainer
@@ -30,10 +29,6 @@ from components.train.weights import restore_trainable
 PACK_TOKENS = {"cpu": 2048, "cuda": 8192}
 """Longest pack by kind of device: 16 rows of ordinary length, on a CPU behind a tool list of 600 tokens, on a GPU behind one of
 several thousand. A GPU whose memory does not suffice for that gets smaller ones (fitting.py); a CPU would swap instead."""
-KERNELS_KEPT = 32
-"""Kernels that oneDNN, which computes bf16 products on a CPU, keeps with their buffers; by itself, 1,024."""
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
-"""Parameters of `mallopt`, as glibc's malloc.h numbers them."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +83,34 @@ def train(
         Stopped: by SIGTERM; the same call goes on where this one was.
         FloatingPointError: loss or weights are NaN or infinite, or the loss has exploded.
     """
+    result = train_part(dataset, model, config, adapter, out, code, champion, processes)
+    assert result is not None  # the first rank's
+    return result
+
+
+def train_part(
+    dataset: Path,
+    model: ModelConfig,
+    config: TrainConfig,
+    adapter: Path,
+    out: Path,
+    code: str,
+    champion: str,
+    processes: int,
+    machine: ranks.Machine = ranks.ALONE,
+) -> Trained | None:
+    """This machine's part of :func:`train`; only the first machine has a result, in its folders and as what is returned."""
     base = models.fetch(model)
     method = decide(config, models.parameter_count(base.path))
     # Here and not in each rank: it is fetched once.
     before = champions_adapter(champion, model, method, config)
-    together = processes or max(1, torch.cuda.device_count())
-    if together > 1:
-        runtime.note(f"train: {together} processes together, each on a part of every batch")
-        result = ranks.run(together, _train, (dataset, base, before, method, config, adapter, out, code))
-    else:
-        result = _train(dataset, base, before, method, config, adapter, out, code)
-    assert result is not None  # the first rank's
-    return result
+    here = processes or max(1, torch.cuda.device_count())
+    together = here * machine.count
+    if together == 1:
+        return _train(dataset, base, before, method, config, adapter, out, code)
+    on = f" on {machine.count} machines" if machine.count > 1 else ""
+    runtime.note(f"train: {together} processes{on} together, each on a part of every batch")
+    return ranks.run(here, _train, (dataset, base, before, method, config, adapter, out, code), machine)
 
 
 def _train(
@@ -156,6 +167,7 @@ def _train(
     outcome = keeper.train(trainer)
     seconds, joules = keeper.seconds, account.of_all(keeper.joules)
     if not ranks.is_first():
+        keeper.checkpoints.close()
         return None
     if follow.best.exists():
         restore_trainable(trainer.model, follow.best)
@@ -195,8 +207,8 @@ def _checkpoints(
     # The decided method, too: on another device `auto` may mean another precision.
     decided = [method.name, method.learning_rate, method.bf16]
     key = sha256([base.digest, data, config.result_settings(), decided, origin])
-    # Ranks behind the first write none, and must not clear away what it writes.
-    local = out / (".checkpoints" if ranks.is_first() else ".no-checkpoints")
+    # Ranks behind the first of a machine write none, and must not clear away what that one writes.
+    local = out / (".checkpoints" if ranks.is_first_here() else ".no-checkpoints")
     return Checkpoints(storage.of_run(), key[:32], local, config.checkpoints_kept)
 
 
@@ -255,28 +267,6 @@ def _warn_of_few_steps(rows: int, config: TrainConfig) -> None:
             else "more train.epochs or fewer train.batch_rows would be better"
         )
         runtime.note(f"train: {steps} optimiser steps are few: {more}")
-
-
-def keep_freed_memory() -> None:
-    """Have glibc reuse the blocks that every step of training frees, instead of handing them back to the kernel.
-
-    It gives them again page by page, zeroed, which can take a sixth of a step's time (docs/tuning.md). Blocks above 32 MiB
-    still go back: kept too, they leave holes, and memory grew to 7.6 GiB in 50 steps instead of 4. Another C library has no
-    such setting, and on a GPU it changes nothing.
-    """
-    adjust = getattr(ctypes.CDLL(None), "mallopt", None)
-    if adjust is not None:
-        for parameter, value in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
-            adjust(parameter, value)
-
-
-def keep_few_kernels() -> None:
-    """Have oneDNN keep few kernels: it makes one for each size of a product, and every pack has sizes of its own.
-
-    Kept, they come to 17 MB a step until there are 1,024, and are hardly ever used again (docs/tuning.md). It reads the
-    variable at its first product.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))
 
 
 def _write_losses(history: list[dict[str, Any]], path: Path) -> None:

@@ -89,7 +89,10 @@ class TreeTrainer(SFTTrainer):
 
         with ranks.own_dice(self.state.global_step):
             total, tokens = fit(summed, packs, inputs["rows"], self.data_collator, self.args.device)
-        ranks.add_up([total, tokens])
+        told = torch.tensor(float(self.keeper is not None and self.keeper.told), device=self.args.device)
+        ranks.add_up([total, tokens, told])
+        if self.keeper is not None and told:
+            self.keeper.agree_to_stop()
         ranks.add_up_gradients(model)
         self.supervised += supervised
         self.tokens += int(tokens)

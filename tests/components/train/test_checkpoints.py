@@ -6,13 +6,11 @@ import random
 import signal
 import threading
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from calltune import models, storage
+from calltune import storage
 from calltune.errors import Stopped, UserError
 from components.train import checkpoints as module
 from components.train.checkpoints import Checkpoints
@@ -28,23 +26,6 @@ CASES = {
     "qlora": dict(method="qlora", learning_rate=1e-2, dropout=0.2, epochs=3, keep="last"),
     "early stop": dict(method="lora", learning_rate=0.1, epochs=6, patience=1, optimiser="adamw_torch_fused"),
 }
-
-
-@pytest.fixture(scope="module")
-def rows(tokenizer_folder, tmp_path_factory):
-    """Folder of 12 rows to train on and 5 for validation, as format writes them, with the real tokenizer."""
-    folder, tokenizer, dice = tmp_path_factory.mktemp("rows"), models.tokenizer(tokenizer_folder), random.Random(0)
-    shared = tokenizer("You can call these tools: " + "search the knowledge base, create a ticket; " * 4)["input_ids"]
-    for name, count in (("train", 12), ("validation", 5)):
-        table = []
-        for number in range(count):
-            tool = dice.choice(("search", "ticket"))
-            question = tokenizer(f"Question {dice.randrange(1000)} about the {tool}?")["input_ids"]
-            answer = tokenizer(f'<tool_call>{{"name": "{tool}"}}</tool_call><|im_end|>')["input_ids"]
-            mask = [False] * len(shared + question) + [True] * len(answer)
-            table.append({"id": f"{name}-{number}", "input_ids": shared + question + answer, "loss_mask": mask})
-        pq.write_table(pa.Table.from_pylist(table), folder / f"{name}.parquet")
-    return folder
 
 
 @pytest.fixture
