@@ -116,7 +116,7 @@ def step(name: str) -> Iterator[None]:
         yield
         record = _record(name, started, None)
     except Exception as error:
-        failure = _failure(name, error)
+        failure = failure_of(name, error)
         one_line = isinstance(error, UserError) or failure["code"] == 2
         # Each for itself: a disk that is full, or a store that is not there, must not hide the reason. The log comes first.
         with suppress(OSError):
@@ -145,7 +145,7 @@ def _record(name: str, started: float, failure: dict[str, Any] | None) -> dict[s
     return row
 
 
-def _failure(name: str, error: Exception) -> dict[str, Any]:
+def failure_of(name: str, error: Exception) -> dict[str, Any]:
     """A step's error as an event: whose it is, the exit code, and one sentence."""
     if isinstance(error, UserError):
         return {"step": name, "code": error.exit_code, "message": str(error)}

@@ -8,3 +8,6 @@ TRAIN = "calltune-python-train:0.1.0"
 
 VLLM = "calltune-python-vllm:0.1.0"
 """evaluate, where `evaluate.engine` is vllm."""
+
+USER = 10001
+"""The user, and its group, that the images run as."""

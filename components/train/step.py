@@ -1,6 +1,7 @@
 """Fine-tuning on the formatted rows, with loss on what the assistant wrote and on nothing else."""
 
 import csv
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from calltune.settings import ModelConfig
 from components.train import account, ranks
 from components.train.checkpoints import Checkpoints
 from components.train.config import FEW_STEPS, TrainConfig
+from components.train.exchange import Work
 from components.train.keeper import Keeper
 from components.train.memory import keep_few_kernels, keep_freed_memory
 from components.train.method import Method, adapter_config, build, decide, require_trained_as_said
+from components.train.nodes import train_there
 from components.train.start import champions_adapter, go_on_from, record_ancestors
 from components.train.trainer import Collator, Follow, TreeTrainer
+from components.train.trainjob import WORKERS
 from components.train.weights import restore_trainable
 
 PACK_TOKENS = {"cpu": 2048, "cuda": 8192}
@@ -67,6 +71,8 @@ def train(
 ) -> Trained:
     """Train, and keep the weights of the best epoch, or of the last; go on where an earlier try was cut off.
 
+    On several nodes, by a TrainJob, where `CALLTUNE_TRAIN_WORKERS` tells of them.
+
     Args:
         dataset: what format wrote; `train.parquet` and `validation.parquet`.
         model: the base model.
@@ -83,6 +89,10 @@ def train(
         Stopped: by SIGTERM; the same call goes on where this one was.
         FloatingPointError: loss or weights are NaN or infinite, or the loss has exploded.
     """
+    told = os.environ.get(WORKERS)
+    if told is not None:
+        train_there(told, dataset, Work(model, config, code, champion), adapter, out)
+        return Trained(**runtime.read_json(out / "metrics.json"))
     result = train_part(dataset, model, config, adapter, out, code, champion, processes)
     assert result is not None  # the first rank's
     return result
