@@ -22,6 +22,7 @@ from components.ingest.sources import Source, find
 from components.train.config import FEW_STEPS
 from pipelines import answering, destinations, suites
 from pipelines.config import RunConfig, require_one_store
+from pipelines.local import require_one_node
 from pipelines.sample import Sample, look, together, too_many_refused
 
 DISCORDANT = 0.2
@@ -46,6 +47,8 @@ def check(config: RunConfig, here: bool = True) -> Iterator[str]:
     """
     yield f"config       valid: {config.name}, {config.sha256[:12]}"
     require_one_store(config)
+    if config.storage.uri == "embedded":  # which no cluster takes
+        require_one_node(config)
     given = tools.load(config.ingest.tools) if config.ingest.tools else []
     samples: list[Sample] = []
     # How many are in each file. Those of S3 and the Hub would have to be downloaded to be counted.
@@ -232,6 +235,8 @@ def _training(config: RunConfig, folder: Path | None, rows: int, validation: int
         yield "             goes on from the champion's adapter, where there is a champion"
     steps = train.steps(rows)
     epochs = f"{_count(train.epochs, 'epoch')} of {_count(rows, 'row')}"
+    if config.nodes > 1:
+        yield f"             on {config.nodes} nodes together, on a cluster: calltune submit"
     yield f"             {_count(steps, 'optimiser step')}: {epochs}, {train.batch_rows} at a time"
     if steps < FEW_STEPS:
         yield (

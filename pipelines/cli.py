@@ -56,6 +56,7 @@ def run(
 
     settings = load(config, set_)
     require_one_store(settings)
+    local.require_one_node(settings)
     place = workdir or Path("runs") / settings.name
     console = Console()
     with Screen(console) as screen:

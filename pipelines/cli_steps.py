@@ -78,9 +78,11 @@ def train(config: Config, dataset: Dataset, out: OutFolder, set_: Overrides = []
     from calltune import runtime
     from pipelines.code import code_of
     from pipelines.config import load
+    from pipelines.local import require_one_node
     from pipelines.standalone import standalone
 
     settings = load(config, set_)
+    require_one_node(settings)
     with standalone(settings, workdir, store=True):
         from calltune import ledger
         from components.look.step import start_at

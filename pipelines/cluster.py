@@ -45,8 +45,10 @@ class Resources(Settings):
     `<step>` is ingest, format, train, export, evaluate, gate, promote or report; look and notify have the defaults.
     """
 
+    nodes: int = Field(1, ge=1)
+    """Of train, nodes that train together, each with what is asked for here; above 1 by a TrainJob. Other steps have one."""
     gpu: int = Field(0, ge=0)
-    """GPUs."""
+    """GPUs, of each node."""
     gpu_type: Annotated[
         str, written_as(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", "a resource name such as nvidia.com/gpu or nvidia.com/mig-3g.40gb")
     ] = "nvidia.com/gpu"

@@ -148,6 +148,20 @@ class RunConfig(Settings):
             require_grammar(template.syntax)
         return self
 
+    @model_validator(mode="after")
+    def _only_train_has_several_nodes(self) -> "RunConfig":
+        for step, asked in self.resources.items():
+            if asked.nodes > 1 and step != "train":
+                raise ValueError(
+                    f"resources.{step}.nodes is {asked.nodes}: train is the only step that several nodes do together"
+                )
+        return self
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes train together."""
+        return self.resources["train"].nodes if "train" in self.resources else 1
+
     @property
     def sha256(self) -> str:
         """Of every setting that the run's result depends on.

@@ -28,7 +28,7 @@ class Kube:
             raise Unknown("no kubeconfig: kubectl has no cluster") from None
         except (OSError, YAMLError):
             raise Unknown("the kubeconfig cannot be read") from None
-        self.namespace, self.core = namespace, client.CoreV1Api()
+        self.namespace, self.core, self.client = namespace, client.CoreV1Api(), client
 
     def _ask(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """The answer; None where there is no such object.
@@ -69,6 +69,31 @@ class Kube:
                 if "/" in name and str(amount).isdigit():
                     found[name] = max(found.get(name, 0), int(amount))
         return found
+
+    def nodes_with(self, resource: str, amount: int) -> int:
+        """How many nodes have so much of a resource."""
+        there = (node.status.allocatable or {} for node in self._ask(self.core.list_node).items)
+        return sum(str(found.get(resource, 0)).isdigit() and int(found.get(resource, 0)) >= amount for found in there)
+
+    def has_api(self, group: str, version: str) -> bool:
+        """Whether the cluster has an API group in this version."""
+        found = self._ask(self.client.ApisApi().get_api_versions)
+        return any(one.version == version for known in found.groups if known.name == group for one in known.versions)
+
+    def has_cluster_object(self, group: str, version: str, plural: str, name: str) -> bool:
+        """Whether the cluster has a custom object that is in no namespace."""
+        return self._ask(self.client.CustomObjectsApi().get_cluster_custom_object, group, version, plural, name) is not None
+
+    def may_create(self, account: str, group: str, plural: str) -> bool:
+        """Whether a service account of the namespace may create such objects there."""
+        client = self.client
+        wanted = client.V1ResourceAttributes(group=group, namespace=self.namespace, resource=plural, verb="create")
+        spec = client.V1SubjectAccessReviewSpec(
+            resource_attributes=wanted, user=f"system:serviceaccount:{self.namespace}:{account}"
+        )
+        review = client.V1LocalSubjectAccessReview(metadata=client.V1ObjectMeta(namespace=self.namespace), spec=spec)
+        api = client.AuthorizationV1Api()
+        return bool(self._ask(api.create_namespaced_local_subject_access_review, self.namespace, review).status.allowed)
 
     def retries_lost_nodes(self) -> bool:
         """Whether Argo's controller, in KFP's own namespace, starts a step again whose node is gone."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from calltune import runtime, storage, tracking
-from calltune.errors import UserError, no_such_file
+from calltune.errors import ConfigError, UserError, no_such_file
 from pipelines import answering, leash, suites
 from pipelines.config import RunConfig, absolute
 from pipelines.embedded import alone, s3_server
@@ -93,6 +93,19 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
             runtime.write_json(workdir / "summary.json", outcome.summary)
             link_results(workdir, outcome.summary, screen)
         return outcome
+
+
+def require_one_node(config: RunConfig) -> None:
+    """Refuse several nodes, since this machine is one.
+
+    Raises:
+        ConfigError: `resources.train.nodes` is more than 1.
+    """
+    if config.nodes > 1:
+        raise ConfigError(
+            f"resources.train.nodes: {config.nodes} nodes are there on a cluster only (calltune submit): "
+            "leave it out here, or --set resources={}"
+        )
 
 
 def _executed(config: RunConfig, workdir: Path, scratch: Path, screen: Screen) -> tuple[int, list[dict[str, Any]]]:

@@ -11,6 +11,7 @@ from kfp import dsl, kubernetes
 
 from calltune.credentials import STEP_OF
 from calltune.models import BUNDLED
+from components.train.trainjob import POD, WORKERS, Workers
 from pipelines.cluster import Resources
 from pipelines.config import RunConfig
 
@@ -51,8 +52,12 @@ def placed(task: dsl.PipelineTask, step: str, config: RunConfig, cached: bool, o
         return task
     task.set_container_image(image_of(config, step))
     asked = config.resources.get(step, Resources())  # type: ignore[call-overload]
-    task.set_cpu_request(f"{asked.cpu:g}").set_cpu_limit(f"{asked.cpu:g}")
-    task.set_memory_request(f"{asked.memory_gib:g}Gi").set_memory_limit(f"{asked.memory_gib:g}Gi")
+    if asked.nodes > 1:
+        _set_workers(task, config, asked)
+        # What was asked for is the workers'; the step itself follows them.
+        asked = Resources(timeout_s=asked.timeout_s)
+    cpu, memory = _cpu(asked), _memory(asked)
+    task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
     if asked.gpu:
         task.set_accelerator_type(asked.gpu_type).set_accelerator_limit(asked.gpu)
     if asked.node_selector:
@@ -89,15 +94,64 @@ def _model_bytes(base: str) -> float:
     return float(named[-1][0]) * 2 * {"b": 1e9, "m": 1e6}[named[-1][1]] if named else UNKNOWN_MODEL_BYTES
 
 
+def workers_of(config: RunConfig, asked: Resources) -> Workers:
+    """What the train step gives the workers of its job, which is what it would have itself on one node."""
+    gpus = {asked.gpu_type: str(asked.gpu)} if asked.gpu else {}
+    return Workers(
+        nodes=asked.nodes,
+        image=image_of(config, "train"),
+        gpus=asked.gpu,
+        resources={"cpu": _cpu(asked), "memory": _memory(asked), **gpus},
+        timeout_s=asked.timeout_s,
+        shared_memory=_shared_memory(asked) if asked.gpu else "",
+        scratch=_scratch(asked, config),
+        storage_class=config.cluster.storage_class,
+        place=SCRATCH,
+        node_selector=asked.node_selector,
+        tolerations=[one.model_dump(exclude_defaults=True) | {"operator": one.operator} for one in asked.tolerations],
+        image_pull_secrets=config.cluster.image_pull_secrets,
+        env=_variables(config, "train"),
+        secrets=_secrets(config, "train"),
+    )
+
+
+def _set_workers(task: dsl.PipelineTask, config: RunConfig, asked: Resources) -> None:
+    task.set_env_variable(WORKERS, workers_of(config, asked).model_dump_json())
+    fields = {
+        "name": "metadata.name",
+        "uid": "metadata.uid",
+        "namespace": "metadata.namespace",
+        "account": "spec.serviceAccountName",
+    }
+    for what, path in fields.items():
+        kubernetes.use_field_path_as_env(task, env_name=POD[what], field_path=path)
+
+
+def _cpu(asked: Resources) -> str:
+    return f"{asked.cpu:g}"
+
+
+def _memory(asked: Resources) -> str:
+    return f"{asked.memory_gib:g}Gi"
+
+
+def _shared_memory(asked: Resources) -> str:
+    return f"{math.ceil(asked.memory_gib / 4)}Gi"
+
+
+def _scratch(asked: Resources, config: RunConfig) -> str:
+    return f"{asked.scratch_gib or scratch_gib(config)}Gi"
+
+
 def _mount(task: dsl.PipelineTask, step: str, asked: Resources, config: RunConfig) -> None:
     # Without a limit: one that is too small would evict a pod after hours.
     kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp")
     if asked.gpu:
         # Docker's 64 MiB are too few for data loaders and for NCCL between GPUs; what is used here counts as memory.
-        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=f"{math.ceil(asked.memory_gib / 4)}Gi")
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=_shared_memory(asked))
     if step not in WITH_MODELS:
         return
-    size = f"{asked.scratch_gib or scratch_gib(config)}Gi"
+    size = _scratch(asked, config)
     if config.cluster.storage_class:
         kubernetes.add_ephemeral_volume(
             task, "models", SCRATCH, ["ReadWriteOnce"], size, storage_class_name=config.cluster.storage_class
@@ -108,17 +162,29 @@ def _mount(task: dsl.PipelineTask, step: str, asked: Resources, config: RunConfi
 
 
 def _set_environment(task: dsl.PipelineTask, step: str, config: RunConfig) -> None:
-    place = SCRATCH if step in WITH_MODELS else "/tmp/calltune"
-    for name, value in {**QUIET, **places(config), "CALLTUNE_CACHE": place, "HF_HOME": f"{place}/hub"}.items():
+    for name, value in _variables(config, step).items():
         task.set_env_variable(name, value)
     # Each run's own, which no parameter may be: it would be in the cache key.
     kubernetes.use_field_path_as_env(task, env_name="CALLTUNE_RUN_ID", field_path="metadata.labels['pipeline/runid']")
-    for secret, keys in config.cluster.secrets.items():
-        own = {key: variable for key, variable in keys.items() if STEP_OF.get(variable, step) == step}
-        if own:
-            kubernetes.use_secret_as_env(task, secret, own)
+    for secret, keys in _secrets(config, step).items():
+        kubernetes.use_secret_as_env(task, secret, keys)
     if config.cluster.image_pull_secrets:
         kubernetes.set_image_pull_secrets(task, config.cluster.image_pull_secrets)
+
+
+def _variables(config: RunConfig, step: str) -> dict[str, str]:
+    """What a step finds in its environment and is no secret, but for its run's id."""
+    place = SCRATCH if step in WITH_MODELS else "/tmp/calltune"
+    return {**QUIET, **places(config), "CALLTUNE_CACHE": place, "HF_HOME": f"{place}/hub"}
+
+
+def _secrets(config: RunConfig, step: str) -> dict[str, dict[str, str]]:
+    """Name of a secret → its key → the variable, of those that the step gets."""
+    of_step = {
+        secret: {key: variable for key, variable in keys.items() if STEP_OF.get(variable, step) == step}
+        for secret, keys in config.cluster.secrets.items()
+    }
+    return {secret: keys for secret, keys in of_step.items() if keys}
 
 
 def places(config: RunConfig) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from calltune.errors import UserError
 from components.notify.config import variables
 from components.promote.config import PUSH_TOKENS
+from components.train import trainjob
 from pipelines.config import RunConfig
 from pipelines.kube import Kube, Unknown
 
@@ -28,13 +29,14 @@ def look(config: RunConfig, namespace: str) -> Iterator[str]:
         yield from _secrets(config, kube)
         yield from _accounts(config, kube)
         yield from _gpus(config, kube)
+        yield from _train_jobs(config, kube)
         if not kube.retries_lost_nodes():
             yield (
                 "note: a step whose node is lost is not started again, since Argo's controller has no "
                 "templateDefaults.retryStrategy.retryPolicy: Always (docs/cluster-runs.md); --wait --resubmit N submits anew"
             )
     except Unknown as error:
-        yield f"note: secrets, accounts and GPUs were not looked at: {error}"
+        yield f"note: secrets, accounts, GPUs and TrainJobs were not looked at, or not to the end: {error}"
 
 
 def needed_by_notify(config: RunConfig) -> list[str]:
@@ -136,3 +138,30 @@ def _gpus(config: RunConfig, kube: Kube) -> Iterator[str]:
                 "kubectl describe nodes shows them; --no-preflight if nodes come when they are needed"
             )
         yield f"GPU          {step}: {asked.gpu} × {asked.gpu_type}"
+
+
+def _train_jobs(config: RunConfig, kube: Kube) -> Iterator[str]:
+    """Whether a train step on several nodes can have its job."""
+    if config.nodes == 1:
+        return
+    asked, account = config.resources["train"], config.cluster.service_account
+    install = "helm upgrade --install kubeflow-trainer oci://ghcr.io/kubeflow/charts/kubeflow-trainer -n kubeflow-system"
+    install += " --create-namespace --set runtimes.defaultEnabled=true"
+    if not kube.has_api(trainjob.GROUP, trainjob.VERSION):
+        raise UserError(f"resources.train.nodes: the cluster has no {trainjob.GROUP}/{trainjob.VERSION}: {install}")
+    if not kube.has_cluster_object(trainjob.GROUP, trainjob.VERSION, "clustertrainingruntimes", trainjob.RUNTIME):
+        raise UserError(f"resources.train.nodes: Kubeflow Trainer has no runtime {trainjob.RUNTIME}: {install}")
+    if account and not kube.may_create(account, trainjob.GROUP, trainjob.PLURAL):
+        raise UserError(
+            f"resources.train.nodes: service account {account} may not create TrainJobs in {kube.namespace}: "
+            f"helm upgrade calltune charts/calltune -n {kube.namespace} --reset-then-reuse-values --set runner.trainJobs=true"
+        )
+    there = kube.nodes_with(asked.gpu_type, asked.gpu) if asked.gpu else asked.nodes
+    if there < asked.nodes:
+        raise UserError(
+            f"resources.train.nodes: {asked.nodes} with {asked.gpu} × {asked.gpu_type} are wanted, and the cluster has {there}: "
+            "kubectl describe nodes shows them; --no-preflight if nodes come when they are needed"
+        )
+    yield f"train jobs   {asked.nodes} nodes, by {trainjob.GROUP}/{trainjob.VERSION}"
+    if not account:
+        yield "note: whether KFP's own account may create TrainJobs was not looked at: cluster.service_account names none"

@@ -158,7 +158,27 @@ def test_the_runner_may_only_what_its_settings_need():
         assert not any("*" in rule["verbs"] + rule["resources"] + rule["apiGroups"] for rule in role["rules"])
         assert all(rule.get("resourceNames") for rule in role["rules"] if "secrets" in rule["resources"])
     assert not any("trainjobs" in rule["resources"] for rule in least["rules"])
-    assert any("trainjobs" in rule["resources"] for rule in training["rules"])
+    more = {resource: rule["verbs"] for rule in training["rules"] if rule not in least["rules"] for resource in rule["resources"]}
+    assert more == {"trainjobs": ["create", "get", "delete"], "pods": ["get", "list"], "pods/log": ["get"]}
+
+
+def test_the_workers_of_a_job_reach_each_other_and_no_policy_of_the_release_shuts_them_in():
+    from components.train.trainjob import Pod, Workers, manifest
+    from tests.components.train.test_trainjob import WORKERS
+
+    owner = Pod(name="p", uid="u", namespace="ml", account="calltune-runner", run_id="r")
+    (patch,) = manifest(Workers(**WORKERS), "k", owner)["spec"]["runtimePatches"]
+    (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    labels = job["template"]["spec"]["template"]["metadata"]["labels"]
+
+    def selects(selector):
+        return selector.get("matchLabels", {}).items() <= labels.items() and not selector.get("matchExpressions")
+
+    policies = of_kind(rendered({"runner": {"trainJobs": True}}), "NetworkPolicy")
+    (policy,) = [policy for policy in policies if selects(policy["spec"]["podSelector"])]
+    ((peer,),) = [rule["from"] for rule in policy["spec"]["ingress"]]
+    assert selects(peer["podSelector"]) and policy["spec"]["policyTypes"] == ["Ingress"]
+    assert not [policy for policy in of_kind(rendered({}), "NetworkPolicy") if selects(policy["spec"]["podSelector"])]
 
 
 def test_the_watch_looks_once_with_a_token_for_kfp_alone_and_reaches_it():

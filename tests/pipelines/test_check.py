@@ -369,6 +369,13 @@ def test_a_model_that_llama_cpp_does_not_know_is_refused_where_a_gguf_file_is_as
     assert not [text for text in checked(model={"base": str(folder)}) if text.startswith("gguf")]
 
 
+def test_several_nodes_are_said_where_a_cluster_can_be_meant_and_refused_where_not(checked):
+    several = {"resources": {"train": {"nodes": 2}}}
+    assert "on 2 nodes together, on a cluster: calltune submit" in "\n".join(checked(**several, storage={"uri": "s3://bucket"}))
+    with pytest.raises(ConfigError, match=r"resources.train.nodes: 2 nodes are there on a cluster only \(calltune submit\)"):
+        checked(**several)
+
+
 def test_another_store_and_tracking_are_named(checked):
     lines = checked(
         storage={"uri": "s3://models/shop", "endpoint_url": "http://minio:9000"}, tracking={"uri": "http://mlflow:5000"}

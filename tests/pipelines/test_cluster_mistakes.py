@@ -63,7 +63,21 @@ def nothing(cluster, patch):
     pass
 
 
+TRAINER = "/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/torch-distributed"
+REVIEWS = "/apis/authorization.k8s.io/v1/namespaces/team-a/localsubjectaccessreviews"
+
+
+def trainer(*changes):
+    """A cluster with Kubeflow Trainer, in which the steps' account may create jobs; but for these paths and answers."""
+    version = {"groupVersion": "trainer.kubeflow.org/v1alpha1", "version": "v1alpha1"}
+    group = {"name": "trainer.kubeflow.org", "versions": [version]}
+    answers = {"/apis/": {"groups": [group]}, TRAINER: {"metadata": {"name": "torch-distributed"}}}
+    allowed = {"spec": {}, "status": {"allowed": True}}
+    return lambda cluster, patch: cluster.double.kube.update({**answers, REVIEWS: allowed, **dict(changes)})
+
+
 SUBMIT = ("submit", "-c", "run.yaml")
+TWO_NODES = (*SUBMIT, "--set", "resources.train={nodes: 2, gpu: 4}")
 CRON = ("schedule", "create", "-c", "run.yaml", "--cron")
 WATCH = ("watch", "-c", "run.yaml")
 LISTEN = (*WATCH, "--set", "ingest.source=s3://bucket/rows", "--listen")
@@ -115,6 +129,19 @@ MISTAKES = {
         "docker-registry mirror -n team-a",
     ),
     "no account": (drop(f"{NAMESPACE}/serviceaccounts/runner"), SUBMIT, "kubectl create serviceaccount runner -n team-a"),
+    "no TrainJobs": (
+        trainer(("/apis/", {"groups": []})),
+        TWO_NODES,
+        "the cluster has no trainer.kubeflow.org/v1alpha1: helm upgrade --install kubeflow-trainer",
+    ),
+    "no runtime": (trainer((TRAINER, None)), TWO_NODES, "has no runtime torch-distributed: helm .*runtimes.defaultEnabled=true"),
+    "no right to TrainJobs": (
+        trainer((REVIEWS, {"spec": {}, "status": {"allowed": False}})),
+        TWO_NODES,
+        "account runner may not create TrainJobs in team-a: helm upgrade calltune .*runner.trainJobs=true",
+    ),
+    "one node with so many GPUs": (trainer(), TWO_NODES, "2 with 4 × nvidia.com/gpu are wanted, and the cluster has 1"),
+    "nodes of another step": (nothing, (*SUBMIT, "--set", "resources.gate={nodes: 2}"), "train is the only step"),
     "no such GPU": (nothing, (*SUBMIT, "--set", "resources.train.gpu_type=amd.com/gpu"), "fit on no node.*nvidia.com/gpu 4"),
     "too many GPUs": (nothing, (*SUBMIT, "--set", "resources.train.gpu=8"), "8 × nvidia.com/gpu fit on no node"),
     "wrong keys": (env("AWS_SECRET_ACCESS_KEY", "wrong"), SUBMIT, f"cannot be written \\({BUCKET_RULE}\\).*check AWS_"),
@@ -167,6 +194,16 @@ def test_a_mistake_is_one_line_that_says_what_to_do(cluster, command, monkeypatc
     assert line.startswith("calltune: ")
     assert re.search(says, line), line
     assert "never printed" not in err and "s3cr3t@" not in err
+
+
+def test_nodes_that_train_together_are_looked_for(cluster, command):
+    trainer()(cluster, None)
+    cluster.double.kube["nodes"]["items"] *= 2
+    code, out, err = command(*TWO_NODES)
+    assert (code, err) == (0, "") and "train jobs   2 nodes, by trainer.kubeflow.org/v1alpha1" in out
+    cluster.double.kube[REVIEWS] = 403
+    code, out, _ = command(*TWO_NODES)
+    assert code == 0 and "TrainJobs were not looked at, or not to the end: Kubernetes says 403" in out
 
 
 def test_what_may_not_be_seen_is_said_and_no_obstacle(cluster, command):

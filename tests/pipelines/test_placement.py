@@ -17,6 +17,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from calltune.credentials import NOTIFY_VARIABLES, SECRET_VARIABLES
 from calltune.errors import ConfigError
+from components.train.trainjob import POD, WORKERS, Workers
 from pipelines.config import load
 from pipelines.finetune import STEPS, build
 from pipelines.package import MAX_BYTES, package
@@ -32,13 +33,20 @@ CLUSTER = (
     "cluster={namespace: team-a, image_pull_secrets: [mirror]}",
     "cluster.secrets={store-keys: {id: AWS_ACCESS_KEY_ID, key: AWS_SECRET_ACCESS_KEY}}",
 )
-GPUS = {
-    0: ("resources={}",),
-    1: ("resources={train: {gpu: 1, memory_gib: 16}, evaluate: {gpu: 1, gpu_type: nvidia.com/mig-3g.40gb, memory_gib: 16}}",),
-    8: (
+PLACES = {
+    "0gpu": ("resources={}",),
+    "1gpu": (
+        "resources={train: {gpu: 1, memory_gib: 16}, evaluate: {gpu: 1, gpu_type: nvidia.com/mig-3g.40gb, memory_gib: 16}}",
+    ),
+    "8gpu": (
         "resources={train: {gpu: 8, cpu: 32, memory_gib: 512, scratch_gib: 300, timeout_s: 604800, node_selector: {gpu: h200}, "
         "tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]}, evaluate: {gpu: 1, memory_gib: 64}}",
         "cluster.storage_class=fast",
+    ),
+    "2nodes": (
+        "resources={train: {nodes: 2, gpu: 8, cpu: 32, memory_gib: 512, scratch_gib: 300, node_selector: {gpu: h200}, "
+        "tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]}, evaluate: {gpu: 1, memory_gib: 64}}",
+        "cluster.service_account=runner",
     ),
 }
 
@@ -99,19 +107,19 @@ def unsized(text):
     return re.sub(r"(size(Limit)?): '?\d+Gi'?", r"\1: …", shape(text))
 
 
-@pytest.mark.parametrize("gpus", GPUS)
-def test_a_package_is_what_it_was(gpus):
-    golden, text = GOLDEN / f"helpdesk-{gpus}gpu.yaml", shape(compiled(*GPUS[gpus]).text)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_package_is_what_it_was(place):
+    golden, text = GOLDEN / f"helpdesk-{place}.yaml", shape(compiled(*PLACES[place]).text)
     if os.environ.get("REGENERATE"):
         golden.write_text(text, encoding="utf-8")
     assert text == golden.read_text(encoding="utf-8"), "REGENERATE=1 writes it again; read the difference"
 
 
-@pytest.mark.parametrize("gpus", GPUS)
-def test_every_recipe_is_that_package_with_its_own_settings_and_kfp_takes_it(gpus):
-    expected = unsized(compiled(*GPUS[gpus]).text)
+@pytest.mark.parametrize("place", PLACES)
+def test_every_recipe_is_that_package_with_its_own_settings_and_kfp_takes_it(place):
+    expected = unsized(compiled(*PLACES[place]).text)
     for recipe in RECIPES:
-        made = compiled(*GPUS[gpus], recipe=recipe)
+        made = compiled(*PLACES[place], recipe=recipe)
         assert len(made.text.encode()) < MAX_BYTES
         assert unsized(made.text) == expected, recipe.stem
         pipeline, platform = yaml.safe_load_all(made.text)
@@ -133,17 +141,17 @@ for recipe, overrides in json.load(sys.stdin):
 
 
 def test_the_bytes_are_the_same_in_every_process():
-    cases = [(recipe, gpus) for recipe in RECIPES for gpus in GPUS]
-    asked = json.dumps([[str(recipe), [*CLUSTER, *GPUS[gpus]]] for recipe, gpus in cases])
+    cases = [(recipe, place) for recipe in RECIPES for place in PLACES]
+    asked = json.dumps([[str(recipe), [*CLUSTER, *PLACES[place]]] for recipe, place in cases])
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     done = subprocess.run([sys.executable, "-c", AGAIN], input=asked, cwd=REPO, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    here = [compiled(*GPUS[gpus], recipe=recipe) for recipe, gpus in cases]
+    here = [compiled(*PLACES[place], recipe=recipe) for recipe, place in cases]
     assert done.stdout.split() == [hashlib.sha256(made.text.encode()).hexdigest() for made in here]
 
 
 def test_every_step_gets_its_place():
-    pipeline, executors = documents(compiled(*GPUS[8]).text)
+    pipeline, executors = documents(compiled(*PLACES["8gpu"]).text)
     train = pipeline["deploymentSpec"]["executors"]["exec-train"]["container"]
     assert train["resources"]["accelerator"]["resourceCount"] == "8"
     assert {row["name"]: row["value"] for row in train["env"]}.items() >= {
@@ -162,8 +170,31 @@ def test_every_step_gets_its_place():
         assert executor["imagePullSecret"][0]["secretName"] == "mirror"
 
 
+def test_on_several_nodes_the_workers_get_what_the_step_would_have_and_the_step_follows():
+    two, one = PLACES["2nodes"], (PLACES["2nodes"][0].replace("nodes: 2", "nodes: 1"), PLACES["2nodes"][1])
+    (several, followed), (alone, there) = (documents(compiled(*overrides).text) for overrides in (two, one))
+    step, by_itself = (pipeline["deploymentSpec"]["executors"]["exec-train"]["container"] for pipeline in (several, alone))
+    assert "accelerator" not in step["resources"] and step["resources"]["resourceMemoryLimit"] == "4Gi"
+    assert not followed["exec-train"].get("nodeSelector") and not followed["exec-train"].get("tolerations")
+    env = {row["name"]: row["value"] for row in step["env"]}
+    workers = Workers.model_validate_json(env.pop(WORKERS))
+    assert workers.env == env == {row["name"]: row["value"] for row in by_itself["env"]}
+    assert workers.secrets == {"store-keys": {"id": "AWS_ACCESS_KEY_ID", "key": "AWS_SECRET_ACCESS_KEY"}}
+    assert (workers.nodes, workers.gpus, workers.image) == (2, 8, by_itself["image"])
+    assert workers.resources == {"cpu": "32", "memory": "512Gi", "nvidia.com/gpu": "8"}
+    assert workers.node_selector == there["exec-train"]["nodeSelector"]["nodeSelectorJson"]["runtimeValue"]["constant"]
+    (tolerated,) = workers.tolerations
+    assert tolerated == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    mounted = {row["mountPath"]: row for row in there["exec-train"]["emptyDirMounts"]}
+    assert (workers.shared_memory, workers.scratch) == (mounted["/dev/shm"]["sizeLimit"], mounted["/models"]["sizeLimit"])
+    told = {row["name"]: row["fieldPath"] for row in followed["exec-train"]["fieldPathAsEnv"]}
+    assert told.items() >= {POD["uid"]: "metadata.uid", POD["account"]: "spec.serviceAccountName"}.items()
+    others = {name for name, executor in followed.items() if len(executor["fieldPathAsEnv"]) > 1}
+    assert others == {"exec-train"}
+
+
 def test_only_steps_that_can_go_on_are_retried_and_only_what_may_be_cached_is():
-    pipeline, _ = documents(compiled(*GPUS[0]).text)
+    pipeline, _ = documents(compiled(*PLACES["0gpu"]).text)
     tasks = {**pipeline["root"]["dag"]["tasks"]}
     for component in pipeline["components"].values():
         tasks |= component.get("dag", {}).get("tasks", {})
@@ -175,8 +206,8 @@ def test_only_steps_that_can_go_on_are_retried_and_only_what_may_be_cached_is():
 
 
 def test_no_value_of_a_secret_gets_into_a_package():
-    assert "canary" not in compiled(*GPUS[8]).text
-    assert "AWS_SECRET_ACCESS_KEY" in compiled(*GPUS[8]).text
+    assert "canary" not in compiled(*PLACES["8gpu"]).text
+    assert "AWS_SECRET_ACCESS_KEY" in compiled(*PLACES["8gpu"]).text
     with pytest.raises(ConfigError, match="the value of AWS_SECRET_ACCESS_KEY, readable in KFP: name a secret"):
         compiled("ingest.source=s3://bucket/canary-001/rows.jsonl")
     with pytest.raises(ConfigError, match="http://…@mlflow:5000: an address with credentials"):
@@ -186,13 +217,13 @@ def test_no_value_of_a_secret_gets_into_a_package():
 def test_who_one_is_may_be_called_as_a_word_of_the_package(monkeypatch):
     for name in ("MLFLOW_TRACKING_USERNAME", "AWS_ACCESS_KEY_ID"):
         monkeypatch.setenv(name, "calltune")
-    assert package(load(RECIPE, [*CLUSTER, *GPUS[0]])).text == compiled(*GPUS[0]).text
+    assert package(load(RECIPE, [*CLUSTER, *PLACES["0gpu"]])).text == compiled(*PLACES["0gpu"]).text
 
 
 def test_only_notify_gets_what_notify_alone_needs():
     keys = ", ".join(f"key-{number}: {name}" for number, name in enumerate(NOTIFY_VARIABLES))
     both = "store-keys: {id: AWS_ACCESS_KEY_ID, key: AWS_SECRET_ACCESS_KEY, hook: CALLTUNE_WEBHOOK_URL}"
-    _, executors = documents(compiled(f"cluster.secrets={{calltune-notify: {{{keys}}}, {both}}}", *GPUS[0]).text)
+    _, executors = documents(compiled(f"cluster.secrets={{calltune-notify: {{{keys}}}, {both}}}", *PLACES["0gpu"]).text)
     got = {
         name: {key["envVar"] for secret in executor["secretAsEnv"] for key in secret["keyToEnv"]}
         for name, executor in executors.items()
@@ -239,8 +270,8 @@ def test_with_vllm_evaluate_has_an_image_of_its_own_and_must_have_a_gpu():
     with pytest.raises(
         ConfigError, match=r"evaluate\.engine: vllm needs a GPU on the cluster: set resources\.evaluate\.gpu to 1"
     ):
-        compiled(engine, *GPUS[0])
-    pipeline, _ = documents(compiled(engine, *GPUS[1]).text)
+        compiled(engine, *PLACES["0gpu"])
+    pipeline, _ = documents(compiled(engine, *PLACES["1gpu"]).text)
     executors = pipeline["deploymentSpec"]["executors"]
     image = {name.split("-")[1]: executor["container"]["image"] for name, executor in executors.items()}
     assert (
@@ -249,7 +280,7 @@ def test_with_vllm_evaluate_has_an_image_of_its_own_and_must_have_a_gpu():
     assert [name for name, used in image.items() if used == image["evaluate"]] == ["evaluate"]
     of_base = [executor for name, executor in executors.items() if name.startswith("exec-evaluate")]
     assert len(of_base) == 3 and {one["container"]["image"] for one in of_base} == {image["evaluate"]}, "asked by the same engine"
-    other = documents(compiled("evaluate.engine=auto", *GPUS[1]).text)[0]["deploymentSpec"]["executors"]
+    other = documents(compiled("evaluate.engine=auto", *PLACES["1gpu"]).text)[0]["deploymentSpec"]["executors"]
     assert "calltune-python-vllm:0.1.0" not in {one["container"]["image"] for one in other.values()}
 
 
@@ -265,6 +296,8 @@ def test_scratch_is_as_large_as_the_models_name_says(base, gib):
     ("override", "message"),
     [
         ("resources.train={tolerations: [{keyy: a}]}", "tolerations"),
+        ("resources.evaluate={nodes: 2}", r"resources.evaluate.nodes is 2: train is the only step"),
+        ("resources.train={nodes: 0}", "nodes: must be at least 1"),
         ("resources.train={gpu_type: gpu}", "resource name such as nvidia.com/gpu"),
         ("cluster.secrets={store: {key: my-key}}", "environment variable, in capitals"),
         ("cluster.timezone=Berlin", "no time zone"),
