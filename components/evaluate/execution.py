@@ -18,6 +18,7 @@ from calltune.parse import PARSERS
 from calltune.records import Call, Message
 from calltune.render import answer_text, prompt_ids
 from components.evaluate import hf, tool_process
+from components.evaluate.answer import Answer
 from components.evaluate.config import ExecutionConfig
 from components.evaluate.contains import contains
 from components.evaluate.details import Details
@@ -139,7 +140,7 @@ def _play(served: "Served", settings: ExecutionConfig, prepared: Prepared, conve
     progress.update(len(conversations))
 
 
-def _take(conversation: Conversation, served: "Served", prepared: Prepared, answer: hf.Answer, settings: ExecutionConfig) -> None:
+def _take(conversation: Conversation, served: "Served", prepared: Prepared, answer: Answer, settings: ExecutionConfig) -> None:
     """Go on with what the model says: its words are the end, its calls are run."""
     text = answer_text(served.tokenizer, answer.ids, served.stop_ids)
     parsed = PARSERS[served.syntax](text)

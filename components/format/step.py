@@ -219,7 +219,7 @@ def shown(
         if rows.has(place):
             seen, rendered = rows.shown(place, record), rows.of(place)
             if config.supervise_tools and part == TRAIN:
-                rendered = with_tools(rows.renderer.tokenizer, seen, rendered)
+                rendered = with_tools(renderer.tokenizer, seen, rendered)
             yield seen, rendered
 
 

@@ -6,13 +6,18 @@ answers: their loss would decide.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from calltune.records import Record
 from calltune.render import Rendered, common_prefix, token_ids
+from components.format.spill import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+R = TypeVar("R", Rendered, Row)
+"""A row, as it is rendered or as it comes back from the disk."""
 
 
 def tool_block(tokenizer: "PreTrainedTokenizerBase", record: Record, ids: Sequence[int]) -> tuple[int, int]:
@@ -29,11 +34,11 @@ def tool_block(tokenizer: "PreTrainedTokenizerBase", record: Record, ids: Sequen
     return common_prefix(bare, shown), common_prefix(shown, ids)
 
 
-def with_tools(tokenizer: "PreTrainedTokenizerBase", record: Record, rows: Sequence[Rendered]) -> list[Rendered]:
+def with_tools(tokenizer: "PreTrainedTokenizerBase", record: Record, rows: Sequence[R]) -> list[R]:
     """A record's rows, their loss masks true on the tools as well."""
     found = []
     for row in rows:
-        start, end = tool_block(tokenizer, record, row.input_ids)
+        start, end = tool_block(tokenizer, record, list(row.input_ids))
         mask = row.loss_mask.copy()
         mask[start:end] = [True] * (end - start)
         found.append(replace(row, loss_mask=mask))

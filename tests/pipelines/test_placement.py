@@ -235,7 +235,7 @@ def test_only_notify_gets_what_notify_alone_needs():
 
 def test_only_promote_gets_the_token_that_writes_to_the_hub():
     secrets = "cluster.secrets={hub: {write: CALLTUNE_HUB_TOKEN, read: HF_TOKEN}}"
-    text = compiled(secrets, "promote.push.repo=acme/helpdesk", *GPUS[0]).text
+    text = compiled(secrets, "promote.push.repo=acme/helpdesk", *PLACES["0gpu"]).text
     _, executors = documents(text)
     got = {
         name: {key["envVar"] for secret in executor["secretAsEnv"] for key in secret["keyToEnv"]}
@@ -247,7 +247,7 @@ def test_only_promote_gets_the_token_that_writes_to_the_hub():
 
 
 def test_only_evaluate_gets_the_judges_token():
-    _, executors = documents(compiled("cluster.secrets={judge: {key: CALLTUNE_JUDGE_TOKEN}}", *GPUS[0]).text)
+    _, executors = documents(compiled("cluster.secrets={judge: {key: CALLTUNE_JUDGE_TOKEN}}", *PLACES["0gpu"]).text)
     with_token = {name for name, executor in executors.items() if "CALLTUNE_JUDGE_TOKEN" in json.dumps(executor)}
     assert with_token == {"exec-evaluate", "exec-evaluate-2", "exec-evaluate-3"}
 
