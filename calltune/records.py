@@ -72,6 +72,8 @@ def turns_sha256(record: Record) -> list[str]:
 
 TURN = "turn:"
 """Before a hash in `trained_on.json` that is of one turn of a conversation, and not of a whole question."""
+PHRASE = "phrase:"
+"""The same, of a turn that many conversations have: to be trained on it is to be trained on a question that is nothing else."""
 
 
 def asked_sha256(record: Record) -> set[str]:

@@ -109,9 +109,9 @@ class S3(Store):
     def objects(self, prefix: str) -> Sequence[Object]:
         return sorted(Object(key, item["ETag"], item["Size"]) for key, item in self._listed(prefix))
 
-    def changed(self, prefix: str) -> datetime | None:
-        """When the newest of the objects that :meth:`list` names was put there; None where there is none."""
-        return max((item["LastModified"] for _, item in self._listed(prefix)), default=None)
+    def changed(self, prefix: str) -> dict[str, datetime]:
+        """When each of the objects that :meth:`list` names was put there."""
+        return {key: item["LastModified"] for key, item in self._listed(prefix)}
 
     def _listed(self, prefix: str) -> Sequence[tuple[str, Any]]:
         """Key and description of each object that :meth:`list` names."""

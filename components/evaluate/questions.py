@@ -5,7 +5,7 @@ from pathlib import Path
 
 from calltune import models, runtime
 from calltune.match import Rules
-from calltune.records import TURN, Record, asked_sha256, question_sha256, sha256
+from calltune.records import PHRASE, TURN, Record, asked_sha256, question_sha256, sha256
 from calltune.score import check_rules, rules_without_tool
 
 
@@ -33,7 +33,7 @@ def seen_in_training(folder: Path, records: Sequence[Record], which: str) -> lis
         # gate would refuse for ever, while that champion is only harder to beat.
         return [record["id"] for record in records if question_sha256(record) in listed]
     learnt = {one.removeprefix(TURN) for one in listed}
-    return [record["id"] for record in records if asked_sha256(record) & learnt]
+    return [record["id"] for record in records if asked_sha256(record) & learnt or PHRASE + question_sha256(record) in listed]
 
 
 def fingerprint(records: Sequence[Record]) -> str:

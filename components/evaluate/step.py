@@ -122,7 +122,7 @@ def run(
     test = dataset / "test.jsonl"
     key = _key(served, test, config, code)
     place = f"evaluations/{key}"
-    earlier = _earlier(place, served, test, metrics, predictions)
+    earlier = _earlier(place, served, test, config, code, metrics, predictions)
     if earlier is not None:
         return earlier
     store = storage.of_run()
@@ -148,11 +148,14 @@ def decided(config: EvaluateConfig, which: str) -> EvaluateConfig:
 
 
 def _key(served: Served, test: Path, config: EvaluateConfig, code: str) -> str:
-    template = served.tokenizer.chat_template
-    return sha256([served.folder.digest, template, models.file_sha256(test), suites.recorded(config), code])
+    # Without the suites, which are kept by themselves: one more of them is no reason to ask every question again.
+    settings = config.model_dump(mode="json", exclude=set(config.suites))
+    return sha256([served.folder.digest, served.tokenizer.chat_template, models.file_sha256(test), settings, code])
 
 
-def _earlier(place: str, served: Served, test: Path, metrics: Path, predictions: Path) -> dict[str, Any] | None:
+def _earlier(
+    place: str, served: Served, test: Path, config: EvaluateConfig, code: str, metrics: Path, predictions: Path
+) -> dict[str, Any] | None:
     """What an earlier run measured of the same model on the same questions: today's champion was a candidate once."""
     store = storage.of_run()
     found, answers = store.get_json(f"{place}/metrics.json"), store.get(f"{place}/predictions.jsonl")
@@ -164,9 +167,15 @@ def _earlier(place: str, served: Served, test: Path, metrics: Path, predictions:
     found.pop("version", None)
     # What counts as seen is another thing for a champion than it was for the candidate.
     seen = seen_in_training(served.folder.path, list(read_jsonl(test)), served.identity["which"])
-    result = {**found, **served.identity, "seen_in_training": seen}
+    result = {**found, **served.identity, "seen_in_training": seen, **_beside(served, config, code, predictions.parent)}
     runtime.write_json(metrics, result)
     return result
+
+
+def _beside(served: Served, config: EvaluateConfig, code: str, folder: Path) -> dict[str, Any]:
+    """The part of `metrics.json` that the suites have in it."""
+    beside = suites.measured(served, config, code, folder)
+    return {"settings": suites.recorded(config), "suites": beside, "rows": suites.rows_at(served, config, code, folder)}
 
 
 def evaluate(
@@ -209,7 +218,7 @@ def evaluate(
     }
     grammars = asking.grammars_of(served, asked) if config.decoding == "tools" else {}
     # Before the answers: vLLM takes most of a GPU's memory for itself, and leaves none to whoever comes after it.
-    beside = suites.measured(served, config, code, predictions.parent)
+    beside = _beside(served, config, code, predictions.parent)
     judged: dict[str, dict[str, Judged]] = {way: {} for way in asked}
     answers = asking.answers(served, asked, prompts, grammars, config.engine, config.max_new_tokens, journal)
     total = len(records) * len(asked)
@@ -227,15 +236,13 @@ def evaluate(
         **served.identity,
         "model_digest": served.folder.digest,
         "test_fingerprint": fingerprint(records),
-        "settings": suites.recorded(config),
         "template_sha256": sha256(served.tokenizer.chat_template),
         "predictions_sha256": models.file_sha256(predictions),
         "seen_in_training": seen_in_training(served.folder.path, records, served.identity["which"]),
         **summary,
         "tools": by_tool(summary["confusion"]),
         "arguments": by_argument([(record, first[record["id"]].said["calls"]) for record in records], config.arguments),
-        "suites": beside,
-        "rows": suites.rows_at(served, config, code, predictions.parent),
+        **beside,
         "seconds": round(time.monotonic() - started, 2),
     }
     runtime.write_json(metrics, result)

@@ -61,6 +61,11 @@ def taught_turns(record: Record, phrases: Collection[int]) -> set[str]:
     return {turn for turn in turns_sha256(record) if _number(turn) not in phrases}
 
 
+def phrases_in(record: Record, phrases: Collection[int]) -> set[str]:
+    """As `turns_sha256`, of the others: they tell only of a question that is nothing else that training has met it."""
+    return {turn for turn in turns_sha256(record) if _number(turn) in phrases}
+
+
 class _Texts:
     """All users' texts as numbers of words, one after the other: a few bytes for each word, whatever its length.
 
@@ -106,7 +111,7 @@ def contaminated(
         shortened: those of them that are shown without their early turns, as they are shown, by their index.
     """
     texts, keys, learnt, asking = _Texts(), array("q"), array("q"), dict[int, int]()
-    learnt_of = array("q")
+    learnt_of, said, said_in, whole = array("q"), array("q"), array("q"), dict[int, int]()
     for row, (record, part) in enumerate(zip(records, parts, strict=True)):
         texts.add(user_text(record))
         keys.append(_number(question_key(record)))
@@ -116,7 +121,11 @@ def contaminated(
             taught = {_number(one) for form in forms for one in (question_sha256(form), *taught_turns(form, phrases))}
             learnt.extend(taught)
             learnt_of.extend([row] * len(taught))
+            met = {_number(one) for form in forms for one in phrases_in(form, phrases)}
+            said.extend(met)
+            said_in.extend([row] * len(met))
         else:
+            whole.setdefault(_number(question_sha256(shown)), row)
             for one in asked_sha256(shown):
                 asking.setdefault(_number(one), row)
     training = array("q", (row for row, part in enumerate(parts) if part == TRAIN))
@@ -130,6 +139,9 @@ def contaminated(
     for row, number in zip(learnt_of, learnt, strict=True):
         if number in asking:
             found.setdefault(row, Pair(row, asking[number], "a later turn asks the same"))
+    for row, number in zip(said_in, said, strict=True):
+        if number in whole:
+            found.setdefault(row, Pair(row, whole[number], "a turn asks the same"))
     for pair in _sharing(texts, training, held, config.shared_words):
         found.setdefault(pair.train, pair)
     return [found[row] for row in sorted(found)]

@@ -10,37 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from calltune.errors import DataError
+from calltune.layouts import PACKED, packing_of, suffix_of
 from components.ingest import jsontext
 from components.ingest.jsontext import RawRow
 
 if TYPE_CHECKING:
     import pyarrow
 
-PACKED = {".gz": "gzip", ".zst": "zstd"}
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 BATCH_ROWS = 256
 """Rows of a Parquet file that are in memory at once, beside its row group."""
 CELL_LETTERS = 1 << 26
 _NO_PYTHON = (KeyError, OverflowError, UnicodeDecodeError)
 """What comes out of pyarrow for a map with a key twice, a date beyond Python's, and a string that is not UTF-8."""
 _BOM = codecs.BOM_UTF8
-
-
-def is_data(name: str) -> bool:
-    """Whether a file or object of this name is read where a folder or prefix is the source."""
-    return suffix_of(name).removesuffix(packing_of(name)) in SUFFIXES
-
-
-def suffix_of(name: str) -> str:
-    """What its name says of a file's layout: ``.jsonl``, ``.csv.gz``, ``.parquet``; in small letters."""
-    path, packing = Path(name.lower()), packing_of(name)
-    return Path(path.name.removesuffix(packing)).suffix + packing
-
-
-def packing_of(name: str) -> str:
-    """``.gz``, ``.zst`` or nothing; Parquet is packed in itself."""
-    suffix = Path(name.lower()).suffix
-    return suffix if suffix in PACKED else ""
 
 
 def rows(path: Path, uri: str) -> Iterator[RawRow]:

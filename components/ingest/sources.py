@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from calltune import hub, runtime, storage
+from calltune import hub, layouts, runtime, storage
 from calltune.errors import DataError, no_such_file
 from components.ingest import files
 from components.ingest.jsontext import RawRow
 from components.ingest.objects import Fetcher
 
-_READ = ", ".join(files.SUFFIXES)
+_READ = ", ".join(layouts.SUFFIXES)
 _ALSO = " (texts also as .gz or .zst)"
 
 
@@ -62,7 +62,7 @@ class Source:
         fetcher = Fetcher(bucket)
         with tempfile.TemporaryDirectory() as folder:
             for number, item in enumerate(self._objects(), 1):
-                path = Path(folder) / f"object{files.suffix_of(item.key)}"
+                path = Path(folder) / f"object{layouts.suffix_of(item.key)}"
                 fetcher.fetch(item, path)
                 for row in files.rows(path, f"s3://{bucket}/{item.key}"):
                     yield replace(row, done=number)
@@ -99,20 +99,20 @@ def find(uri: str) -> Source:
 def _prefix(uri: str) -> Source:
     parts = urlsplit(uri)
     found = storage.S3(parts.netloc).objects(parts.path.lstrip("/"))
-    objects = tuple(item for item in found if files.is_data(item.key))
+    objects = tuple(item for item in found if layouts.is_data(item.key))
     if not objects:
         raise DataError(f"{uri}: no {_READ} object there{_ALSO}")
-    _say_what_is_left_out(uri, [item.key for item in found if not files.is_data(item.key)], len(found))
+    _say_what_is_left_out(uri, [item.key for item in found if not layouts.is_data(item.key)], len(found))
     return Source(uri, objects, tuple(item.key for item in objects), len(objects), "objects")
 
 
 def _folder(uri: str, folder: Path) -> Source:
     inside = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     visible = sorted(path for path in inside if not any(part.startswith((".", "_")) for part in path.parts))
-    paths = tuple(folder / path for path in visible if files.is_data(path.name))
+    paths = tuple(folder / path for path in visible if layouts.is_data(path.name))
     if not paths:
         raise DataError(f"{uri}: no {_READ} file in this folder{_ALSO}")
-    _say_what_is_left_out(uri, [str(path) for path in visible if not files.is_data(path.name)], len(visible))
+    _say_what_is_left_out(uri, [str(path) for path in visible if not layouts.is_data(path.name)], len(visible))
     return Source(uri, paths, (), sum(path.stat().st_size for path in paths), "bytes")
 
 

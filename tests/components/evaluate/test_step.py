@@ -218,6 +218,9 @@ def test_a_question_of_a_later_turn_was_seen_too_and_a_word_of_thanks_was_not(tm
     runtime.write_json(tmp_path / models.TRAINED_ON, listed)
     assert seen_in_training(tmp_path, test, "candidate") == [asked, f" {asked.upper()}"]
     assert seen_in_training(tmp_path, test, "champion") == [], "no split keeps out of the test what a later turn asked"
+    # A turn that many conversations have counts where it is all that is asked.
+    runtime.write_json(tmp_path / models.TRAINED_ON, [f"phrase:{turn}" for turn in turns_sha256(learnt)])
+    assert seen_in_training(tmp_path, test, "candidate") == [asked]
     # A whole question counts for both.
     runtime.write_json(tmp_path / models.TRAINED_ON, ["cc284d564217364e"])
     assert seen_in_training(tmp_path, test, "candidate") == [asked, f" {asked.upper()}"]
@@ -270,6 +273,19 @@ def test_what_was_measured_once_is_not_measured_again(measured, exported, datase
     assert (again["which"], again["version"]) == ("champion", "7")
     assert (out / "predictions.jsonl").read_bytes() == (before / "predictions.jsonl").read_bytes()
     check_predictions(examine(again), out / "predictions.jsonl")
+
+
+def test_one_more_suite_does_not_ask_the_questions_again(measured, exported, dataset, tiny, tmp_path, monkeypatch):
+    _, before = measured["candidate"]
+    monkeypatch.setenv("CALLTUNE_STORAGE", str(before.parent / "store"))
+    monkeypatch.setattr(hf, "answers", None)
+    (tmp_path / "other.txt").write_text("Another text, of some words.")
+    config = {**settings(tiny), "general": {"text": str(tmp_path / "other.txt")}}
+    again = run(
+        "candidate", exported("full").json, dataset, config, CODE, tmp_path / "metrics.json", tmp_path / "predictions.jsonl"
+    )
+    assert list(again["suites"]) == ["general.text_loss"] and again["suites"]["general.text_loss"]["n"] == 1
+    assert list(again["settings"]["general"]["text"]) and examine(again)
 
 
 def test_whether_training_saw_a_question_is_asked_anew_for_the_champion(measured, exported, dataset, tiny, tmp_path, monkeypatch):

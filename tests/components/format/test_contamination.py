@@ -65,6 +65,8 @@ def test_a_turn_that_many_rows_have_is_a_phrase_and_a_row_that_asks_nothing_else
     assert pairs(rows, parts) == []
     assert len(pairs(rows[5:15], parts[5:15])) == 7  # ten rows with it are not too many
     assert pairs([record(yes), *rows], [TRAIN, *parts]) == [(0, 13, "a later turn asks the same")]
+    asked = pairs([record(yes), *rows], [TEST, *parts])
+    assert asked == [(row, 0, "a turn asks the same") for row in range(1, 13)], "a question that is nothing but the phrase"
 
 
 def test_conversations_that_ask_the_same_once_they_are_shortened_are_found_though_it_is_short():

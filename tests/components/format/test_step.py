@@ -5,7 +5,7 @@ import pytest
 
 from calltune import in_order, models
 from calltune.errors import ConfigError, DataError
-from calltune.records import asked_sha256, content_sha256, read_jsonl, sha256, user_text, write_jsonl
+from calltune.records import asked_sha256, content_sha256, read_jsonl, sha256, turns_sha256, user_text, write_jsonl
 from components.format import step
 from components.format.config import FormatConfig, SplitConfig
 from components.format.part import SCHEMA
@@ -262,6 +262,7 @@ def test_a_phrase_of_many_conversations_is_not_what_the_model_was_trained_on(som
     assert result.quarantined == 0
     learnt = {one.removeprefix("turn:") for one in json.loads((out / "stats.json").read_text())["trained_on"]}
     assert not [row["id"] for row in test if asked_sha256(row) & learnt]
+    assert [one for one in learnt if one.startswith("phrase:")] == [f"phrase:{turns_sha256({'messages': [yes]})[0]}"]
 
 
 def test_conversations_that_are_shortened_to_the_same_are_not_in_training_and_test(some, tiny, tmp_path):

@@ -25,13 +25,16 @@ def file(path, days):
 def test_a_file_is_as_old_as_its_last_change_in_whole_days(tmp_path):
     rows = file(tmp_path / "rows.jsonl", 3.9)
     assert age_days([rows], NOW) == 3
-    assert age_days([rows], NOW - timedelta(days=9)) == 0, "from the future, where clocks differ"
+    assert age_days([rows], NOW - timedelta(days=4.5)) == 0, "from the future, where clocks differ"
+    with pytest.raises(DataError, match=r"rows\.jsonl: was last changed at .* UTC, which is yet to come"):
+        age_days([rows], NOW - timedelta(days=9))
 
 
 def test_of_a_folder_and_of_several_sources_the_newest_counts(tmp_path):
     old = file(tmp_path / "old.jsonl", 90)
     file(tmp_path / "folder" / "a.jsonl", 40)
     file(tmp_path / "folder" / "deep" / "b.jsonl", 20)
+    file(tmp_path / "folder" / "README.md", 1)  # which ingest does not read
     assert age_days([str(tmp_path / "folder")], NOW) == 20
     assert age_days([old, str(tmp_path / "folder")], NOW) == 20
     assert age_days([old], NOW) == 90
@@ -41,9 +44,12 @@ def test_objects_are_as_old_as_since_they_were_put_there(s3):
     s3.put("rows/a.jsonl", b"1")
     s3.put("rows/b.jsonl", b"1")
     s3.put("rows2/later.jsonl", b"1")
+    s3.put("notes/README.md", b"1")
     now = datetime.now(UTC)
     assert age_days([f"{s3.uri}/rows"], now) == 0
     assert age_days([f"{s3.uri}/rows"], now + timedelta(days=5.5)) == 5
+    with pytest.raises(DataError, match="there is no object that can be read as data"):
+        age_days([f"{s3.uri}/notes"], now)
 
 
 def test_a_data_set_of_the_hub_is_as_old_as_the_commit_that_is_meant(monkeypatch):
