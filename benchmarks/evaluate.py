@@ -64,7 +64,7 @@ def contend(contender: str, folder: Path, test: Path, questions: int) -> dict[st
     from calltune.parse import PARSERS
     from calltune.records import prompt_of, read_jsonl
     from calltune.render import answer_text, prompt_ids
-    from components.evaluate.step import of_folder
+    from components.evaluate.served import of_folder
 
     records = list(read_jsonl(test))[:questions]
     served = of_folder(models.ModelFolder(folder), {})

@@ -23,8 +23,9 @@ from typing import Any
 from calltune import tools
 from calltune.records import Record, expected_calls, write_jsonl
 from calltune.settings import ModelConfig
-from components.evaluate import step as evaluating
 from components.evaluate.config import EvaluateConfig
+from components.evaluate.served import base, exported
+from components.evaluate.step import evaluate
 from components.export.config import ExportConfig
 from components.export.step import export
 from components.format.config import FormatConfig, SplitConfig
@@ -84,14 +85,14 @@ def measure(seed: int, names: Sequence[str], folder: Path, settings: dict[str, A
     made = folder / "model.json"
     export(folder / "adapter", folder / "dataset", MODEL, ExportConfig(), made)
     served = {
-        "tuned": evaluating.exported(json.loads(made.read_text()), "candidate"),
-        "base": evaluating.base(MODEL, folder / "dataset"),
+        "tuned": exported(json.loads(made.read_text()), "candidate"),
+        "base": base(MODEL, folder / "dataset"),
     }
     right: dict[str, int] = {}
     for name, model in served.items():
         out = folder / name
         test = folder / "dataset" / "test.jsonl"
-        result = evaluating.evaluate(model, test, EvaluateConfig(max_new_tokens=64), out / "metrics.json", out / "answers.jsonl")
+        result = evaluate(model, test, EvaluateConfig(max_new_tokens=64), out / "metrics.json", out / "answers.jsonl")
         right[name] = sum(result["outcomes"]["tool_accuracy"].values())
     return right["tuned"], right["base"]
 

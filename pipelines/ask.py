@@ -82,9 +82,10 @@ def ask(question: str, model: str, tools: Path, max_new_tokens: int, is_adapter:
     print("calltune: loading the model", file=sys.stderr, flush=True)
     from calltune.parse import PARSERS
     from calltune.render import answer_text, prompt_ids
-    from components.evaluate import hf, step
+    from components.evaluate import hf
+    from components.evaluate.served import of_folder
 
-    served = step.of_folder(folder, {})
+    served = of_folder(folder, {})
     prompt = prompt_ids(served.tokenizer, [{"role": "user", "content": question}], schemas)
     network = _with_base(folder.path) if is_adapter else hf.load(folder.path)
     print(f"calltune: answering a prompt of {len(prompt)} tokens", file=sys.stderr, flush=True)

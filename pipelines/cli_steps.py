@@ -164,13 +164,14 @@ def evaluate(
         )
     with standalone(settings, workdir, store=folder is None and model != "base"):
         from components.evaluate import step
+        from components.evaluate.served import base, exported, of_folder
 
         if model == "base":
-            served = step.base(settings.model, dataset)
+            served = base(settings.model, dataset)
         elif folder is not None:
-            served = step.of_folder(models.ModelFolder(folder), {"which": "candidate"})
+            served = of_folder(models.ModelFolder(folder), {"which": "candidate"})
         else:
-            served = step.exported(runtime.read_json(_model_json(Path(model))), "candidate")
+            served = exported(runtime.read_json(_model_json(Path(model))), "candidate")
         questions, results = dataset / f"{split}.jsonl", (out / "metrics.json", out / "predictions.jsonl")
         done = step.evaluate(served, questions, settings.evaluate, *results)
     for name, row in {**done["metrics"], **done["suites"]}.items():

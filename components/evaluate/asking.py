@@ -11,7 +11,7 @@ from components.evaluate.answer import Answer
 from components.evaluate.journal import Asked, Journal, Written
 
 if TYPE_CHECKING:
-    from components.evaluate.step import Served
+    from components.evaluate.served import Served
 
 
 def grammars_of(served: "Served", asked: Mapping[str, Sequence[Record]]) -> dict[str, list[str]]:

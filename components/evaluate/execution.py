@@ -28,7 +28,7 @@ from components.evaluate.questions import seen_in_training
 from components.evaluate.tool_process import Outcome
 
 if TYPE_CHECKING:
-    from components.evaluate.step import Served
+    from components.evaluate.served import Served
 
 ANSWER = "answer"
 """How a conversation ends that ends well: with words, and by itself."""

@@ -20,7 +20,7 @@ from components.evaluate.tasks import bundled, manager_of, metrics_of
 from components.evaluate.text import losses
 
 if TYPE_CHECKING:
-    from components.evaluate.step import Served
+    from components.evaluate.served import Served
 
 BATCH_ROWS = 8
 """Rows of a batch of lm-eval, which keeps the logits of all their tokens: at 700 tokens and 128,000 words 3 GB in float32."""

@@ -21,7 +21,7 @@ from components.evaluate.questions import seen_in_training
 from components.evaluate.rouge import exact_match, rouge_l
 
 if TYPE_CHECKING:
-    from components.evaluate.step import Served
+    from components.evaluate.served import Served
 
 NAMED = 5
 """Questions that an error names at most."""

@@ -14,11 +14,10 @@ from calltune.errors import DataError
 from calltune.match import Rules
 from calltune.parse import PARSERS
 from calltune.records import Record, expected_calls, prompt_of, read_jsonl, sha256, user_text, write_jsonl
-from calltune.render import Renderer, answer_text, prompt_ids
+from calltune.render import answer_text, prompt_ids
 from calltune.score import Answer as Outcome
 from calltune.score import Scored, summarise, verdict
 from calltune.settings import ModelConfig
-from calltune.template import template_in
 from components.evaluate import asking, engines, suites
 from components.evaluate.answer import Answer
 from components.evaluate.champion import absent, unusable
@@ -26,30 +25,12 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.journal import Journal
 from components.evaluate.questions import fingerprint, require_rules, seen_in_training
 from components.evaluate.robustness import WAYS
+from components.evaluate.served import Served, base, exported
 
 FIRST = ""
 """How a question is asked that is not asked again: as it stands in the test set."""
 SEED = 0
 """Of the questions asked again. The metrics of two models compare only if they were asked the same."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """A model with what it is served with.
-
-    Attributes:
-        folder: its weights.
-        tokenizer: with its chat template.
-        syntax: how that template writes calls.
-        stop_ids: what ends its answers.
-        identity: what `metrics.json` says of it.
-    """
-
-    folder: models.ModelFolder
-    tokenizer: Any
-    syntax: str
-    stop_ids: list[int]
-    identity: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -63,31 +44,6 @@ class Judged:
 
     scored: Scored
     said: dict[str, Any]
-
-
-def base(model: ModelConfig, dataset: Path) -> Served:
-    """The unmodified base model, with the template that the candidate was trained with: the prompts are the same."""
-    folder = models.fetch(model)
-    tokenizer = models.tokenizer(folder.path)
-    template = template_in(runtime.read_json(dataset / "stats.json"))
-    renderer = Renderer(tokenizer, template)
-    return Served(folder, tokenizer, template.syntax, renderer.stop_ids, {"which": "base"})
-
-
-def exported(model: dict[str, Any], which: str) -> Served:
-    """An exported model, fetched from the store."""
-    identity = {"which": which, **({"version": model["version"]} if "version" in model else {})}
-    return of_folder(exports.fetch(model), identity)
-
-
-def of_folder(folder: models.ModelFolder, identity: dict[str, Any]) -> Served:
-    """An exported model where it lies, with the template, the stop tokens and the call syntax in its own folder.
-
-    Raises:
-        UserError: the folder is not an exported model.
-    """
-    syntax = runtime.read_json(folder.path / models.SERVING)["syntax"]
-    return Served(folder, models.tokenizer(folder.path), syntax, models.stop_ids(folder.path), identity)
 
 
 def run(

@@ -18,7 +18,7 @@ from components.evaluate.details import Details
 
 if TYPE_CHECKING:
     from components.evaluate.measure import Measure
-    from components.evaluate.step import Served
+    from components.evaluate.served import Served
 
 
 def recorded(config: EvaluateConfig) -> dict[str, Any]:

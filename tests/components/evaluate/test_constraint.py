@@ -15,8 +15,9 @@ from calltune.render import Renderer, answer_text, prompt_ids, template_of
 from components.evaluate import hf
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.constraint import Constraint, special_marks
-from components.evaluate.step import evaluate, of_folder
-from components.evaluate.step import exported as served_export
+from components.evaluate.served import exported as served_export
+from components.evaluate.served import of_folder
+from components.evaluate.step import evaluate
 from tests.conftest import HELPDESK
 
 BEGUN = '<tool_call>\n{"name": "'

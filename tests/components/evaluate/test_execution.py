@@ -17,7 +17,7 @@ from components.evaluate import execution, suites
 from components.evaluate.config import EvaluateConfig, ExecutionConfig
 from components.evaluate.details import Details
 from components.evaluate.execution_questions import prepare
-from components.evaluate.step import Served
+from components.evaluate.served import Served
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "helpdesk"
 STEPS = 300

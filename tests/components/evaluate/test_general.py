@@ -15,7 +15,7 @@ from calltune.errors import ConfigError, DataError
 from components.evaluate import general, suites
 from components.evaluate.config import EvaluateConfig, GeneralConfig
 from components.evaluate.documents import documents
-from components.evaluate.step import Served
+from components.evaluate.served import Served
 from components.evaluate.tasks import BUNDLED, metrics_of
 from components.evaluate.text import losses, windows
 

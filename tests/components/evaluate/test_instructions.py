@@ -15,7 +15,7 @@ from components.evaluate import instructions, suites
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.instruction_rows import questions
 from components.evaluate.rouge import exact_match, rouge_l
-from components.evaluate.step import Served
+from components.evaluate.served import Served
 
 BUNDLED = Path(__file__).parents[3] / "examples" / "instructions" / "rows.jsonl"
 ALPACA = [

@@ -19,7 +19,7 @@ from calltune.errors import ConfigError, DataError, Unavailable, UserError
 from components.evaluate import hf, judge, suites
 from components.evaluate.config import EvaluateConfig, JudgeConfig
 from components.evaluate.judge import Judge, messages, verdict
-from components.evaluate.step import Served
+from components.evaluate.served import Served
 
 TEXTS = re.compile(r"<(question|answer A|answer B) (\w+)>\n(.*?)\n</\1 \2>", re.DOTALL)
 ROWS = [

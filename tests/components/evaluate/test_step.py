@@ -14,8 +14,8 @@ from components.evaluate import hf
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.questions import fingerprint as fingerprint_of
 from components.evaluate.questions import require_rules, seen_in_training
+from components.evaluate.served import exported as served_export
 from components.evaluate.step import evaluate, run
-from components.evaluate.step import exported as served_export
 from components.gate.config import GateConfig
 from components.gate.evidence import examine
 from components.gate.predictions import check_predictions

@@ -10,6 +10,7 @@ from calltune.errors import ConfigError
 from calltune.records import read_jsonl
 from components.evaluate import engines, hf, step, suites, vllm
 from components.evaluate.config import EvaluateConfig
+from components.evaluate.served import of_folder
 from components.evaluate.step import decided, run
 
 LIMIT = 12
@@ -130,7 +131,7 @@ def test_the_step_says_which_engine_it_was_and_keeps_its_results_apart(exported,
 
 
 def test_suites_are_measured_before_vllm_takes_the_memory(exported, dataset, tmp_path, monkeypatch, stand_in):
-    order, served = [], step.of_folder(models.ModelFolder(exported("full").folder), {"which": "candidate"})
+    order, served = [], of_folder(models.ModelFolder(exported("full").folder), {"which": "candidate"})
     load = vllm.load
     monkeypatch.setattr(vllm, "load", lambda *asked: order.append("vllm") or load(*asked))
     monkeypatch.setattr(engines, "lacking", lambda: "")
