@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
 from calltune.errors import Stopped, UserError
@@ -118,6 +118,9 @@ _begun: dict[str, Any] = {}
 
 def _begin(there: Callable[[], Callable[[Any], Any]]) -> None:
     die_with_parent()
+    parent = parent_process()
+    if parent is not None and not parent.is_alive():  # it ended before the kernel was asked
+        os._exit(1)
     # Ctrl-C reaches all processes of a terminal: this one is ended by its parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Every CPU has a process already.
