@@ -38,7 +38,8 @@ def _without_password(variables: str) -> AfterValidator:
 
     def check(value: str) -> str:
         if urlsplit(value).password:
-            raise ValueError(f"has a password in it, which every run would write down: set {variables} instead")
+            instead = f"set {variables} instead, on a cluster by cluster.secrets"
+            raise ValueError(f"has a password in it, which every run would write down: {instead}")
         return value
 
     return AfterValidator(check)

@@ -85,7 +85,7 @@ def report(inputs: Inputs, fingerprint: str, config: ReportConfig, page: Path) -
         "steps": _steps(store, place),
         "artifacts": {
             "adapter": exported["adapter"],
-            "gguf": exported["gguf"],
+            **({"gguf": exported["gguf"]} if exported["gguf"] else {}),
             "model": exported["uri"],
             "report": f"{store.uri}/{place}/report.html",
             "predictions": f"{store.uri}/{place}/predictions.jsonl",

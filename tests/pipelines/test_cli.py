@@ -107,9 +107,9 @@ def test_a_wrong_use_exits_with_2_and_says_what(arguments, said):
     ("arguments", "said"),
     [
         (["run", "-c", "nowhere.yaml"], "calltune: nowhere.yaml: no such config file"),
-        (["run", "-c", RECIPE, "--set", "resources.train={nodes: 2}"], "2 nodes are there on a cluster only (calltune submit)"),
+        (["run", "-c", RECIPE, "--set", "resources.train={{nodes: 2}}"], "2 nodes are there on a cluster only (calltune submit)"),
         (
-            ["train", "-c", RECIPE, "--dataset", ".", "-o", "out", "--set", "resources.train={nodes: 2}"],
+            ["train", "-c", RECIPE, "--dataset", ".", "-o", "out", "--set", "resources.train={{nodes: 2}}"],
             "2 nodes are there on a cluster only (calltune submit)",
         ),
         (["check", "-c", RECIPE, "--set", "train.epochs"], "calltune: --set train.epochs: must be key=value"),

@@ -214,7 +214,10 @@ def test_every_step_of_the_dag_has_settings():
         ({"promote": {"alias": "Latest"}}, r"promote\.alias: must be letters.*, not 'Latest'$"),
         ({"promote": {"alias": "v2"}}, r"promote\.alias: must be letters.*, not 'v2'$"),
         ({"promote": {"alias": ""}}, r"promote\.alias: must be letters.*, not ''$"),
-        ({"export": {"formats": []}}, r"export\.formats: unknown key; known are merge_into, dtype, base_license, data_license$"),
+        (
+            {"export": {"formats": []}},
+            r"export\.formats: unknown key; known are merge_into, dtype, base_license, data_license, gguf$",
+        ),
         ({"notify": {"via": ["sms"]}}, r"notify\.via\.0: must be 'slack', 'webhook' or 'email', not 'sms'$"),
         ({"notify": {"via": ["email"]}}, r"notify: email\.host is empty: mail needs host, sender and to$"),
         (

@@ -210,7 +210,7 @@ def test_no_value_of_a_secret_gets_into_a_package():
     assert "AWS_SECRET_ACCESS_KEY" in compiled(*PLACES["8gpu"]).text
     with pytest.raises(ConfigError, match="the value of AWS_SECRET_ACCESS_KEY, readable in KFP: name a secret"):
         compiled("ingest.source=s3://bucket/canary-001/rows.jsonl")
-    with pytest.raises(ConfigError, match="http://…@mlflow:5000: an address with credentials"):
+    with pytest.raises(ConfigError, match=r"set MLFLOW_TRACKING_USERNAME .* by cluster\.secrets, not 'http://…@mlflow:5000'$"):
         compiled("tracking.uri=http://admin:pass@mlflow:5000")
 
 

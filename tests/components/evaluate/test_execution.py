@@ -23,7 +23,7 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "helpdesk"
 STEPS = 300
 OTHERS = 2_000
 TIMEOUT_S = 5
-NEW_TOKENS = 64
+NEW_TOKENS = 72
 TOOLS = '''
 def search_knowledge_base(query: str) -> str:
     """Search.
