@@ -56,14 +56,14 @@ def numbers_of_turns(record: Record) -> list[int]:
     return sorted({_number(turn) for turn in turns_sha256(record)})
 
 
-def taught_turns(record: Record, phrases: Collection[int]) -> set[str]:
-    """As `turns_sha256`, of the turns that training on a record teaches the answer to: all but `phrases`."""
-    return {turn for turn in turns_sha256(record) if _number(turn) not in phrases}
+def told_apart(record: Record, phrases: Collection[int]) -> tuple[set[str], set[str]]:
+    """As `turns_sha256`: the turns that training on a record teaches the answer to, and the phrases among them.
 
-
-def phrases_in(record: Record, phrases: Collection[int]) -> set[str]:
-    """As `turns_sha256`, of the others: they tell only of a question that is nothing else that training has met it."""
-    return {turn for turn in turns_sha256(record) if _number(turn) in phrases}
+    A phrase tells only of a question that is nothing else that training has met it.
+    """
+    turns = set(turns_sha256(record))
+    common = {turn for turn in turns if _number(turn) in phrases}
+    return turns - common, common
 
 
 class _Texts:
@@ -118,10 +118,13 @@ def contaminated(
         shown = shortened.get(row, record)
         if part == TRAIN:
             forms = [record] if shown is record else [record, shown]
-            taught = {_number(one) for form in forms for one in (question_sha256(form), *taught_turns(form, phrases))}
+            taught, met = set[int](), set[int]()
+            for form in forms:
+                own, common = told_apart(form, phrases)
+                taught |= {_number(one) for one in (question_sha256(form), *own)}
+                met |= {_number(one) for one in common}
             learnt.extend(taught)
             learnt_of.extend([row] * len(taught))
-            met = {_number(one) for form in forms for one in phrases_in(form, phrases)}
             said.extend(met)
             said_in.extend([row] * len(met))
         else:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from calltune.records import PHRASE, TURN, Record, question_sha256
 from calltune.render import Rendered
 from components.format.balance import Counted
-from components.format.contamination import phrases_in, taught_turns
+from components.format.contamination import told_apart
 from components.format.spill import Row
 from components.format.split import TEST, TRAIN, stratum
 
@@ -74,8 +74,9 @@ class Part:
             self._add_rows(record, rendered)
         if self.name == TRAIN:
             question = question_sha256(record)
-            self.learnt |= {question, *(f"{TURN}{turn}" for turn in taught_turns(record, self.phrases) - {question})}
-            self.learnt |= {f"{PHRASE}{turn}" for turn in phrases_in(record, self.phrases) - {question}}
+            own, common = told_apart(record, self.phrases)
+            self.learnt |= {question, *(f"{TURN}{turn}" for turn in own - {question})}
+            self.learnt |= {f"{PHRASE}{turn}" for turn in common - {question}}
             if len(self.first) < FIRST:
                 rows = [Rendered(row.input_ids.tolist(), row.loss_mask.tolist()) for row in rendered]
                 self.first.append((record, rows))
