@@ -40,4 +40,9 @@ def without_secrets(text: str) -> str:
     """The text with … where it has a secret's value, or user and password in an address."""
     for _, value in secrets_in(text):
         text = text.replace(value, "…")
-    return re.sub(r"://[^/\s'\"@]+@", "://…@", text)
+    return without_passwords(text)
+
+
+def without_passwords(text: str) -> str:
+    """The text with … in the place of user and password in an address."""
+    return re.sub(r"://[^/\s'\"]+@", "://…@", text)

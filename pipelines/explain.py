@@ -1,13 +1,13 @@
 """Pydantic's errors of a config as one line in plain words: which key, what is wrong, what would be right."""
 
 import difflib
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from calltune.credentials import without_passwords
 from calltune.settings import Settings
 
 SHOWN = 80
@@ -68,7 +68,7 @@ def _sentence(root: type[Settings], place: tuple[int | str, ...], found: list[Er
 
 def _shown(value: Any) -> str:
     text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str | list) else str(value)
-    text = re.sub(r"://[^/\s'\"]*@", "://…@", text)  # credentials in an address
+    text = without_passwords(text)
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 

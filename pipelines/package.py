@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from calltune.credentials import secrets_in
+from calltune.credentials import secrets_in, without_passwords
 from calltune.errors import ConfigError
 from pipelines.cluster import Resources
 from pipelines.config import RunConfig
@@ -77,7 +77,7 @@ def _refuse_credentials(text: str) -> None:
     """Whoever may see a run in KFP's UI may read its package."""
     address = re.search(r"[a-z][a-z0-9+.-]*://[^/\s'\"@]+@[^/\s'\"]*", text)
     if address:
-        shown = re.sub(r"://.*@", "://…@", address[0])
+        shown = without_passwords(address[0])
         raise ConfigError(
             f"{shown}: an address with credentials would be readable in KFP: name a secret with them in cluster.secrets instead"
         )
