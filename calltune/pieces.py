@@ -51,6 +51,7 @@ class Pieces:
         self._added = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         self._line = lru_cache(KNOWN_LINES)(self._encoded)
         self._piece = lru_cache(KNOWN_PIECES)(self._encoded_by_line)
+        self._last_line = lru_cache(KNOWN_PIECES)(self._encoded)
 
     def ids(self, text: str) -> list[int]:
         """The token ids of a text, as the tokenizer by itself gives them; no special tokens are put around it."""
@@ -67,8 +68,8 @@ class Pieces:
         found: list[int] = []
         for line in lines:
             found += self._line(line) if len(line) <= KNOWN_LETTERS else self._encoded(line)
-        # What follows no line end is what a user or the model wrote: another one in each row.
-        return found + self._encoded(last)
+        # What no line end follows is what a user or the model wrote, another one in each row, or a mark that ends it.
+        return found + self._last_line(last)
 
     def _encoded(self, text: str) -> list[int]:
         return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)

@@ -4,10 +4,11 @@ The same prompt is rendered in training, in evaluation and by whoever serves the
 inside the tokenizer, and nothing else in Calltune builds a prompt.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from calltune.errors import ConfigError, DataError
 from calltune.parse import PARSERS
@@ -18,11 +19,16 @@ from calltune.template import TEMPLATES, Template, template_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+T = TypeVar("T")
+
 __all__ = ["TEMPLATES", "NotRepresentable", "Rendered", "Renderer", "Template", "template_of"]
 
 
 PREFIXES_KNOWN = 4096
 """Of data whose every row has tools of its own, knowing all prefixes would take more memory than the rows."""
+
+_ASKS_AFTER_OTHERS = "{%- set add_generation_prompt = messages[-1]['role'] != 'assistant' -%}"
+"""Before a template: prompts and whole conversations are rendered in one call, which copies and looks through the tools once."""
 
 
 @dataclass(frozen=True)
@@ -77,69 +83,93 @@ class Renderer:
             NotRepresentable: a turn's text does not survive the template, the template refuses the conversation, or the
                 prompt is not a token prefix.
         """
-        return self._rows(record, lambda: self._ids([record["messages"]], record["tools"])[0])
+        return self._cut(record, [])[0]
 
     def prefix_length(self, record: Record) -> int:
         """How many tokens come before the first user turn's own text: system message and tools.
 
         Found by rendering two different questions and counting the tokens that they share, so that it is right for
         any template.
+
+        Raises:
+            NotRepresentable: the template refuses the questions.
         """
-        key, asked = _head(record)
+        key, head, _ = _head(record)
         if key not in self._prefixes:
-            self._know(key, *self._ids(asked, record["tools"]))
+            self._know(key, *self._texts([[*head, _asked(letter)] for letter in "Az"], record["tools"], [True, True]))
         return self._prefixes[key]
 
     def rows_and_prefix(self, record: Record) -> tuple[list[Rendered], int]:
-        """:meth:`rows` and :meth:`prefix_length`, rendered at once: each time, the tools are looked through first."""
-        from jinja2 import TemplateError
-
-        key, asked = _head(record)
+        """:meth:`rows` and :meth:`prefix_length`, rendered at once."""
+        key, head, question = _head(record)
         if key in self._prefixes:
             return self.rows(record), self._prefixes[key]
+        # Where the text of this letter stands is where it leaves the record's own: another letter there is another question.
+        letter, other = "zA" if question.startswith("A") else "Az"
         try:
-            whole, one, two = self._ids([record["messages"], *asked], record["tools"])
-        except (TemplateError, TypeError):  # of which of the three?
+            rows, (whole, one) = self._cut(record, [[*head, _asked(letter)]])
+        except NotRepresentable:  # of the record, or of the question?
             return self.rows(record), self.prefix_length(record)
-        self._know(key, one, two)
-        return self._rows(record, lambda: whole), self._prefixes[key]
+        place = common_prefix(whole, one)
+        if one[place : place + 1] != letter:
+            return rows, self.prefix_length(record)
+        self._know(key, one, one[:place] + other + one[place + 1 :])
+        return rows, self._prefixes[key]
 
-    def _know(self, key: str, one: list[int], two: list[int]) -> None:
+    def _know(self, key: str, one: str, two: str) -> None:
         if len(self._prefixes) >= PREFIXES_KNOWN:
             self._prefixes.clear()
-        self._prefixes[key] = common_prefix(one, two)
+        self._prefixes[key] = common_prefix(self._pieces.ids(one), self._pieces.ids(two))
 
-    def _rows(self, record: Record, whole: Callable[[], list[int]]) -> list[Rendered]:
+    @contextmanager
+    def _taking(self) -> Iterator[None]:
         from jinja2 import TemplateError
 
         try:
-            return self._cut(record["messages"], record["tools"], whole())
+            yield
         except (TemplateError, TypeError) as error:
             raise NotRepresentable(f"the template {self.template.name!r} does not take this conversation: {error}") from None
 
-    def _cut(self, messages: list[Message], tools: list[Tool], whole: list[int]) -> list[Rendered]:
+    def _cut(self, record: Record, others: Sequence[list[Message]]) -> tuple[list[Rendered], list[str]]:
+        """The record's rows; and its text, and that of others with its tools, which end where the assistant begins to write."""
+        messages, tools = record["messages"], record["tools"]
         turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        begun = [messages[:turn] for turn in turns]
+        text, *rest = self._texts([messages, *begun, *others], tools, [False, *(True for _ in (*begun, *others))])
+        whole, prompts = self._pieces.ids(text), [self._pieces.ids(prompt) for prompt in rest[: len(turns)]]
+        texts = [text, *rest[len(turns) :]]
         begin = self.tokenizer.bos_token_id
         if begin is not None and whole[:2] == [begin, begin]:
             raise NotRepresentable(f"the row begins with two {self.tokenizer.bos_token!r}: the model never saw that")
-        prompts = self._ids([messages[:turn] for turn in turns], tools, add_generation_prompt=True)
         if all(whole[: len(prompt)] == prompt for prompt in prompts):
             answers = zip(turns, prompts, strict=True)
-            return [self._masked(whole, [self._answer_span(whole, len(prompt), messages[turn]) for turn, prompt in answers])]
+            spans = [self._answer_span(whole, len(prompt), messages[turn]) for turn, prompt in answers]
+            return [self._masked(whole, spans)], texts
         rows = []
         for turn, prompt in zip(turns, prompts, strict=True):
-            (ids,) = self._ids([messages[: turn + 1]], tools)
+            (text,) = self._texts([messages[: turn + 1]], tools, [False])
+            ids = self._pieces.ids(text)
             if ids[: len(prompt)] != prompt:
                 raise NotRepresentable("the prompt's tokens are not a prefix of the conversation's tokens")
             rows.append(self._masked(ids, [self._answer_span(ids, len(prompt), messages[turn])]))
-        return rows
+        return rows, texts
 
-    def _ids(
-        self, conversations: Sequence[list[Message]], tools: list[Tool], add_generation_prompt: bool = False
-    ) -> list[list[int]]:
-        """As `token_ids`, of several conversations with the same tools."""
-        texts = _texts(self.tokenizer, conversations, tools, add_generation_prompt)
-        return [self._pieces.ids(text) for text in texts]
+    def _texts(self, conversations: Sequence[list[Message]], tools: list[Tool], asks: Sequence[bool]) -> list[str]:
+        """Conversations with the same tools, as the chat template renders each by itself.
+
+        Args:
+            asks: of each, whether it ends where the assistant begins to write.
+
+        Raises:
+            NotRepresentable: the template refuses one of them.
+        """
+        each = list(zip(conversations, asks, strict=True))
+        with self._taking():
+            if all(messages and (messages[-1]["role"] != "assistant") == ask for messages, ask in each):
+                return _texts(
+                    self.tokenizer, conversations, tools, template=f"{_ASKS_AFTER_OTHERS}{self.tokenizer.chat_template}"
+                )
+            return [_texts(self.tokenizer, [messages], tools, ask)[0] for messages, ask in each]
 
     def _answer_span(self, ids: Sequence[int], start: int, turn: Message) -> tuple[int, int]:
         """From where to where the assistant's turn stands, its stop token included; it must read back as its calls."""
@@ -163,11 +193,15 @@ class Renderer:
         return Rendered(ids, mask)
 
 
-def _head(record: Record) -> tuple[str, list[list[Message]]]:
-    """What stands before the first user turn, and the tools, as a digest; and two conversations that begin so."""
+def _head(record: Record) -> tuple[str, list[Message], str]:
+    """What stands before the first user turn: its digest, with the tools', and its messages; and what the user says."""
     first_user = next(i for i, message in enumerate(record["messages"]) if message["role"] == "user")
     head = record["messages"][:first_user]
-    return sha256([head, record["tools"]]), [[*head, {"role": "user", "content": text}] for text in ("A", "z")]
+    return sha256([head, record["tools"]]), head, str(record["messages"][first_user]["content"])
+
+
+def _asked(question: str) -> Message:
+    return {"role": "user", "content": question}
 
 
 def token_ids(
@@ -187,7 +221,7 @@ def _texts(
     tokenizer: "PreTrainedTokenizerBase",
     conversations: Sequence[Sequence[Message]],
     tools: Sequence[Tool],
-    add_generation_prompt: bool,
+    add_generation_prompt: bool = False,
     template: str | None = None,
 ) -> list[str]:
     """Conversations with the same tools through a chat template, all at once: each time it looks through the tools first."""
@@ -218,11 +252,14 @@ def answer_text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], stop_i
     return str(tokenizer.decode(kept, skip_special_tokens=False))
 
 
-def common_prefix(one: Sequence[int], two: Sequence[int]) -> int:
-    """How many leading items two sequences share."""
-    shared = 0
-    for left, right in zip(one, two, strict=False):
-        if left != right:
-            break
-        shared += 1
+def common_prefix(one: Sequence[T], two: Sequence[T]) -> int:
+    """How many leading items two sequences of the same type share."""
+    shared, most = 0, min(len(one), len(two))
+    while shared < most:
+        middle = (shared + most + 1) // 2
+        # By halves, because slices are compared in C.
+        if one[shared:middle] == two[shared:middle]:
+            shared = middle
+        else:
+            most = middle - 1
     return shared

@@ -1,5 +1,6 @@
 """Records and rendered rows that stay on disk: memory holds a few bytes of each, however many there are."""
 
+import hashlib
 import json
 import tempfile
 from array import array
@@ -11,7 +12,7 @@ from types import TracebackType
 import numpy as np
 
 from calltune.errors import DataError
-from calltune.records import Record, sha256
+from calltune.records import Record
 from calltune.render import Rendered
 
 _DIGEST_BYTES = 32
@@ -80,13 +81,18 @@ class Row:
         input_ids: int32, shape ``(tokens,)``.
         loss_mask: bool, shape ``(tokens,)``.
         prefix: tokens before the first user turn.
-        prefix_sha256: of these, in hex.
+        prefix_sha256: of these as int32, in hex.
     """
 
     input_ids: np.ndarray
     loss_mask: np.ndarray
     prefix: int
     prefix_sha256: str
+
+
+def tokens_sha256(ids: Sequence[int]) -> bytes:
+    """SHA-256 of token ids, as int32."""
+    return hashlib.sha256(array("i", ids).tobytes()).digest()
 
 
 def packed(rows: Sequence[Rendered], prefix: int) -> bytes:
@@ -98,7 +104,7 @@ def packed(rows: Sequence[Rendered], prefix: int) -> bytes:
     """
     parts = [np.array([len(rows), prefix, *(len(row.input_ids) for row in rows)], np.int32).tobytes()]
     for row in rows:
-        parts += [array("i", row.input_ids).tobytes(), bytes(row.loss_mask), bytes.fromhex(sha256(row.input_ids[:prefix]))]
+        parts += [array("i", row.input_ids).tobytes(), bytes(row.loss_mask), tokens_sha256(row.input_ids[:prefix])]
     return b"".join(parts)
 
 

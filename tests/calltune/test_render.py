@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -140,6 +141,45 @@ def test_the_prefix_is_system_and_tools_and_no_word_of_the_question(renderer):
     assert head.endswith("<|im_end|>\n<|im_start|>user\n")
     assert "Today is 4 May." in head and '"name": "search"' in head and "Ana" not in head
     assert renderer.prefix_length(record(user("Other?"), CASES["call"]["messages"][1])) < length
+
+
+@pytest.mark.parametrize("question", ["Who?", "A pen", "z", " A", "apple", "Az", "", "\n"])
+@pytest.mark.parametrize(
+    "printed", ["{Q}", "{Q} | upper", "{Q} | trim", "'z' + {Q}", "'A'", "{Q} + {Q}", "{Q} | length | string"]
+)
+def test_the_prefix_is_the_same_whatever_question_it_is_found_by_and_however_a_template_prints_it(tokenizer, question, printed):
+    hermes, content = TEMPLATES["hermes"], "message['content']"
+    assert hermes.text.count(f"'\\n' + {content} + '<|im_end|>\\n'") == 1
+    text = hermes.text.replace(f"'\\n' + {content} + '<|im_end|>\\n'", f"'\\n' + ({printed.format(Q=content)}) + '<|im_end|>\\n'")
+    renderer = Renderer(tokenizer, replace(hermes, text=text))
+    case = record(user(question), calls(("search", {"query": "Ana"})))
+    rows, length = renderer.rows_and_prefix(case)
+    other = Renderer(tokenizer, replace(hermes, text=text))
+    assert (rows, length) == (other.rows(case), other.prefix_length(case))
+    assert renderer.rows_and_prefix(case) == (rows, length)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rows_and_their_prefix_come_to_the_same_at_once(tokenizer, name):
+    at_once, each = (Renderer(tokenizer, TEMPLATES["hermes"]) for _ in range(2))
+    assert at_once.rows_and_prefix(CASES[name]) == (each.rows(CASES[name]), each.prefix_length(CASES[name]))
+
+
+def test_a_template_that_takes_the_record_and_no_other_question_is_not_said_to_refuse_the_record(tokenizer):
+    hermes = TEMPLATES["hermes"]
+    refuses = "{%- if messages[-1]['content'] == 'A' -%}{{- raise_exception('no A') -}}{%- endif -%}"
+    renderer = Renderer(tokenizer, replace(hermes, text=refuses + hermes.text))
+    with pytest.raises(NotRepresentable, match="no A"):
+        renderer.rows_and_prefix(CASES["call"])
+    assert renderer.rows(CASES["call"]) == Renderer(tokenizer, hermes).rows(CASES["call"])
+
+
+def test_an_answer_after_an_answer_is_asked_for_too(renderer):
+    case = record(user("Ana?"), calls(("search", {"query": "Ana"})), calls(("search", {"query": "Bo"})))
+    (row,) = renderer.rows(case)
+    assert marked(renderer, row).count("⟦") == 2
+    second = prompt_ids(renderer.tokenizer, case["messages"][:2], case["tools"])
+    assert row.input_ids[: len(second)] == second and row.loss_mask[len(second)]
 
 
 def test_one_stop_token_and_no_second_begin_token_stand_in_a_row(renderer):

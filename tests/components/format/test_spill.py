@@ -3,9 +3,8 @@ import json
 import pytest
 
 from calltune.errors import DataError
-from calltune.records import sha256
 from calltune.render import Rendered
-from components.format.spill import RecordFile, RenderedFile, Some, packed
+from components.format.spill import RecordFile, RenderedFile, Some, packed, tokens_sha256
 
 
 @pytest.fixture
@@ -41,6 +40,10 @@ def test_rendered_rows_come_back_as_they_were():
         found = [file.rows(place) for place in reversed(places)]
     assert [[Rendered(row.input_ids.tolist(), row.loss_mask.tolist()) for row in one] for one in found] == rows[::-1]
     assert [[(row.prefix, row.prefix_sha256) for row in one] for one in found] == [
-        [(1, sha256([5])), (1, sha256([6]))],
-        [(2, sha256([1, 70_000]))],
+        [(1, tokens_sha256([5]).hex()), (1, tokens_sha256([6]).hex())],
+        [(2, tokens_sha256([1, 70_000]).hex())],
     ]
+
+
+def test_the_hash_of_tokens_is_of_all_of_them_in_their_order():
+    assert len({tokens_sha256(ids) for ids in ([], [1], [2], [1, 2], [2, 1], [258], [1, 70_000])}) == 7

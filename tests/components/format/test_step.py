@@ -5,10 +5,11 @@ import pytest
 
 from calltune import in_order, models
 from calltune.errors import ConfigError, DataError
-from calltune.records import asked_sha256, content_sha256, read_jsonl, sha256, turns_sha256, user_text, write_jsonl
+from calltune.records import asked_sha256, content_sha256, read_jsonl, turns_sha256, user_text, write_jsonl
 from components.format import step
 from components.format.config import FormatConfig, SplitConfig
 from components.format.part import SCHEMA
+from components.format.spill import tokens_sha256
 from components.format.split import parts_of
 from components.format.step import format_rows
 
@@ -87,7 +88,7 @@ def test_the_three_parts_share_no_question_and_lose_none(dataset, small_records)
 def test_rows_with_one_system_message_and_tool_list_have_one_prefix(dataset):
     table = pq.read_table(dataset / "train.parquet").to_pylist()
     prefix = json.loads((dataset / "stats.json").read_text())["tokens"]["prefix"]
-    assert {row["prefix_sha256"] for row in table} == {sha256(table[0]["input_ids"][:prefix])}
+    assert {row["prefix_sha256"] for row in table} == {tokens_sha256(table[0]["input_ids"][:prefix]).hex()}
     assert all(not any(row["loss_mask"][:prefix]) for row in table)
 
 
