@@ -104,9 +104,17 @@ def sha256(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-def content_sha256(record: Record) -> str:
-    """SHA-256 of what the record teaches (messages, tools, expected), not of where it came from."""
-    return sha256({key: record[key] for key in ("messages", "tools", "expected") if key in record})
+def content_sha256(record: Record, tools: str | None = None) -> str:
+    """SHA-256 of what the record teaches (messages, tools, expected), not of where it came from.
+
+    Args:
+        record: the record.
+        tools: the canonical JSON of its tools, where that is at hand.
+    """
+    parts = [f'"{key}":{canonical(record[key])}' for key in ("expected", "messages") if key in record]
+    parts.append(f'"tools":{canonical(record["tools"]) if tools is None else tools}')
+    # As `sha256` has it, with the keys in order.
+    return hashlib.sha256(f"{{{','.join(parts)}}}".encode()).hexdigest()
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -70,9 +70,10 @@ def traits_of(record: Record, near: bool) -> Traits:
         record: the row.
         near: whether near repeats are looked for.
     """
-    tools, answer = _digest(record["tools"]), _answer(record)
+    shown = canonical(record["tools"])  # most of a row: written once
+    tools, answer = _digest_of(shown), _answer(record)
     text = " ".join(sorted(set(words(user_text(record))))) if near else ""
-    content = bytes.fromhex(content_sha256(record))
+    content = bytes.fromhex(content_sha256(record, shown))
     return Traits(content, _question(record, tools), answer, _rest(record, tools, answer), text)
 
 
@@ -191,7 +192,11 @@ def _set(text: str) -> frozenset[str]:
 
 
 def _digest(value: object) -> bytes:
-    return hashlib.sha256(canonical(value).encode()).digest()[:16]
+    return _digest_of(canonical(value))
+
+
+def _digest_of(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def _question(record: Record, tools: bytes) -> bytes:

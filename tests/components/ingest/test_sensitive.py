@@ -63,6 +63,17 @@ def test_each_kind_is_found_in_a_sentence_and_masked(kind):
     assert f"[{kind.upper()}]" in masked(text)
 
 
+@pytest.mark.parametrize("kind", [*SECRETS, *PERSONAL])
+@pytest.mark.parametrize("beside", ["a", "1", "A1", "-", "."])
+def test_a_text_that_is_nothing_else_is_found_whatever_the_texts_beside_it(take, kind, beside):
+    parameters = {"type": "object", "properties": {name: {"type": "string"} for name in "abc"}}
+    arguments = {"a": beside, "b": BEFORE.get(kind, "") + EXAMPLES[kind], "c": beside}
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "mail", "arguments": arguments}}]}
+    row = {"messages": [{"role": "user", "content": beside}, call], "tools": [{"name": "mail", "parameters": parameters}]}
+    with pytest.raises(DataError, match=f"holds {kind}, and"):
+        take([row], secrets="quarantine", personal_data="quarantine")
+
+
 @pytest.mark.parametrize("text", HARMLESS)
 def test_what_only_looks_like_one_is_left(text):
     assert (kinds_in(text), masked(text)) == ({}, text)
