@@ -30,7 +30,7 @@ from components.ingest.sources import Source, find
 WRITTEN = ("records", "quarantine", "duplicates")
 MESSAGE_LETTERS = 500
 BATCH_ROWS = 64
-ALONE = 60
+ALONE = 30
 """Batches that are read before other processes help: starting one takes as long as 2,000 rows or more."""
 
 
