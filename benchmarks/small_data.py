@@ -102,11 +102,12 @@ def main() -> None:
     parser.add_argument("--choose", action="store_true", help="of other questions, to compare settings on")
     parser.add_argument("--train", type=json.loads, default={}, metavar="JSON", help="settings of the train step")
     parser.add_argument("--tools", nargs=2, default=SEARCHES, metavar="NAME", help="the two tools (default: the two searches)")
+    parser.add_argument("--splits", type=int, default=SPLITS, help=f"the first so many of the {SPLITS} splits (default: all)")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     held_out = CHOOSING_ROWS if arguments.choose else ROWS
     results: dict[str, dict[str, Any]] = {}
-    for seed in range(SPLITS):
+    for seed in range(arguments.splits):
         with tempfile.TemporaryDirectory() as folder:
             os.environ["CALLTUNE_STORAGE"] = f"{folder}/store"
             right = measure(seed, arguments.tools, Path(folder), arguments.train, arguments.choose)
