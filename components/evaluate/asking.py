@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calltune.grammar import grammar, require_grammar, require_readable
 from calltune.records import Record
 from components.evaluate import engines
-from components.evaluate.answer import Answer
+from components.evaluate.engines.answer import Answer
 from components.evaluate.journal import Asked, Journal, Written
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def grammars_of(served: "Served", asked: Mapping[str, Sequence[Record]]) -> dict
     require_grammar(served.syntax)
     require_readable(tool for records in asked.values() for record in records for tool in record["tools"])
     # It imports torch.
-    from components.evaluate.constraint import special_marks
+    from components.evaluate.engines.constraint import special_marks
 
     special = special_marks(served.tokenizer, served.syntax)
     return {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from calltune import models
-from components.evaluate import hf
+from components.evaluate.engines import hf
 
 LIMIT = 12
 

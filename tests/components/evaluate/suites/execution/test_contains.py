@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.evaluate.contains import contains
+from components.evaluate.suites.execution.contains import contains
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A stand-in for vLLM 0.33.0, which needs a GPU: the names, parameters and refusals that components/evaluate/vllm.py meets.
+"""A stand-in for vLLM 0.33.0, which needs a GPU: the names, parameters and refusals that our engine of that name meets.
 
 It answers by transformers, one row after the other, and hands each answer out at the step at which vLLM would: when as many
 tokens are written. What it cannot show is what vLLM's own kernels, scheduler and prefix cache do.

@@ -14,10 +14,10 @@ from calltune import models
 from calltune.errors import ConfigError
 from calltune.metrics import TEXT_LOSS
 from components.evaluate.config import GeneralConfig
-from components.evaluate.documents import documents
-from components.evaluate.measure import Measure
-from components.evaluate.tasks import bundled, manager_of, metrics_of
-from components.evaluate.text import losses
+from components.evaluate.suites.general.documents import documents
+from components.evaluate.suites.general.tasks import bundled, manager_of, metrics_of
+from components.evaluate.suites.general.text import losses
+from components.evaluate.suites.measure import Measure
 
 if TYPE_CHECKING:
     from components.evaluate.served import Served

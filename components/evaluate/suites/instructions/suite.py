@@ -12,13 +12,13 @@ from calltune.errors import DataError
 from calltune.records import Message, Record, prompt_of
 from calltune.render import answer_text, prompt_ids
 from components.evaluate.config import InstructionsConfig
-from components.evaluate.details import Details
-from components.evaluate.instruction_rows import questions
 from components.evaluate.journal import Asked, Written
-from components.evaluate.measure import Measure
-from components.evaluate.pairwise import agreement, judged, readable, win
 from components.evaluate.questions import seen_in_training
-from components.evaluate.rouge import exact_match, rouge_l
+from components.evaluate.suites.details import Details
+from components.evaluate.suites.instructions.pairwise import agreement, judged, readable, win
+from components.evaluate.suites.instructions.questions import questions
+from components.evaluate.suites.instructions.rouge import exact_match, rouge_l
+from components.evaluate.suites.measure import Measure
 
 if TYPE_CHECKING:
     from components.evaluate.served import Served
@@ -74,7 +74,7 @@ def _require_unseen(served: "Served", records: Sequence[Record]) -> None:
 def _answers(served: "Served", records: Sequence[Record], max_new_tokens: int, details: Details) -> dict[str, Written]:
     """The model's own greedy answers by id, as it is served, without tools; those of an earlier try first."""
     # It imports torch, for which a file that cannot be used need not wait.
-    from components.evaluate import hf
+    from components.evaluate.engines import hf
 
     which = served.identity["which"]
     prompts = [_prompt(served, record) for record in records]

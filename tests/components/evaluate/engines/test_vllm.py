@@ -8,8 +8,9 @@ import pytest
 from calltune import models
 from calltune.errors import ConfigError
 from calltune.records import read_jsonl
-from components.evaluate import engines, hf, step, suites, vllm
+from components.evaluate import engines, measuring, step
 from components.evaluate.config import EvaluateConfig
+from components.evaluate.engines import hf, vllm
 from components.evaluate.served import of_folder
 from components.evaluate.step import decided, run
 
@@ -135,8 +136,8 @@ def test_suites_are_measured_before_vllm_takes_the_memory(exported, dataset, tmp
     load = vllm.load
     monkeypatch.setattr(vllm, "load", lambda *asked: order.append("vllm") or load(*asked))
     monkeypatch.setattr(engines, "lacking", lambda: "")
-    measured = suites.measured
-    monkeypatch.setattr(suites, "measured", lambda *asked: order.append("suites") or measured(*asked))
+    measured = measuring.measured
+    monkeypatch.setattr(measuring, "measured", lambda *asked: order.append("suites") or measured(*asked))
     config = EvaluateConfig(engine="vllm", max_new_tokens=1, general={"text": __file__})
     found = step.evaluate(served, dataset / "test.jsonl", config, tmp_path / "m.json", tmp_path / "p.jsonl")
     assert order == ["suites", "vllm"] and found["suites"].keys() == {"general.text_loss"}

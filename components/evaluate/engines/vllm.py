@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calltune.errors import ConfigError
-from components.evaluate.answer import Answer
+from components.evaluate.engines.answer import Answer
 
 
 def load(folder: Path, longest: int) -> Any:

@@ -10,8 +10,8 @@ import pytest
 
 from calltune.credentials import SECRET_VARIABLES
 from calltune.errors import DataError
-from components.evaluate import tool_process
-from components.evaluate.tool_process import Outcome, call, describe
+from components.evaluate.suites.execution import tool_process
+from components.evaluate.suites.execution.tool_process import Outcome, call, describe
 
 TOOLS = '''
 import os, subprocess, sys, time
@@ -219,7 +219,7 @@ def test_what_a_call_has_written_the_next_one_in_its_folder_finds(called):
 
 
 def test_a_call_ends_with_the_process_that_made_it(tools, tmp_path):
-    code = "import sys; from pathlib import Path; from components.evaluate.tool_process import call\n"
+    code = "import sys; from pathlib import Path; from components.evaluate.suites.execution.tool_process import call\n"
     code += f"call(Path({str(tools)!r}), 'sleeps', {{}}, Path({str(tmp_path)!r}), 100)"
     with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as parent:
         for _ in range(600):

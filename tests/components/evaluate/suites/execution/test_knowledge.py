@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from calltune.errors import DataError
-from components.evaluate.knowledge import PASSAGE_WORDS, RESULTS, Knowledge
+from components.evaluate.suites.execution.knowledge import PASSAGE_WORDS, RESULTS, Knowledge
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "helpdesk"
+EXAMPLE = Path(__file__).parents[5] / "examples" / "helpdesk"
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_the_examples_questions_can_be_answered_from_its_documents_and_most_are_
     asked = [row for row in rows if "document" in row]
     assert (len(knowledge.documents), len(rows), len(asked)) == (25, 40, 36)
     assert {row["document"] for row in asked} == set(knowledge.documents)
-    from components.evaluate.contains import contains
+    from components.evaluate.suites.execution.contains import contains
 
     for row in asked:
         text = (EXAMPLE / "documents" / row["document"]).read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from calltune.errors import ConfigError
-from components.evaluate.answer import Answer
+from components.evaluate.engines.answer import Answer
 
 
 class Ask(Protocol):
@@ -74,10 +74,10 @@ def opened(engine: str, folder: Path, tokenizer: Any, longest: int) -> Ask:
     # lm-eval's wrapper of a model refers to itself, and would keep the weights that a suite has loaded.
     gc.collect()
     if engine == "vllm":
-        from components.evaluate import vllm
+        from components.evaluate.engines import vllm
 
         return partial(vllm.answers, vllm.load(folder, longest))
-    from components.evaluate import hf
+    from components.evaluate.engines import hf
 
     network = hf.load(folder)
 
@@ -86,7 +86,7 @@ def opened(engine: str, folder: Path, tokenizer: Any, longest: int) -> Ask:
     ) -> Iterator[Answer]:
         constraint = None
         if grammars:
-            from components.evaluate.constraint import Constraint
+            from components.evaluate.engines.constraint import Constraint
 
             constraint = Constraint(tokenizer, grammars)
         return hf.answers(network, prompts, stop_ids, max_new_tokens, constraint)

@@ -12,9 +12,9 @@ from calltune.guard import check_all
 from calltune.parse import PARSERS
 from calltune.records import prompt_of
 from calltune.render import Renderer, answer_text, prompt_ids, template_of
-from components.evaluate import hf
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.constraint import Constraint, special_marks
+from components.evaluate.engines import hf
+from components.evaluate.engines.constraint import Constraint, special_marks
 from components.evaluate.served import exported as served_export
 from components.evaluate.served import of_folder
 from components.evaluate.step import evaluate

@@ -11,13 +11,14 @@ import pytest
 from calltune import models, storage
 from calltune.errors import DataError
 from calltune.records import question_sha256
-from components.evaluate import instructions, suites
+from components.evaluate import measuring
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.instruction_rows import questions
-from components.evaluate.rouge import exact_match, rouge_l
 from components.evaluate.served import Served
+from components.evaluate.suites.instructions import suite
+from components.evaluate.suites.instructions.questions import questions
+from components.evaluate.suites.instructions.rouge import exact_match, rouge_l
 
-BUNDLED = Path(__file__).parents[3] / "examples" / "instructions" / "rows.jsonl"
+BUNDLED = Path(__file__).parents[5] / "examples" / "instructions" / "rows.jsonl"
 ALPACA = [
     {"instruction": "Edit for grammar.", "input": "He go home.", "output": "He goes home."},
     {"instruction": "Name a color.", "input": "", "output": "Blue"},
@@ -186,13 +187,15 @@ def test_an_exact_match_looks_neither_at_case_nor_at_spacing(answer, reference, 
 
 def test_a_model_is_asked_as_it_is_served_without_tools_and_its_answers_can_be_read(tiny_model, tmp_path, monkeypatch):
     asked = []
-    prompt_ids = instructions.prompt_ids
-    monkeypatch.setattr(instructions, "prompt_ids", lambda *given: asked.append(given[1:]) or prompt_ids(*given))
+    prompt_ids = suite.prompt_ids
+    monkeypatch.setattr(suite, "prompt_ids", lambda *given: asked.append(given[1:]) or prompt_ids(*given))
     file = write(tmp_path / "rows.jsonl", [*ALPACA, {"instruction": "Say one two three.", "input": "", "output": "x"}])
     config = EvaluateConfig(instructions={"questions": str(file), "max_new_tokens": 8})
-    first = suites.measured(served(tiny_model), config, beside=tmp_path)
+    first = measuring.measured(served(tiny_model), config, beside=tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "instructions.jsonl").read_text().splitlines()]
-    assert suites.rows_at(served(tiny_model), config, beside=tmp_path) == {"instructions": str(tmp_path / "instructions.jsonl")}
+    assert measuring.rows_at(served(tiny_model), config, beside=tmp_path) == {
+        "instructions": str(tmp_path / "instructions.jsonl")
+    }
     assert asked[0] == ([{"role": "user", "content": "Edit for grammar.\n\nHe go home."}], [])
     assert list(first) == ["instructions.rouge_l", "instructions.exact_match"]
 
@@ -209,7 +212,7 @@ def test_a_model_is_asked_as_it_is_served_without_tools_and_its_answers_can_be_r
         assert row["rouge_l"] == rouge_l(row["answer"], row["reference"]) == first["instructions.rouge_l"]["items"][row["id"]]
 
     write(file, [{**row, "output": rows[number]["answer"]} for number, row in enumerate(ALPACA)])
-    again = suites.measured(served(tiny_model), config)
+    again = measuring.measured(served(tiny_model), config)
     assert again["instructions.rouge_l"]["value"] == again["instructions.exact_match"]["value"] == 1.0
     assert again["instructions.exact_match"]["sha256"] != first["instructions.exact_match"]["sha256"], (
         "other answers, other measure"
@@ -219,11 +222,11 @@ def test_a_model_is_asked_as_it_is_served_without_tools_and_its_answers_can_be_r
 def test_a_stop_token_ends_an_answer_and_is_not_in_it(tiny_model, tmp_path):
     config = EvaluateConfig(instructions={"questions": str(write(tmp_path / "rows.jsonl", ALPACA[:1])), "max_new_tokens": 4})
     model = served(tiny_model)
-    suites.measured(model, config, beside=tmp_path)
+    measuring.measured(model, config, beside=tmp_path)
     whole = json.loads((tmp_path / "instructions.jsonl").read_text())
     ids = model.tokenizer(whole["answer"], add_special_tokens=False)["input_ids"]
     assert whole["stop"] == "length" and len(ids) > 1
-    suites.measured(replace(model, stop_ids=[ids[-1]]), config, beside=tmp_path)
+    measuring.measured(replace(model, stop_ids=[ids[-1]]), config, beside=tmp_path)
     ended = json.loads((tmp_path / "instructions.jsonl").read_text())
     assert ended["stop"] == "stop"
     assert ended["answer"] == model.tokenizer.decode(ids[: ids.index(ids[-1])]).strip()
@@ -240,9 +243,9 @@ def test_a_candidate_that_was_trained_on_the_questions_is_refused_with_the_rows(
     config = EvaluateConfig(instructions={"questions": str(file), "max_new_tokens": 2})
     if refused:
         with pytest.raises(DataError, match=f"^{re.escape(said)}: take them out of the file"):
-            suites.measured(served(folder, which), config)
+            measuring.measured(served(folder, which), config)
         return
-    assert suites.measured(served(folder, which), config)["instructions.rouge_l"]["n"] == 2
+    assert measuring.measured(served(folder, which), config)["instructions.rouge_l"]["n"] == 2
     assert said in (tmp_path / "events.jsonl").read_text(), "only harder to beat, and said"
 
 
@@ -252,7 +255,7 @@ def test_a_question_that_does_not_fit_the_model_is_named(tiny_model, tmp_path):
     with pytest.raises(
         DataError, match=r"questions, row 2: 20\d\d tokens and 256 for the answer are more than the model's 2048$"
     ):
-        suites.measured(served(tiny_model), config)
+        measuring.measured(served(tiny_model), config)
 
 
 def test_a_template_that_does_not_take_a_question_is_named(tiny_model, tmp_path):
@@ -260,23 +263,23 @@ def test_a_template_that_does_not_take_a_question_is_named(tiny_model, tmp_path)
     model.tokenizer.chat_template = "{{ raise_exception('no system message') }}"
     config = EvaluateConfig(instructions={"questions": str(write(tmp_path / "rows.jsonl", ALPACA))})
     with pytest.raises(DataError, match="row 1: the candidate's chat template does not take it: no system message"):
-        suites.measured(model, config)
+        measuring.measured(model, config)
 
 
 def test_results_are_kept_by_the_files_content_and_each_models_rows_by_themselves(tiny_model, tmp_path):
     file = write(tmp_path / "rows.jsonl", ALPACA)
     config = EvaluateConfig(instructions={"questions": str(file), "max_new_tokens": 4})
-    found = suites.measured(served(tiny_model), config, "code")
-    place = suites.rows_at(served(tiny_model), config, "code")["instructions"]
+    found = measuring.measured(served(tiny_model), config, "code")
+    place = measuring.rows_at(served(tiny_model), config, "code")["instructions"]
     assert len(storage.of_run().get(place.removeprefix(f"{storage.of_run().uri}/")).splitlines()) == 2
     moved = EvaluateConfig(instructions={"questions": str(write(tmp_path / "moved.jsonl", ALPACA)), "max_new_tokens": 4})
-    assert suites.rows_at(served(tiny_model), moved, "code")["instructions"] == place
+    assert measuring.rows_at(served(tiny_model), moved, "code")["instructions"] == place
     write(file, ALPACA[:1])
-    assert suites.rows_at(served(tiny_model), config, "code")["instructions"] != place
-    assert suites.measured(served(tiny_model), config, "code")["instructions.rouge_l"]["n"] == 1
-    assert suites.measured(served(tiny_model), moved, "code") == found
+    assert measuring.rows_at(served(tiny_model), config, "code")["instructions"] != place
+    assert measuring.measured(served(tiny_model), config, "code")["instructions.rouge_l"]["n"] == 1
+    assert measuring.measured(served(tiny_model), moved, "code") == found
     assert len(storage.of_run().list("evaluations/suites")) == 4
-    assert suites.rows_at(served(tiny_model), EvaluateConfig(), "code") == {}
+    assert measuring.rows_at(served(tiny_model), EvaluateConfig(), "code") == {}
 
 
 def test_the_gate_can_ask_for_them_and_for_how_much_may_be_lost(tiny_model, tmp_path):
@@ -285,10 +288,10 @@ def test_the_gate_can_ask_for_them_and_for_how_much_may_be_lost(tiny_model, tmp_
 
     file = write(tmp_path / "rows.jsonl", ALPACA)
     config = EvaluateConfig(instructions={"questions": str(file), "max_new_tokens": 8})
-    suites.measured(served(tiny_model), config, beside=tmp_path)
+    measuring.measured(served(tiny_model), config, beside=tmp_path)
     answers = [json.loads(line)["answer"] for line in (tmp_path / "instructions.jsonl").read_text().splitlines()]
     write(file, [{**ALPACA[0], "output": answers[0]}, ALPACA[1]])
-    found = {"suites": suites.measured(served(tiny_model), config)}
+    found = {"suites": measuring.measured(served(tiny_model), config)}
     for least, passes in ((0.5, True), (0.6, False)):
         asked = GateConfig(suites={"instructions.exact_match": least}, regression={"instructions.rouge_l": 0.0})
         made = {check.name: check.passed for check in checks(found, found, asked)}

@@ -87,7 +87,7 @@ def _run(asked: dict[str, Any], folder: Path, timeout_s: float, most: int) -> tu
         request.seek(0)
         process = subprocess.Popen(
             # -P: no folder of ours or of the call's stands before the libraries that the user's file imports.
-            [sys.executable, "-P", "-m", "components.evaluate.tool_runner"],
+            [sys.executable, "-P", "-m", "components.evaluate.suites.execution.tool_runner"],
             stdin=request,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -9,12 +9,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 from calltune import attention, models
 from calltune.render import common_prefix
-from components.evaluate.answer import Answer
-from components.evaluate.prefix import NAME as PREFIX_ATTENTION
-from components.evaluate.prefix import KeysValues, prefill
+from components.evaluate.engines.answer import Answer
+from components.evaluate.engines.prefix import NAME as PREFIX_ATTENTION
+from components.evaluate.engines.prefix import KeysValues, prefill
 
 if TYPE_CHECKING:
-    from components.evaluate.constraint import Constraint
+    from components.evaluate.engines.constraint import Constraint
 
 BATCH_ROWS = 64
 """Rows decoded together. More read the weights less often, until their own caches outgrow the memory bandwidth."""

@@ -16,10 +16,12 @@ import pytest
 
 from calltune import models, storage
 from calltune.errors import ConfigError, DataError, Unavailable, UserError
-from components.evaluate import hf, judge, suites
+from components.evaluate import measuring
 from components.evaluate.config import EvaluateConfig, JudgeConfig
-from components.evaluate.judge import Judge, messages, verdict
+from components.evaluate.engines import hf
 from components.evaluate.served import Served
+from components.evaluate.suites.instructions import judge
+from components.evaluate.suites.instructions.judge import Judge, messages, verdict
 
 TEXTS = re.compile(r"<(question|answer A|answer B) (\w+)>\n(.*?)\n</\1 \2>", re.DOTALL)
 ROWS = [
@@ -121,7 +123,7 @@ def config(endpoint, file):
 
 
 def rows_of(model, config, code):
-    key = suites.rows_at(model, config, code)["instructions"].removeprefix(f"{storage.of_run().uri}/")
+    key = measuring.rows_at(model, config, code)["instructions"].removeprefix(f"{storage.of_run().uri}/")
     return [json.loads(line) for line in storage.of_run().get(key).splitlines()]
 
 
@@ -135,7 +137,7 @@ def notes(tmp_path):
 
 
 def test_a_judge_that_goes_by_the_texts_says_the_same_in_both_orders(model, config, endpoint):
-    found = suites.measured(model, config(), "code")
+    found = measuring.measured(model, config(), "code")
     assert list(found) == ["instructions.win_rate", "instructions.judge_agreement", "instructions.verdict_rate"]
     rows = rows_of(model, config(), "code")
     assert [row["id"] for row in rows] == [str(number) for number in range(1, 13)]
@@ -154,7 +156,7 @@ def test_a_judge_that_goes_by_the_texts_says_the_same_in_both_orders(model, conf
 
 def test_a_judge_that_prefers_what_stands_first_decides_nothing_and_agrees_with_itself_nowhere(model, config, endpoint, tmp_path):
     endpoint.rule = lambda *_: says("A")
-    found = suites.measured(model, config())
+    found = measuring.measured(model, config())
     assert set(found["instructions.win_rate"]["items"].values()) == {0.5}
     assert found["instructions.judge_agreement"]["value"] == 0.0
     assert notes(tmp_path) == [
@@ -165,7 +167,7 @@ def test_a_judge_that_prefers_what_stands_first_decides_nothing_and_agrees_with_
 
 def test_a_tie_is_half_a_win_and_agrees_with_a_tie_only(model, config, endpoint):
     endpoint.rule = lambda question, first, second: says("tie" if "rain" in question or len(first) > len(second) else "B")
-    found = suites.measured(model, config())
+    found = measuring.measured(model, config())
     assert set(found["instructions.win_rate"]["items"].values()) == {0.5}
     agreed = found["instructions.judge_agreement"]["items"]
     assert agreed.pop("1") == 1.0 and set(agreed.values()) == {0.0}
@@ -173,7 +175,7 @@ def test_a_tie_is_half_a_win_and_agrees_with_a_tie_only(model, config, endpoint)
 
 def test_few_words_that_are_no_verdict_count_as_undecided_and_are_reported(model, config, endpoint):
     endpoint.rule = lambda question, first, second: "It is A!" if "rain" in question else longer(question, first, second)
-    found = suites.measured(model, config())
+    found = measuring.measured(model, config())
     assert [found[f"instructions.{name}"]["items"]["1"] for name in ("win_rate", "judge_agreement", "verdict_rate")] == [
         0.5,
         0,
@@ -185,7 +187,7 @@ def test_few_words_that_are_no_verdict_count_as_undecided_and_are_reported(model
 def test_more_than_a_tenth_without_a_verdict_ends_the_step_with_what_the_judge_said(model, config, endpoint):
     endpoint.rule = lambda question, first, second: "I like\nboth." if re.search("rain|wool", question) else says("A")
     with pytest.raises(DataError, match=r"judge: rule-1 gives no verdict of 2 of 12 answers, .* and said: I like both\.$"):
-        suites.measured(model, config())
+        measuring.measured(model, config())
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,7 @@ def test_an_answer_cannot_end_itself_or_speak_in_the_rules_place():
 
 def test_the_judge_is_asked_greedily_for_a_schema_and_with_the_token_of_the_environment(model, config, endpoint, monkeypatch):
     monkeypatch.setenv("CALLTUNE_JUDGE_TOKEN", f"{TOKEN}\n")
-    suites.measured(model, config(), "code")
+    measuring.measured(model, config(), "code")
     body = endpoint.asked[0]
     assert (body["model"], body["temperature"]) == ("rule-1", 0)
     assert body["response_format"]["json_schema"]["schema"]["properties"]["verdict"]["enum"] == ["A", "B", "tie"]
@@ -285,7 +287,7 @@ def test_a_judge_that_stays_away_ends_the_step_with_one_line_and_one_that_may_en
     with pytest.raises(
         Unavailable, match=r"^evaluate\.instructions\.judge: rule-1 at http://\S+: HTTP 503: try later, 7 times$"
     ) as it:
-        suites.measured(model, config())
+        measuring.measured(model, config())
     assert it.value.exit_code == 1
     assert len(endpoint.headers) < 24 * 7 / 2, "after the first that fails the others are not begun"
 
@@ -340,33 +342,33 @@ def test_words_that_are_none_are_no_verdict_and_no_error(endpoint, content, word
 
 
 def test_a_step_that_is_started_again_asks_neither_the_model_nor_the_judge_twice(model, config, endpoint, monkeypatch):
-    whole = suites.measured(model, config(), "")
+    whole = measuring.measured(model, config(), "")
     before = len(endpoint.asked)
     endpoint.refuse = lambda _: error(503) if len(endpoint.asked) >= before + 10 else None
     with pytest.raises(Unavailable):
-        suites.measured(model, config(), "code")
+        measuring.measured(model, config(), "code")
     store = storage.of_run()
     assert [key for key in store.list("evaluations/suites") if "/verdicts/" in key]
     endpoint.refuse = lambda _: None
     monkeypatch.setattr(hf, "load", lambda *_: pytest.fail("all answers are there"))
-    assert suites.measured(model, config(), "code") == whole
+    assert measuring.measured(model, config(), "code") == whole
     assert len(endpoint.asked) - before == 24, "what was paid for is not asked again"
-    key = suites.rows_at(model, config(), "code")["instructions"].removeprefix(f"{store.uri}/")
+    key = measuring.rows_at(model, config(), "code")["instructions"].removeprefix(f"{store.uri}/")
     assert store.list("evaluations/suites") == sorted([key, f"{key.removesuffix('.jsonl')}.json"]), "nothing else is left"
-    assert suites.measured(model, config(), "code") == whole
+    assert measuring.measured(model, config(), "code") == whole
     assert len(endpoint.asked) - before == 24
 
 
 def test_results_depend_on_who_judges_by_which_rubric_and_not_on_how_it_is_asked(config, file, monkeypatch, tmp_path):
-    said = suites.recorded(config())["instructions"]
+    said = measuring.recorded(config())["instructions"]
     assert said["judge"].keys() == {"url", "model", "rubric"} and said["questions"] == models.file_sha256(file)
     monkeypatch.setenv("CALLTUNE_JUDGE_TOKEN", TOKEN)
-    assert suites.recorded(config(timeout_s=9, parallel=9))["instructions"] == said
-    assert suites.recorded(config(model="rule-2"))["instructions"] != said
-    assert suites.recorded(config(url="http://elsewhere/v1"))["instructions"] != said
+    assert measuring.recorded(config(timeout_s=9, parallel=9))["instructions"] == said
+    assert measuring.recorded(config(model="rule-2"))["instructions"] != said
+    assert measuring.recorded(config(url="http://elsewhere/v1"))["instructions"] != said
     (tmp_path / "rubric.jinja").write_text("another")
     monkeypatch.setattr("components.evaluate.config.RUBRIC", tmp_path / "rubric.jinja")
-    assert suites.recorded(config())["instructions"] != said
+    assert measuring.recorded(config())["instructions"] != said
 
 
 @pytest.mark.parametrize(

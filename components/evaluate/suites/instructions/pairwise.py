@@ -8,8 +8,8 @@ from calltune import runtime
 from calltune.errors import DataError
 from calltune.records import sha256
 from components.evaluate.config import JudgeConfig
-from components.evaluate.details import Details
-from components.evaluate.judge import Judge, messages, verdict
+from components.evaluate.suites.details import Details
+from components.evaluate.suites.instructions.judge import Judge, messages, verdict
 
 ORDERS = (("answer", "reference"), ("reference", "answer"))
 """Which of the two stands first, and which second."""

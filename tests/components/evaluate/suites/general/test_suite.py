@@ -12,12 +12,13 @@ from tokenizers.processors import TemplateProcessing
 
 from calltune import models, storage
 from calltune.errors import ConfigError, DataError
-from components.evaluate import general, suites
+from components.evaluate import measuring
 from components.evaluate.config import EvaluateConfig, GeneralConfig
-from components.evaluate.documents import documents
 from components.evaluate.served import Served
-from components.evaluate.tasks import BUNDLED, metrics_of
-from components.evaluate.text import losses, windows
+from components.evaluate.suites.general import suite
+from components.evaluate.suites.general.documents import documents
+from components.evaluate.suites.general.tasks import BUNDLED, metrics_of
+from components.evaluate.suites.general.text import losses, windows
 
 KNOWLEDGE = "general.calltune_knowledge.acc"
 TEXT = """A first document of a few words, long enough to say something.
@@ -69,7 +70,7 @@ def test_the_real_model_is_measured_on_the_bundled_task_and_a_text_without_a_net
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     begun = time.monotonic()
     config = EvaluateConfig(general={"tasks": ["calltune_knowledge"], "text": str(text)})
-    found = suites.measured(served(base_folder), config)
+    found = measuring.measured(served(base_folder), config)
     assert list(found) == [KNOWLEDGE, "general.text_loss"]
     knowledge, loss = found.values()
     assert set(knowledge["items"].values()) == {0.0, 1.0}
@@ -91,22 +92,22 @@ def test_a_bundled_question_has_four_choices_of_which_one_is_right_and_none_stan
 def test_tasks_of_ones_own_are_read_from_their_folder_and_a_group_is_one_measure(tiny_model, own, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     settings = GeneralConfig(tasks=["letters", "both_letters"], tasks_folder=str(own))
-    found = general.measures(served(tiny_model), settings)
+    found = suite.measures(served(tiny_model), settings)
     assert list(found) == ["general.letters.acc", "general.both_letters.acc"]
     assert [len(one.items) for one in found.values()] == [4, 8]
     both = found["general.both_letters.acc"].items
     assert {id_: both[id_] for id_ in found["general.letters.acc"].items} == found["general.letters.acc"].items
-    first = general.measures(served(tiny_model), GeneralConfig(tasks=["letters"], tasks_folder=str(own), limit=3))
+    first = suite.measures(served(tiny_model), GeneralConfig(tasks=["letters"], tasks_folder=str(own), limit=3))
     assert list(first["general.letters.acc"].items) == ["letters/0", "letters/1", "letters/2"]
 
 
 def test_another_question_is_another_measure_to_compare_with(tiny_model, own):
     settings = GeneralConfig(tasks=["letters"], tasks_folder=str(own))
-    before = general.measures(served(tiny_model), settings)["general.letters.acc"]
-    again = general.measures(served(tiny_model), settings)["general.letters.acc"]
+    before = suite.measures(served(tiny_model), settings)["general.letters.acc"]
+    again = suite.measures(served(tiny_model), settings)["general.letters.acc"]
     assert again.as_dict() == before.as_dict()
     (own / "spelling.jsonl").write_text("".join(json.dumps({**row, "question": "z"}) + "\n" for row in SPELLING))
-    after = general.measures(served(tiny_model), settings)["general.letters.acc"]
+    after = suite.measures(served(tiny_model), settings)["general.letters.acc"]
     assert after.items.keys() == before.items.keys()
     assert after.as_dict()["sha256"] != before.as_dict()["sha256"]
 
@@ -144,7 +145,7 @@ def test_a_task_whose_data_is_not_there_is_refused_in_one_line(tiny_model, own):
     with pytest.raises(
         ConfigError, match=r"^evaluate\.general\.tasks: letters cannot be loaded: FileNotFoundError: .*spelling"
     ) as it:
-        general.measures(served(tiny_model), settings)
+        suite.measures(served(tiny_model), settings)
     assert "\n" not in str(it.value)
 
 
@@ -152,13 +153,13 @@ def test_a_metric_that_is_no_number_for_each_question_is_refused(tiny_model, own
     listed = "metric_list: [{metric: mcc, higher_is_better: true}]\n"
     (own / "letters.yaml").write_text(TASK.format(name="letters", data="spelling.jsonl") + listed)
     with pytest.raises(ConfigError, match=r"letters has no number for each question: its mcc is "):
-        general.measures(served(tiny_model), GeneralConfig(tasks=["letters"], tasks_folder=str(own)))
+        suite.measures(served(tiny_model), GeneralConfig(tasks=["letters"], tasks_folder=str(own)))
 
 
 def test_a_folder_may_be_named_from_here_although_tasks_are_read_from_theirs(tiny_model, own, monkeypatch):
     monkeypatch.chdir(tiny_model.parent)
     (own / "letters.yaml").write_text(TASK.format(name="letters", data="spelling.jsonl"))
-    found = general.measures(served(Path(tiny_model.name)), GeneralConfig(tasks=["letters"], tasks_folder=str(own)))
+    found = suite.measures(served(Path(tiny_model.name)), GeneralConfig(tasks=["letters"], tasks_folder=str(own)))
     assert found["general.letters.acc"].items
 
 
@@ -237,9 +238,9 @@ def test_documents_of_one_token_have_no_loss(tiny_model):
 
 
 def test_a_model_whose_loss_is_no_number_is_refused(tiny_model, text, monkeypatch):
-    monkeypatch.setattr(general, "losses", lambda *_: {"1": math.nan})
+    monkeypatch.setattr(suite, "losses", lambda *_: {"1": math.nan})
     with pytest.raises(DataError, match="item '1' of a suite is nan"):
-        suites.measured(served(tiny_model), EvaluateConfig(general={"text": str(text)}))
+        measuring.measured(served(tiny_model), EvaluateConfig(general={"text": str(text)}))
 
 
 # What is kept
@@ -247,29 +248,29 @@ def test_a_model_whose_loss_is_no_number_is_refused(tiny_model, text, monkeypatc
 
 def test_results_are_kept_by_what_they_depend_on(tiny_model, text, tmp_path, monkeypatch):
     calls = []
-    measures = general.measures
-    monkeypatch.setattr(general, "measures", lambda *asked: calls.append(asked) or measures(*asked))
+    measures = suite.measures
+    monkeypatch.setattr(suite, "measures", lambda *asked: calls.append(asked) or measures(*asked))
     config, model = EvaluateConfig(general={"text": str(text)}), served(tiny_model)
-    first = suites.measured(model, config, "code-1")
-    assert suites.measured(model, config, "code-1") == first
+    first = measuring.measured(model, config, "code-1")
+    assert measuring.measured(model, config, "code-1") == first
     assert len(calls) == 1
     elsewhere = tmp_path / "copy of the text.txt"
     elsewhere.write_text(TEXT)
-    assert suites.measured(model, EvaluateConfig(general={"text": str(elsewhere)}), "code-1") == first
+    assert measuring.measured(model, EvaluateConfig(general={"text": str(elsewhere)}), "code-1") == first
     assert len(calls) == 1, "the content counts, not its name"
-    suites.measured(model, config, "code-2")
+    measuring.measured(model, config, "code-2")
     elsewhere.write_text(TEXT + "\n\nOne more.")
-    suites.measured(model, EvaluateConfig(general={"text": str(elsewhere)}), "code-1")
+    measuring.measured(model, EvaluateConfig(general={"text": str(elsewhere)}), "code-1")
     assert len(calls) == 3
     assert len(storage.of_run().list("evaluations/suites")) == 3
-    suites.measured(model, config)
+    measuring.measured(model, config)
     assert len(calls) == 4, "by itself, a step asks no store"
 
 
 def test_settings_say_what_was_measured_with_and_nothing_of_what_was_not(text):
     usual = {"engine": "auto", "decoding": "free", "max_new_tokens": 160, "arguments": {}, "robustness": []}
-    assert suites.recorded(EvaluateConfig()) == usual
-    said = suites.recorded(EvaluateConfig(general={"tasks": ["calltune_knowledge"], "text": str(text)}))["general"]
+    assert measuring.recorded(EvaluateConfig()) == usual
+    said = measuring.recorded(EvaluateConfig(general={"tasks": ["calltune_knowledge"], "text": str(text)}))["general"]
     assert said["text"] == models.file_sha256(text)
     assert said["versions"].keys() == {"lm-eval"}
 
@@ -280,9 +281,9 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch):
     def absent(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(suites, "version", absent)
+    monkeypatch.setattr(measuring, "version", absent)
     with pytest.raises(
         ConfigError, match=r"^evaluate\.general needs the package lm-eval, which is not installed: pip install .*"
     ):
-        suites.recorded(EvaluateConfig(general={"tasks": ["gsm8k"]}))
-    assert "versions" not in suites.recorded(EvaluateConfig(general={"text": __file__}))["general"], "a text needs none"
+        measuring.recorded(EvaluateConfig(general={"tasks": ["gsm8k"]}))
+    assert "versions" not in measuring.recorded(EvaluateConfig(general={"text": __file__}))["general"], "a text needs none"

@@ -13,13 +13,14 @@ from calltune import models
 from calltune.errors import DataError
 from calltune.records import question_sha256
 from calltune.render import TEMPLATES, Renderer, prompt_ids, token_ids
-from components.evaluate import execution, suites
+from components.evaluate import measuring
 from components.evaluate.config import EvaluateConfig, ExecutionConfig
-from components.evaluate.details import Details
-from components.evaluate.execution_questions import prepare
 from components.evaluate.served import Served
+from components.evaluate.suites.details import Details
+from components.evaluate.suites.execution import suite
+from components.evaluate.suites.execution.questions import prepare
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "helpdesk"
+EXAMPLE = Path(__file__).parents[5] / "examples" / "helpdesk"
 STEPS = 300
 OTHERS = 2_000
 TIMEOUT_S = 5
@@ -186,7 +187,7 @@ def measured(served, settings):
     """The measures of a model, and the rows that a person can read."""
     with tempfile.TemporaryDirectory() as folder:
         details = Details(None, "", Path(folder) / "execution.jsonl")
-        found = execution.measures(served, settings, details)
+        found = suite.measures(served, settings, details)
         return found, [json.loads(line) for line in details.file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -199,7 +200,7 @@ def played(taught, settings, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("CALLTUNE_STORAGE", str(place / "store"))
             patch.setenv("CALLTUNE_EVENTS", str(place / "events.jsonl"))
-            return suites.measured(taught, EvaluateConfig(execution=settings), "code")
+            return measuring.measured(taught, EvaluateConfig(execution=settings), "code")
 
     found = measure()
     (file,) = (place / "store" / "evaluations" / "suites").glob("*.jsonl")
@@ -227,7 +228,7 @@ def test_what_becomes_of_the_calls_is_counted_question_by_question(played):
     failed = {id_: [call["failed"] for call in row["calls"]] for id_, row in rows.items()}
     assert (failed["4"], failed["5"], failed["7"]) == (["raised"], ["invalid"], [])
     assert (failed["6"], failed["9"]) == ([None] * 3, [None] * 2)
-    ends = {id_: row["ended"] for id_, row in rows.items() if row["ended"] != execution.ANSWER}
+    ends = {id_: row["ended"] for id_, row in rows.items() if row["ended"] != suite.ANSWER}
     assert ends == {"6": "max_turns reached", "7": "malformed", "10": "cut off"}
 
 
@@ -236,7 +237,7 @@ def test_a_measure_has_its_interval_is_kept_in_the_store_and_the_gate_takes_it(p
     from components.gate.suites import checks
 
     once, _, measure = played
-    monkeypatch.setattr(execution, "measures", None)
+    monkeypatch.setattr(suite, "measures", None)
     assert measure() == once, "the second time it is taken from the store"
     retrieved = once["execution.retrieved"]
     assert retrieved["n"] == 3 and retrieved["low"] < retrieved["value"] == 2 / 3 < retrieved["high"]
@@ -290,7 +291,7 @@ def test_a_conversation_that_outgrows_the_models_window_ends_there(taught, setti
 
 def test_a_question_that_the_model_was_trained_on_is_named(asked_alone, tmp_path):
     learnt = question_sha256({"messages": [{"role": "user", "content": ROWS[0]["question"]}]})
-    assert asked_alone(ROWS[0], trained_on=json.dumps([learnt]))["ended"] == execution.ANSWER
+    assert asked_alone(ROWS[0], trained_on=json.dumps([learnt]))["ended"] == suite.ANSWER
     said = (tmp_path / "events.jsonl").read_text()
     assert "evaluate candidate: execution: the model was trained on the question in line 1" in said
 
@@ -388,7 +389,7 @@ def test_documents_need_a_search_tool(asking, tmp_path, replaced, message):
 
 def test_the_examples_tools_give_plausible_results_and_the_model_has_learnt_their_schemas(tmp_path):
     from calltune.tools import load
-    from components.evaluate.tool_process import call
+    from components.evaluate.suites.execution.tool_process import call
 
     assert [tool["function"]["name"] for tool in load(EXAMPLE / "tools.py")] == [
         "search_knowledge_base",

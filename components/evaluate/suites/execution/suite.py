@@ -17,15 +17,16 @@ from calltune import guard, runtime
 from calltune.parse import PARSERS
 from calltune.records import Call, Message
 from calltune.render import answer_text, prompt_ids
-from components.evaluate import hf, tool_process
-from components.evaluate.answer import Answer
 from components.evaluate.config import ExecutionConfig
-from components.evaluate.contains import contains
-from components.evaluate.details import Details
-from components.evaluate.execution_questions import QUERY, SEARCH, Prepared, Question, prepare
-from components.evaluate.measure import Measure
+from components.evaluate.engines import hf
+from components.evaluate.engines.answer import Answer
 from components.evaluate.questions import seen_in_training
-from components.evaluate.tool_process import Outcome
+from components.evaluate.suites.details import Details
+from components.evaluate.suites.execution import tool_process
+from components.evaluate.suites.execution.contains import contains
+from components.evaluate.suites.execution.questions import QUERY, SEARCH, Prepared, Question, prepare
+from components.evaluate.suites.execution.tool_process import Outcome
+from components.evaluate.suites.measure import Measure
 
 if TYPE_CHECKING:
     from components.evaluate.served import Served

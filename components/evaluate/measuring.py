@@ -14,11 +14,11 @@ from calltune import runtime, storage
 from calltune.errors import ConfigError
 from calltune.records import sha256
 from components.evaluate.config import EvaluateConfig, ExecutionConfig, GeneralConfig, InstructionsConfig
-from components.evaluate.details import Details
+from components.evaluate.suites.details import Details
 
 if TYPE_CHECKING:
-    from components.evaluate.measure import Measure
     from components.evaluate.served import Served
+    from components.evaluate.suites.measure import Measure
 
 
 def recorded(config: EvaluateConfig) -> dict[str, Any]:
@@ -92,21 +92,21 @@ def _details(served: "Served", config: EvaluateConfig, code: str, beside: Path |
 
 
 def _general(served: "Served", settings: GeneralConfig, _: Details) -> "dict[str, Measure]":
-    from components.evaluate import general
+    from components.evaluate.suites.general import suite
 
-    return general.measures(served, settings)
+    return suite.measures(served, settings)
 
 
 def _instructions(served: "Served", settings: InstructionsConfig, details: Details) -> "dict[str, Measure]":
-    from components.evaluate import instructions
+    from components.evaluate.suites.instructions import suite
 
-    return instructions.measures(served, settings, details)
+    return suite.measures(served, settings, details)
 
 
 def _execution(served: "Served", settings: ExecutionConfig, details: Details) -> "dict[str, Measure]":
-    from components.evaluate import execution
+    from components.evaluate.suites.execution import suite
 
-    return execution.measures(served, settings, details)
+    return suite.measures(served, settings, details)
 
 
 # Each imports what it needs only when it is asked for: some of it takes seconds.

@@ -13,9 +13,9 @@ from calltune.errors import DataError
 from calltune.records import Message, Tool, canonical
 from calltune.settings import Settings
 from calltune.validate import problem
-from components.evaluate import tool_process
 from components.evaluate.config import ExecutionConfig
-from components.evaluate.knowledge import Knowledge
+from components.evaluate.suites.execution import tool_process
+from components.evaluate.suites.execution.knowledge import Knowledge
 
 SEARCH = "search_knowledge_base"
 """The tool that searches the documents."""
