@@ -14,10 +14,10 @@ from calltune import runtime, storage
 from calltune.errors import ConfigError
 from calltune.records import sha256
 from components.evaluate.config import EvaluateConfig, ExecutionConfig, GeneralConfig, InstructionsConfig
+from components.evaluate.served import Served
 from components.evaluate.suites.details import Details
 
 if TYPE_CHECKING:
-    from components.evaluate.served import Served
     from components.evaluate.suites.measure import Measure
 
 
@@ -50,7 +50,7 @@ def _version(suite: str, library: str) -> str:
         raise ConfigError(f"{needs}: pip install -c constraints.txt {library}") from None
 
 
-def measured(served: "Served", config: EvaluateConfig, code: str = "", beside: Path | None = None) -> dict[str, dict[str, Any]]:
+def measured(served: Served, config: EvaluateConfig, code: str = "", beside: Path | None = None) -> dict[str, dict[str, Any]]:
     """Every measure that the config asks for: `suites` in `metrics.json`.
 
     Args:
@@ -77,13 +77,13 @@ def measured(served: "Served", config: EvaluateConfig, code: str = "", beside: P
     return found
 
 
-def rows_at(served: "Served", config: EvaluateConfig, code: str = "", beside: Path | None = None) -> dict[str, str]:
+def rows_at(served: Served, config: EvaluateConfig, code: str = "", beside: Path | None = None) -> dict[str, str]:
     """Where what a suite was answered can be read, question by question, after :func:`measured` with the same: by its name."""
     found = {name: details.address for name, details in _details(served, config, code, beside) if config.suites[name].has_rows}
     return {name: address for name, address in found.items() if address}
 
 
-def _details(served: "Served", config: EvaluateConfig, code: str, beside: Path | None) -> Iterator[tuple[str, Details]]:
+def _details(served: Served, config: EvaluateConfig, code: str, beside: Path | None) -> Iterator[tuple[str, Details]]:
     settings, store = recorded(config), storage.of_run() if code else None
     for name, suite in config.suites.items():
         if suite.measures():
@@ -91,26 +91,26 @@ def _details(served: "Served", config: EvaluateConfig, code: str, beside: Path |
             yield name, Details(store, f"evaluations/suites/{sha256(identity)}", beside and beside / f"{name}.jsonl")
 
 
-def _general(served: "Served", settings: GeneralConfig, _: Details) -> "dict[str, Measure]":
+def _general(served: Served, settings: GeneralConfig, _: Details) -> "dict[str, Measure]":
     from components.evaluate.suites.general import suite
 
     return suite.measures(served, settings)
 
 
-def _instructions(served: "Served", settings: InstructionsConfig, details: Details) -> "dict[str, Measure]":
+def _instructions(served: Served, settings: InstructionsConfig, details: Details) -> "dict[str, Measure]":
     from components.evaluate.suites.instructions import suite
 
     return suite.measures(served, settings, details)
 
 
-def _execution(served: "Served", settings: ExecutionConfig, details: Details) -> "dict[str, Measure]":
+def _execution(served: Served, settings: ExecutionConfig, details: Details) -> "dict[str, Measure]":
     from components.evaluate.suites.execution import suite
 
     return suite.measures(served, settings, details)
 
 
 # Each imports what it needs only when it is asked for: some of it takes seconds.
-_SUITES: dict[str, Callable[["Served", Any, Details], "dict[str, Measure]"]] = {
+_SUITES: dict[str, Callable[[Served, Any, Details], "dict[str, Measure]"]] = {
     "general": _general,
     "instructions": _instructions,
     "execution": _execution,

@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import TemplateError
 
@@ -21,15 +21,13 @@ from components.evaluate.config import ExecutionConfig
 from components.evaluate.engines import hf
 from components.evaluate.engines.answer import Answer
 from components.evaluate.questions import seen_in_training
+from components.evaluate.served import Served
 from components.evaluate.suites.details import Details
 from components.evaluate.suites.execution import tool_process
 from components.evaluate.suites.execution.contains import contains
 from components.evaluate.suites.execution.questions import QUERY, SEARCH, Prepared, Question, prepare
 from components.evaluate.suites.execution.tool_process import Outcome
 from components.evaluate.suites.measure import Measure
-
-if TYPE_CHECKING:
-    from components.evaluate.served import Served
 
 ANSWER = "answer"
 """How a conversation ends that ends well: with words, and by itself."""
@@ -70,7 +68,7 @@ class Conversation:
         return {f"execution.{name}": float(right) for name, right in judged.items()}
 
 
-def measures(served: "Served", settings: ExecutionConfig, details: Details) -> dict[str, Measure]:
+def measures(served: Served, settings: ExecutionConfig, details: Details) -> dict[str, Measure]:
     """The measures of one model.
 
     Args:
@@ -114,7 +112,7 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts.most_common()) or "none"
 
 
-def _play(served: "Served", settings: ExecutionConfig, prepared: Prepared, conversations: list[Conversation]) -> None:
+def _play(served: Served, settings: ExecutionConfig, prepared: Prepared, conversations: list[Conversation]) -> None:
     """Ask and call until each conversation has ended."""
     network = hf.load(served.folder.path)
     room = getattr(network.config, "max_position_embeddings", None) or float("inf")
@@ -141,7 +139,7 @@ def _play(served: "Served", settings: ExecutionConfig, prepared: Prepared, conve
     progress.update(len(conversations))
 
 
-def _take(conversation: Conversation, served: "Served", prepared: Prepared, answer: Answer, settings: ExecutionConfig) -> None:
+def _take(conversation: Conversation, served: Served, prepared: Prepared, answer: Answer, settings: ExecutionConfig) -> None:
     """Go on with what the model says: its words are the end, its calls are run."""
     text = answer_text(served.tokenizer, answer.ids, served.stop_ids)
     parsed = PARSERS[served.syntax](text)

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -14,13 +14,11 @@ from calltune import models
 from calltune.errors import ConfigError
 from calltune.metrics import TEXT_LOSS
 from components.evaluate.config import GeneralConfig
+from components.evaluate.served import Served
 from components.evaluate.suites.general.documents import documents
 from components.evaluate.suites.general.tasks import bundled, manager_of, metrics_of
 from components.evaluate.suites.general.text import losses
 from components.evaluate.suites.measure import Measure
-
-if TYPE_CHECKING:
-    from components.evaluate.served import Served
 
 BATCH_ROWS = 8
 """Rows of a batch of lm-eval, which keeps the logits of all their tokens: at 700 tokens and 128,000 words 3 GB in float32."""
@@ -28,7 +26,7 @@ SEED = 1234
 """Of the examples that are shown before a question: lm-eval's own."""
 
 
-def measures(served: "Served", settings: GeneralConfig) -> dict[str, Measure]:
+def measures(served: Served, settings: GeneralConfig) -> dict[str, Measure]:
     """The measures of one model.
 
     Raises:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import TemplateError
 
@@ -14,14 +14,12 @@ from calltune.render import answer_text, prompt_ids
 from components.evaluate.config import InstructionsConfig
 from components.evaluate.journal import Asked, Written
 from components.evaluate.questions import seen_in_training
+from components.evaluate.served import Served
 from components.evaluate.suites.details import Details
 from components.evaluate.suites.instructions.pairwise import agreement, judged, readable, win
 from components.evaluate.suites.instructions.questions import questions
 from components.evaluate.suites.instructions.rouge import exact_match, rouge_l
 from components.evaluate.suites.measure import Measure
-
-if TYPE_CHECKING:
-    from components.evaluate.served import Served
 
 NAMED = 5
 """Questions that an error names at most."""
@@ -36,7 +34,7 @@ _BY_WORDS: dict[str, Callable[[dict[str, Any]], float]] = {
 }
 
 
-def measures(served: "Served", settings: InstructionsConfig, details: Details) -> dict[str, Measure]:
+def measures(served: Served, settings: InstructionsConfig, details: Details) -> dict[str, Measure]:
     """The measures of one model; what it answered, and what was said of that, goes into the details' rows.
 
     Raises:
@@ -58,7 +56,7 @@ def measures(served: "Served", settings: InstructionsConfig, details: Details) -
     return {name: Measure({row["id"]: of(row) for row in rows}, asked) for name, of in functions.items()}
 
 
-def _require_unseen(served: "Served", records: Sequence[Record]) -> None:
+def _require_unseen(served: Served, records: Sequence[Record]) -> None:
     """Refuse a candidate that was trained on the questions. Of the others it is said: they are only harder to beat."""
     which = served.identity["which"]
     seen = seen_in_training(served.folder.path, records, which) or []
@@ -71,7 +69,7 @@ def _require_unseen(served: "Served", records: Sequence[Record]) -> None:
     runtime.note(said)
 
 
-def _answers(served: "Served", records: Sequence[Record], max_new_tokens: int, details: Details) -> dict[str, Written]:
+def _answers(served: Served, records: Sequence[Record], max_new_tokens: int, details: Details) -> dict[str, Written]:
     """The model's own greedy answers by id, as it is served, without tools; those of an earlier try first."""
     # It imports torch, for which a file that cannot be used need not wait.
     from components.evaluate.engines import hf
@@ -104,7 +102,7 @@ def _answers(served: "Served", records: Sequence[Record], max_new_tokens: int, d
     return found
 
 
-def _prompt(served: "Served", record: Record) -> list[int]:
+def _prompt(served: Served, record: Record) -> list[int]:
     try:
         return prompt_ids(served.tokenizer, prompt_of(record), [])
     except (TemplateError, TypeError) as error:
@@ -114,7 +112,7 @@ def _prompt(served: "Served", record: Record) -> list[int]:
         ) from None
 
 
-def _row(served: "Served", record: Record, written: Written) -> dict[str, Any]:
+def _row(served: Served, record: Record, written: Written) -> dict[str, Any]:
     """A question's line for people to read."""
     reference = record["messages"][-1]["content"]
     answer = answer_text(served.tokenizer, written.ids, served.stop_ids).strip()
