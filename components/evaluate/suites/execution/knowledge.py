@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calltune.errors import DataError
-from calltune.input_files import within
+from calltune.input_files import text_of, within
 
 KINDS = (".md", ".txt")
 RESULTS = 3
@@ -44,7 +44,7 @@ class Knowledge:
         if not files:
             raise DataError(f"{folder}: no document in it: a file that ends in {' or '.join(KINDS)}")
         self.documents = list(files)
-        self.passages = [Passage(name, text) for name, file in files.items() for text in _passages(_read(file))]
+        self.passages = [Passage(name, text) for name, file in files.items() for text in _passages(text_of(file))]
         words = _words([passage.text for passage in self.passages])
         if not any(words):
             raise DataError(f"{folder}: no word in its documents")
@@ -62,13 +62,6 @@ class Knowledge:
         # Of two with the same score the first in the folder, wherever this runs.
         order = sorted(range(len(scores)), key=lambda number: (-scores[number], number))
         return [self.passages[number] for number in order[:RESULTS] if scores[number] > 0]
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not a text in UTF-8: {error}") from None
 
 
 def _passages(text: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 
 from calltune.errors import DataError
+from calltune.input_files import text_of
 from calltune.records import Message, Tool, canonical
 from calltune.settings import Settings
 from calltune.validate import problem
@@ -86,10 +87,7 @@ def prepare(settings: ExecutionConfig) -> Prepared:
     if knowledge is not None:
         _require_search(tools, settings)
     file = Path(settings.questions)
-    try:
-        lines = [(n, line) for n, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not a text in UTF-8: {error}") from None
+    lines = [(n, line) for n, line in enumerate(text_of(file).splitlines(), 1) if line.strip()]
     questions: dict[str, Question] = {}
     seen: dict[str, int] = {}
     for number, line in lines:

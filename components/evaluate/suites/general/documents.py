@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from calltune.errors import DataError
+from calltune.input_files import text_of
 
 
 def documents(file: Path) -> list[str]:
@@ -12,13 +13,7 @@ def documents(file: Path) -> list[str]:
     Raises:
         DataError: it is no file that can be read, or no text in UTF-8, or there is nothing in it.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not a text in UTF-8: {error}") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
-    found = [document.strip() for document in re.split(r"\n\s*\n", text)]
+    found = [document.strip() for document in re.split(r"\n\s*\n", text_of(file))]
     kept = [document for document in found if document]
     if not kept:
         raise DataError(f"{file}: no text in it")

@@ -8,6 +8,7 @@ from calltune import validate
 from calltune.dialects import DIALECTS, detect
 from calltune.dialects.reading import RowError, strict_json
 from calltune.errors import DataError
+from calltune.input_files import text_of
 from calltune.records import Record, content_sha256
 
 LOOKED_AT = 100
@@ -39,12 +40,7 @@ def questions(file: Path, limit: int = 0) -> list[Record]:
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not a text in UTF-8: {error}") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+    text = text_of(file).removeprefix("\ufeff")
     if text.lstrip().startswith("["):
         rows = [(f"row {number}", row) for number, row in enumerate(_json(text, str(file)), 1)]
     else:
