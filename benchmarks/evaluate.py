@@ -27,7 +27,7 @@ CONTENDERS = ("ours", "one by one", "batched")
 
 def ours(folder: Path, prompts: Callable[[], list[list[int]]], stop_ids: Sequence[int]) -> tuple[float, list[list[int]]]:
     """Calltune's own engine; returns the seconds and each question's new tokens."""
-    from components.evaluate import hf
+    from components.evaluate.engines import hf
 
     network = hf.load(folder)
     started = time.perf_counter()

@@ -149,14 +149,14 @@ def tokenizer_with(name: str) -> Any:
 
 
 def engine(place: Path) -> Iterator[str]:
-    """What `components/evaluate/vllm.py` asks of vLLM, held against its classes and its sources; yields what was found.
+    """What `components/evaluate/engines/vllm.py` asks of vLLM, held against its classes and its sources; yields what was found.
 
     Raises:
         ValueError: vLLM would refuse something.
     """
     from vllm.v1.structured_output.backend_guidance import validate_guidance_grammar
 
-    from components.evaluate import vllm
+    from components.evaluate.engines import vllm
 
     asked: list[Any] = []
 

@@ -27,7 +27,7 @@ Compute = Callable[["PreTrainedModel", Sequence[list[int]]], "torch.Tensor"]
 def require_full_attention(folder: Path) -> None:
     """Refuse a model with a layer that does not simply attend to all that comes before.
 
-    Training on packs (components/train/attention.py) and answering behind a shared prefix (components/evaluate/prefix.py)
+    Training on packs (components/train/attention.py) and answering behind a shared prefix (components/evaluate/engines/prefix.py)
     compute full attention, without a cap on its logits: such a model would be another one there, and nothing would say so.
     A sliding window is full attention for rows that are shorter: see :func:`require_within_window`.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from calltune import models, storage
-from calltune.errors import no_such_file
+from calltune.errors import DataError, no_such_file
 from calltune.records import sha256
 
 _BROUGHT = re.compile(r"s3://.+/inputs/([0-9a-f]{64})(/.+)?")
@@ -36,6 +36,20 @@ def within(folder: Path) -> Iterator[tuple[str, Path]]:
         parts = path.relative_to(folder).parts
         if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in parts):
             yield "/".join(parts), path
+
+
+def text_of(file: Path) -> str:
+    """What is written in a file that people write.
+
+    Raises:
+        DataError: it is no file that can be read, or no text in UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not a text in UTF-8: {error}") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def local(setting: str, place: str) -> str:

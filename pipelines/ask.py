@@ -82,7 +82,7 @@ def ask(question: str, model: str, tools: Path, max_new_tokens: int, is_adapter:
     print("calltune: loading the model", file=sys.stderr, flush=True)
     from calltune.parse import PARSERS
     from calltune.render import answer_text, prompt_ids
-    from components.evaluate import hf
+    from components.evaluate.engines import hf
     from components.evaluate.served import of_folder
 
     served = of_folder(folder, {})
@@ -104,7 +104,7 @@ def ask(question: str, model: str, tools: Path, max_new_tokens: int, is_adapter:
 
 
 def _with_base(adapter: Path) -> "PreTrainedModel":
-    from components.evaluate import hf
+    from components.evaluate.engines import hf
 
     told = runtime.read_json(adapter / models.SERVING)
     base = models.fetch(ModelConfig(base=told["base"], revision=told["revision"])).path

@@ -1,7 +1,6 @@
 """What `calltune check` says: that a config and its data are right, and what a run would do with them."""
 
 import importlib.util
-import math
 import os
 import re
 from collections import Counter
@@ -11,27 +10,21 @@ from pathlib import Path
 from calltune import tools
 from calltune.errors import ConfigError, DataError
 from calltune.models import BUNDLED, MANIFEST
-from calltune.power import smallest_difference
 from calltune.records import Tool
 from calltune.tools import names_of
 from components.format.config import SplitConfig
 from components.format.split import matching
-from components.gate.config import GateConfig
 from components.ingest.reading import taken
 from components.ingest.sources import Source, find
 from components.train.config import FEW_STEPS
-from pipelines import answering, destinations, suites
+from pipelines import answering, destinations, gating, suites
 from pipelines.config import RunConfig, require_one_store
+from pipelines.gating import count
 from pipelines.local import require_one_node
 from pipelines.sample import Sample, look, together, too_many_refused
 
-DISCORDANT = 0.2
-"""Share of the questions that only one of two models answers rightly, for the width of the interval of their difference:
-of two candidates of the same base it is mostly less, of the base model and a tuned one more."""
 FEW_TO_VALIDATE = 20
 """Validation rows below which one of them weighs more than a twentieth of the loss that ends training: chance can end it."""
-LARGER = "raise format.split.test or bring more rows"
-"""What makes the test larger, where it is a share of the rows."""
 
 
 def check(config: RunConfig, here: bool = True) -> Iterator[str]:
@@ -61,7 +54,7 @@ def check(config: RunConfig, here: bool = True) -> Iterator[str]:
             rows = rows + Counter(raw.uri for raw in taken(source.rows(), part.weight)) if source.unit == "bytes" else None
         share = "" if part.weight == 1 else f", {part.weight:.3g} of its rows"
         yield f"source       {part.source}: {_size(source)}{share}"
-        well = f"{len(sample.records)} of the first {_count(sample.read, 'row')} read well"
+        well = f"{len(sample.records)} of the first {count(sample.read, 'row')} read well"
         yield f"dialect      {sample.dialect} ({sample.why}); {well}"
         if sample.first:
             yield f"warning: {sample.read - len(sample.records)} would be left out, the first for: {sample.first}"
@@ -79,27 +72,20 @@ def check(config: RunConfig, here: bool = True) -> Iterator[str]:
     else:
         total = rows.total()
         training, validation, test = _parts(config.format.split, rows, sample)
-        yield f"split        about {_count(training, 'row')} to train, {validation} to validate, {test} to test, of {total}"
+        yield f"split        about {count(training, 'row')} to train, {validation} to validate, {test} to test, of {total}"
         if not training or not test:
             short = "test" if training else "train"
-            left = f"{_count(total, 'row')} {'leaves' if total == 1 else 'leave'} none to {short} with"
+            left = f"{count(total, 'row')} {'leaves' if total == 1 else 'leave'} none to {short} with"
             raise DataError(f"{config.ingest.source}: {left}; more are needed")
         yield from _training(config, folder, training, validation)
-        yield from _resolution(test)
-        larger = "bring more rows of format.split.test_source" if config.format.split.test_source else LARGER
-        yield from _margins(config.gate, test, larger)
-        yield from _gate(config.gate, test, larger)
+        yield from gating.described(config, test)
     yield from suites.described(config, here)
     yield from answering.described(config, given or [tool for record in sample.records for tool in record["tools"]])
     yield from destinations.described(config)
 
 
 def _size(source: Source) -> str:
-    return "on the Hub" if source.unit == "rows" else _count(source.total, source.unit.removesuffix("s"))
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    return "on the Hub" if source.unit == "rows" else count(source.total, source.unit.removesuffix("s"))
 
 
 def _tools(config: RunConfig, given: list[Tool], sample: Sample) -> Iterator[str]:
@@ -234,10 +220,10 @@ def _training(config: RunConfig, folder: Path | None, rows: int, validation: int
     if train.start_from == "champion":
         yield "             goes on from the champion's adapter, where there is a champion"
     steps = train.steps(rows)
-    epochs = f"{_count(train.epochs, 'epoch')} of {_count(rows, 'row')}"
+    epochs = f"{count(train.epochs, 'epoch')} of {count(rows, 'row')}"
     if config.nodes > 1:
         yield f"             on {config.nodes} nodes together, on a cluster: calltune submit"
-    yield f"             {_count(steps, 'optimiser step')}: {epochs}, {train.batch_rows} at a time"
+    yield f"             {count(steps, 'optimiser step')}: {epochs}, {train.batch_rows} at a time"
     if steps < FEW_STEPS:
         yield (
             f"warning: fewer than {FEW_STEPS} optimiser steps rarely teach a new format: "
@@ -247,66 +233,6 @@ def _training(config: RunConfig, folder: Path | None, rows: int, validation: int
     earliest = (1 + train.patience) * -(-rows // train.batch_rows)
     if train.keep == "best" and 0 < validation < FEW_TO_VALIDATE and earliest < steps:
         yield (
-            f"warning: the loss of {_count(validation, 'validation row')} is mostly chance, and may end training after "
-            f"{_count(earliest, 'step')}: set train.keep: last, or bring more rows"
-        )
-
-
-def _resolution(test: int) -> Iterator[str]:
-    half = 1.96 * math.sqrt(DISCORDANT / test)
-    yield (
-        f"test set     {_count(test, 'question')}: a measured difference of two models is uncertain by about ±{half:.3f}, "
-        f"if they disagree on {DISCORDANT:.0%} of them"
-    )
-
-
-def _margins(gate: GateConfig, test: int, larger: str) -> Iterator[str]:
-    smallest = smallest_difference(test, DISCORDANT)
-    if smallest is None:
-        yield "             too few to show any difference of two such models in 4 of 5 test sets"
-    else:
-        yield f"             the smallest difference that such a test set shows in 4 of 5 cases is {smallest:.3f}"
-    asked = [(f"over_baseline.{name}", gain) for name, gain in gate.over_baseline.items()]
-    # `better` asks no margin of the test set: its interval begins above whatever margin only if the gain is larger by so much.
-    compared = [(name, against) for name, against in gate.against_champion.items() if against.test != "better"]
-    asked += [(f"against_champion.{name}", abs(against.margin)) for name, against in compared]
-    instead = "" if smallest is None else f", or ask for {math.ceil(100 * smallest) / 100:g}"
-    for name, margin in asked:
-        if margin and (smallest is None or margin < smallest):
-            yield (
-                f"warning: gate.{name} asks for a margin of {margin:g}, which about {_count(test, 'question')} cannot tell from "
-                f"chance: {larger}{instead}"
-            )
-
-
-def _gate(gate: GateConfig, test: int, larger: str) -> Iterator[str]:
-    conditions = [f"at least {_count(gate.min_questions, 'test question')}"]
-    if gate.min_questions_per_tool:
-        conditions.append(f"at least {_count(gate.min_questions_per_tool, 'test question')} for each tool")
-    if gate.max_data_age_days:
-        conditions.append(f"data of which something was changed in the last {_count(gate.max_data_age_days, 'day')}")
-    asked = [f"{name} at least {least:g}" for name, least in gate.thresholds.items()]
-    asked += [f"{name} at most {most:g}" for name, most in gate.maximum.items()]
-    asked += [f"{name} at least {gain:g} above the base model" for name, gain in gate.over_baseline.items()]
-    for name, against in gate.against_champion.items():
-        asked.append(
-            {
-                "better": f"{name} better than the champion: the 95 % interval of its gain above {against.margin:g}",
-                "not_worse": f"{name} not worse than the champion: the 95 % interval of its gain above {-against.margin:g}",
-                "point": f"{name} at least {against.margin:g} above the champion, noise or not",
-            }[against.test]
-        )
-    asked += [f"{name} at least {least:g}" for name, least in gate.suites.items()]
-    # The base model itself loses nothing: no condition that a gate can rest on.
-    kept = [f"{name} at most {most:g} worse than the base model's" for name, most in gate.regression.items()]
-    for number, condition in enumerate([*conditions, *asked, *kept]):
-        yield f"{'' if number else 'gate':<13}{condition}"
-    if not asked:
-        yield "warning: the gate has no condition and will refuse every model: set gate.thresholds"
-    elif not (gate.thresholds or gate.maximum or gate.over_baseline or gate.suites):
-        yield "warning: without a champion to compare with, the gate has no condition and will refuse: set gate.thresholds"
-    if gate.min_questions > test:
-        expected = f"about {test} {'is' if test == 1 else 'are'} expected"
-        yield (
-            f"warning: gate.min_questions is {gate.min_questions}, and {expected}: the gate will refuse; lower it, or {larger}"
+            f"warning: the loss of {count(validation, 'validation row')} is mostly chance, and may end training after "
+            f"{count(earliest, 'step')}: set train.keep: last, or bring more rows"
         )

@@ -48,9 +48,9 @@ def required() -> list[str]:
 
 
 def reachable(step: str) -> list[Path]:
-    """The files that a step's code can reach: its own folder, and the modules that it imports, in turn."""
+    """The files that a step's code can reach: its own folder with those in it, and the modules that it imports, in turn."""
     found: set[Path] = set()
-    waiting = sorted((ROOT / "components" / step).glob("*.py"))
+    waiting = sorted((ROOT / "components" / step).rglob("*.py"))
     while waiting:
         file = waiting.pop()
         if file in found:

@@ -5,10 +5,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from calltune.errors import ConfigError
 from calltune.grammar import require_grammar
@@ -28,21 +27,10 @@ from components.train.config import TrainConfig
 from pipelines import plain_yaml
 from pipelines.cluster import ClusterConfig, ImagesConfig, Resources
 from pipelines.explain import explained
+from pipelines.places import StorageConfig, TrackingConfig
 
 MAX_INTEGER = 2**53
 """KFP carries numbers as doubles: a larger integer would come out as another one."""
-
-
-def _without_password(variables: str) -> AfterValidator:
-    """A check for an address, which goes into logs, the store and MLflow: credentials come from the environment."""
-
-    def check(value: str) -> str:
-        if urlsplit(value).password:
-            instead = f"set {variables} instead, on a cluster by cluster.secrets"
-            raise ValueError(f"has a password in it, which every run would write down: {instead}")
-        return value
-
-    return AfterValidator(check)
 
 
 class RetrainConfig(Settings):
@@ -53,36 +41,6 @@ class RetrainConfig(Settings):
     max_age_days: int = Field(0, ge=0)
     """The champion's age in days that is a reason to train; 0: none is."""
     drift: DriftConfig = DriftConfig()
-
-
-class StorageConfig(Settings):
-    """Where models, results and reports are kept. Credentials come from the environment only."""
-
-    uri: Annotated[
-        str,
-        written_as(
-            r"embedded|s3://[a-z0-9][a-z0-9.-]+(/.*)?|/.*|\./.*",
-            "embedded, s3://bucket/prefix, or a folder whose path begins with / or ./",
-        ),
-    ] = "embedded"
-    """`embedded`: a server that the run starts; `s3://bucket/prefix`; or a folder, its path beginning with `/` or `./`."""
-    endpoint_url: Annotated[
-        str,
-        written_as(r"(https?://.+)?", "an address that begins with http:// or https://"),
-        _without_password("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
-    ] = ""
-    """The S3 server, where it is not AWS."""
-
-
-class TrackingConfig(Settings):
-    """Where metrics and the model registry are kept."""
-
-    uri: Annotated[
-        str,
-        written_as(r"embedded|[a-z][a-z0-9+.-]*://.+", "embedded, or an MLflow server's address such as http://mlflow:5000"),
-        _without_password("MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
-    ] = "embedded"
-    """`embedded`: SQLite in the workdir; or an MLflow server's address."""
 
 
 class RunConfig(Settings):

@@ -14,9 +14,9 @@ from calltune.errors import ConfigError, DataError
 from calltune.records import sha256
 from components.evaluate import engines
 from components.evaluate.config import EvaluateConfig, ExecutionConfig, GeneralConfig
-from components.evaluate.documents import documents
-from components.evaluate.instruction_rows import questions
-from components.evaluate.suites import recorded
+from components.evaluate.measuring import recorded
+from components.evaluate.suites.general.documents import documents
+from components.evaluate.suites.instructions.questions import questions
 from components.format.benchmarks import benchmark_questions
 from pipelines.config import RunConfig
 
@@ -36,7 +36,7 @@ def require(config: RunConfig) -> list[str]:
     _questions(config.evaluate)
     names = _asked_for(config.evaluate)
     if config.evaluate.general.tasks:
-        from components.evaluate.tasks import metrics_of
+        from components.evaluate.suites.general.tasks import metrics_of
 
         metrics = metrics_of(config.evaluate.general)
         # Until here `acc` stands for whichever it is.
@@ -45,7 +45,7 @@ def require(config: RunConfig) -> list[str]:
             if _renamed(name, metrics) != name:
                 raise ConfigError(f"gate.{condition}: {name!r} is not measured, but {_renamed(name, metrics)!r} is")
     if config.evaluate.execution.questions:
-        from components.evaluate.execution_questions import prepare
+        from components.evaluate.suites.execution.questions import prepare
 
         measured = prepare(config.evaluate.with_files(input_files.local).execution).measures
         names = [name for name in names if not name.startswith("execution.") or name in measured]

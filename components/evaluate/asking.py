@@ -2,19 +2,16 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from calltune.grammar import grammar, require_grammar, require_readable
 from calltune.records import Record
 from components.evaluate import engines
-from components.evaluate.answer import Answer
+from components.evaluate.engines.answer import Answer
 from components.evaluate.journal import Asked, Journal, Written
-
-if TYPE_CHECKING:
-    from components.evaluate.served import Served
+from components.evaluate.served import Served
 
 
-def grammars_of(served: "Served", asked: Mapping[str, Sequence[Record]]) -> dict[str, list[str]]:
+def grammars_of(served: Served, asked: Mapping[str, Sequence[Record]]) -> dict[str, list[str]]:
     """What the answers may be, by way and row, where they are held to the tools' schemas.
 
     Raises:
@@ -23,7 +20,7 @@ def grammars_of(served: "Served", asked: Mapping[str, Sequence[Record]]) -> dict
     require_grammar(served.syntax)
     require_readable(tool for records in asked.values() for record in records for tool in record["tools"])
     # It imports torch.
-    from components.evaluate.constraint import special_marks
+    from components.evaluate.engines.constraint import special_marks
 
     special = special_marks(served.tokenizer, served.syntax)
     return {
@@ -33,7 +30,7 @@ def grammars_of(served: "Served", asked: Mapping[str, Sequence[Record]]) -> dict
 
 
 def answers(
-    served: "Served",
+    served: Served,
     asked: Mapping[str, Sequence[Record]],
     prompts: Mapping[str, Sequence[Sequence[int]]],
     grammars: Mapping[str, Sequence[str]],

@@ -10,7 +10,7 @@ from calltune.metrics import TEXT_LOSS
 from calltune.records import sha256
 from calltune.settings import InputFile, Settings, with_files, written_as
 
-RUBRIC = Path(__file__).with_name("rubric.jinja")
+RUBRIC = Path(__file__).parent / "suites" / "instructions" / "rubric.jinja"
 """What a judge is told. Fixed: numbers that were judged by another rubric are other numbers."""
 
 Argument = Annotated[str, written_as(r"[^.]+\..+", "tool.argument")]

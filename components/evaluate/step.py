@@ -18,10 +18,10 @@ from calltune.render import answer_text, prompt_ids
 from calltune.score import Answer as Outcome
 from calltune.score import Scored, summarise, verdict
 from calltune.settings import ModelConfig
-from components.evaluate import asking, engines, suites
-from components.evaluate.answer import Answer
+from components.evaluate import asking, engines, measuring
 from components.evaluate.champion import absent, unusable
 from components.evaluate.config import EvaluateConfig
+from components.evaluate.engines.answer import Answer
 from components.evaluate.journal import Journal
 from components.evaluate.questions import fingerprint, require_rules, seen_in_training
 from components.evaluate.robustness import WAYS
@@ -130,8 +130,8 @@ def _earlier(
 
 def _beside(served: Served, config: EvaluateConfig, code: str, folder: Path) -> dict[str, Any]:
     """The part of `metrics.json` that the suites have in it."""
-    beside = suites.measured(served, config, code, folder)
-    return {"settings": suites.recorded(config), "suites": beside, "rows": suites.rows_at(served, config, code, folder)}
+    beside = measuring.measured(served, config, code, folder)
+    return {"settings": measuring.recorded(config), "suites": beside, "rows": measuring.rows_at(served, config, code, folder)}
 
 
 def evaluate(

@@ -21,7 +21,7 @@ from transformers import (
 from calltune import models
 from calltune.attention import require_full_attention, require_within_window
 from calltune.errors import ConfigError
-from components.evaluate import hf
+from components.evaluate.engines import hf
 from components.train.config import TrainConfig
 from components.train.method import build, decide
 

@@ -8,17 +8,17 @@ read by KFP's own schema. No run is executed: a test says how it ends.
 import base64
 import json
 import re
-import threading
 import uuid
 from datetime import UTC, datetime
 from email.parser import BytesParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
 
 import kfp_server_api as api
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
+
+from tests import http_double
+from tests.http_double import Refused
 
 CRON_FIELDS = 6
 MODELS = {
@@ -30,14 +30,6 @@ MODELS = {
 }
 FIELDS = {"recurringruns": "recurringRuns", "versions": "pipeline_versions"}
 IDS = {"experiments": "experiment_id", "runs": "run_id", "recurringruns": "recurring_run_id", "pipelines": "pipeline_id"}
-
-
-class Refused(Exception):
-    """What the server answers instead: a status and a message."""
-
-    def __init__(self, status, message):
-        super().__init__(message)
-        self.status = status
 
 
 class Double:
@@ -211,32 +203,15 @@ def secret(*keys):
 def serve(double):
     """Start the server on a free port; returns it and its address."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self):
-            parts = urlsplit(self.path)
-            query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if "multipart" in self.headers.get("Content-Type", ""):
-                head = f"Content-Type: {self.headers['Content-Type']}\n\n".encode()
-                body = BytesParser().parsebytes(head + body).get_payload()[0].get_payload(decode=True)
-            double.calls.append(f"{self.command} {parts.path}")
-            try:
-                if double.token and self.headers.get("Authorization") != f"Bearer {double.token}" and "/apis/" in self.path:
-                    raise Refused(401, "Unauthorized")
-                status, made = 200, double.handle(self.command, parts.path, query, body)
-            except Refused as refusal:
-                status, made = refusal.status, {"error": str(refusal), "message": str(refusal)}
-            text = made if isinstance(made, str) else json.dumps(double.plain(made))
-            self.send_response(status)
-            self.send_header("Content-Type", "text/plain" if isinstance(made, str) else "application/json")
-            self.end_headers()
-            self.wfile.write(text.encode())
+    def answer(request):
+        body = request.body
+        if "multipart" in request.headers.get("Content-Type", ""):
+            head = f"Content-Type: {request.headers['Content-Type']}\n\n".encode()
+            body = BytesParser().parsebytes(head + body).get_payload()[0].get_payload(decode=True)
+        double.calls.append(f"{request.method} {request.path}")
+        if double.token and request.headers.get("Authorization") != f"Bearer {double.token}" and "/apis/" in request.path:
+            raise Refused(401, "Unauthorized")
+        made = double.handle(request.method, request.path, request.query, body)
+        return made if isinstance(made, str) else double.plain(made)
 
-        do_GET = do_POST = do_DELETE = answer
-
-        def log_message(self, *_):
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server, f"http://127.0.0.1:{server.server_port}"
+    return http_double.serve(answer, lambda message: {"error": message, "message": message})

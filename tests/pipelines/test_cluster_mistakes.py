@@ -5,7 +5,8 @@ import re
 import kfp_server_api as api
 import pytest
 
-from tests.pipelines.kfp_double import Refused, secret
+from tests.http_double import Refused
+from tests.pipelines.kfp_double import secret
 
 NAMESPACE = "namespaces/team-a"
 BUCKET_RULE = "(SignatureDoesNotMatch|AccessDenied|403)"

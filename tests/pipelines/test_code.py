@@ -40,16 +40,21 @@ def test_scoring_is_the_code_of_evaluate_and_not_of_train():
 
 def test_a_step_reaches_its_folder_and_no_other_steps_folder():
     for step in STEPS:
-        folders = {name.split("/")[1] for name in names(step) if name.startswith("components/") and name.count("/") == 2}
+        folders = {name.split("/")[1] for name in names(step) if name.startswith("components/") and name.count("/") >= 2}
         assert folders == {step}
+
+
+def test_a_file_below_a_steps_folder_counts_even_if_nobody_imports_it():
+    # It is the program of a process of its own.
+    assert "components/evaluate/suites/execution/tool_runner.py" in names("evaluate")
 
 
 def test_templates_belong_to_the_code_that_renders_them():
     assert "calltune/templates/hermes.jinja" in names("format")
     assert "components/report/page.html.jinja" in names("report")
     assert "calltune/pages/layout.html.jinja" in names("report")
-    assert "components/evaluate/lm_eval_tasks/calltune_knowledge.jsonl" in names("evaluate")
-    assert "components/evaluate/rubric.jinja" in names("evaluate")
+    assert "components/evaluate/suites/general/lm_eval_tasks/calltune_knowledge.jsonl" in names("evaluate")
+    assert "components/evaluate/suites/instructions/rubric.jinja" in names("evaluate")
 
 
 def test_a_changed_byte_in_the_scoring_changes_only_what_scores(copy):

@@ -8,8 +8,8 @@ import yaml
 
 from calltune import input_files as files
 from calltune.errors import ConfigError, DataError
-from components.evaluate.execution_questions import prepare
-from components.evaluate.suites import recorded
+from components.evaluate.measuring import recorded
+from components.evaluate.suites.execution.questions import prepare
 from pipelines import suites
 from pipelines.config import absolute, load
 from pipelines.inputs import Inputs
@@ -107,7 +107,7 @@ def test_bm25s_that_is_not_installed_is_said(here, monkeypatch):
     def absent(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("components.evaluate.suites.version", absent)
+    monkeypatch.setattr("components.evaluate.measuring.version", absent)
     with pytest.raises(ConfigError, match=r"^evaluate\.execution needs the package bm25s, which is not installed: pip install"):
         recorded(here().evaluate)
     assert "versions" not in recorded(here({**WHOLE, "documents": ""}).evaluate)["execution"]

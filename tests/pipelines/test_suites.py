@@ -12,7 +12,7 @@ from calltune import models, storage
 from calltune.errors import ConfigError, DataError
 from components.evaluate import engines
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.suites import recorded
+from components.evaluate.measuring import recorded
 from pipelines import suites
 from pipelines.config import absolute, load
 from pipelines.inputs import Inputs
@@ -118,7 +118,7 @@ def test_lm_eval_that_is_not_installed_is_said_before_anything_is_started(here, 
     def absent(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("components.evaluate.suites.version", absent)
+    monkeypatch.setattr("components.evaluate.measuring.version", absent)
     with pytest.raises(ConfigError, match=r"^evaluate\.general needs the package lm-eval, which is not installed: pip install"):
         suites.require(here({"tasks": ["calltune_knowledge"]}))
     suites.require(here({"text": "text.txt"}))
@@ -128,7 +128,7 @@ def test_on_a_cluster_the_image_has_lm_eval_and_this_machine_need_not(here, monk
     def absent(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("components.evaluate.suites.version", absent)
+    monkeypatch.setattr("components.evaluate.measuring.version", absent)
     monkeypatch.setattr(suites, "find_spec", lambda _: None)
     config = here({"tasks": ["calltune_knowledge"], "text": "text.txt"})
     said = ["suites       general.text_loss", "warning: lm-eval is not installed here: whether it has "]

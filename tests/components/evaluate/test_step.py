@@ -10,8 +10,8 @@ import pytest
 from calltune import models, runtime, stats
 from calltune.errors import ConfigError, DataError
 from calltune.records import expected_calls, question_sha256, read_jsonl, turns_sha256, write_jsonl
-from components.evaluate import hf
 from components.evaluate.config import EvaluateConfig
+from components.evaluate.engines import hf
 from components.evaluate.questions import fingerprint as fingerprint_of
 from components.evaluate.questions import require_rules, seen_in_training
 from components.evaluate.served import exported as served_export

@@ -12,7 +12,7 @@ from calltune import exports, models, runtime, storage
 from calltune.errors import DataError, UserError
 from calltune.records import prompt_of
 from calltune.render import prompt_ids, template_of
-from components.evaluate import hf
+from components.evaluate.engines import hf
 from components.export.reference import as_trained
 from pipelines import ask
 

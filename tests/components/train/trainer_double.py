@@ -16,24 +16,18 @@ import threading
 import time
 import uuid
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 
+from tests import http_double
 from tests.components.train.conftest import free_port
+from tests.http_double import Refused
 
 REPO = Path(__file__).parents[3]
 JOBS = r"/apis/trainer\.kubeflow\.org/v1alpha1/namespaces/team-a/trainjobs(?:/([a-z0-9-]+))?"
 POD = r"/api/v1/namespaces/team-a/pods/([a-z0-9-]+)(/log)?"
 LABEL = "jobset.sigs.k8s.io/jobset-name"
-
-
-class Refused(Exception):
-    def __init__(self, status, message):
-        super().__init__(message)
-        self.status = status
 
 
 class Worker:
@@ -256,27 +250,7 @@ def unknown_fields(given, read):
 
 def serve(double):
     """Start the server on a free port; returns it and its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self):
-            parts = urlsplit(self.path)
-            query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            try:
-                status, made = 200, double.handle(self.command, parts.path, query, body)
-            except Refused as refusal:
-                status, made = refusal.status, {"kind": "Status", "message": str(refusal)}
-            text = made if isinstance(made, str) else json.dumps(made)
-            self.send_response(status)
-            self.send_header("Content-Type", "text/plain" if isinstance(made, str) else "application/json")
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        do_GET = do_POST = do_DELETE = answer
-
-        def log_message(self, *_):
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server, f"http://127.0.0.1:{server.server_port}"
+    return http_double.serve(
+        lambda request: double.handle(request.method, request.path, request.query, request.body),
+        lambda message: {"kind": "Status", "message": message},
+    )
