@@ -83,6 +83,8 @@ def push(entry: ledger.Entry, config: PromoteConfig) -> Pushed:
             commit_message=f"{config.name} version {entry['version']}, model {entry['digest'][:12]}",
             commit_description=_description(entry, config),
             revision=branch,
+            # What somebody else has pushed meanwhile is not in `operations`: on top of it they would make a mixture of two models.
+            parent_commit=before,
         )
     return Pushed(repo, str(done.oid), done.oid == before)
 
@@ -167,8 +169,13 @@ def _explained(repo: str) -> Iterator[None]:
             401: f"the Hub does not know the token in {names}: make a new one at https://huggingface.co/settings/tokens",
             403: f"the token in {names} may not write there: it needs write access to {repo.split('/')[0]}'s repositories",
             404: f"there is no such repository, or the token in {names} may not see it",
-        }.get(status, f"the Hub says {status}: {' '.join((error.server_message or '').split())[:200]}")
-        raise NotPushed(without_secrets(f"promote.push: {repo}: {why}; {AGAIN}")) from None
+            412: "somebody else has written to this branch meanwhile",
+        }.get(status, f"the Hub says {status}: {_short(error.server_message or '')}")
+        raise NotPushed(f"promote.push: {repo}: {why}; {AGAIN}") from None
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise NotPushed(without_secrets(f"promote.push: {repo}: {said}; {AGAIN}")) from None
+        raise NotPushed(f"promote.push: {repo}: {_short(str(error)) or type(error).__name__}; {AGAIN}") from None
+
+
+def _short(said: str) -> str:
+    """What somebody else says, without secrets, which are looked for first: of one that is cut a part would be left."""
+    return " ".join(without_secrets(said).split())[:200]
