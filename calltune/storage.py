@@ -20,10 +20,10 @@ from urllib.parse import unquote, urlsplit
 from typing_extensions import override
 
 from calltune.errors import UserError
-from calltune.s3 import S3
+from calltune.s3 import S3, hurried
 from calltune.store import AlreadyThere, Object, Store
 
-__all__ = ["S3", "AlreadyThere", "Folder", "Object", "Store", "at", "of_run", "open_store"]
+__all__ = ["S3", "AlreadyThere", "Folder", "Object", "Store", "at", "hurried", "of_run", "open_store"]
 
 
 class Folder(Store):
