@@ -50,7 +50,7 @@ _hurried: ContextVar[bool] = ContextVar("hurried", default=False)
 
 @contextlib.contextmanager
 def hurried() -> Iterator[None]:
-    """While the block runs, a store that is opened gets one try of a few seconds: somebody waits before a screen."""
+    """While the block runs, a store that is opened tries once, for a few seconds, all its life."""
     before = _hurried.set(True)
     try:
         yield
