@@ -73,6 +73,13 @@ def test_a_row_that_is_nested_too_deeply_is_refused_wherever_that_would_be_notic
     assert written(tmp_path, "quarantine")[0]["message"] == "nested too deeply: at most 100 levels are taken"
 
 
+def test_half_a_surrogate_pair_in_a_refused_row_stays_an_escape_where_rows_are_redacted(take, tmp_path):
+    take([chat("Fine?"), json.dumps(chat("\ud83d ana@example.com"))], personal_data="redact", max_quarantined=1)
+    (refused,) = written(tmp_path, "quarantine")
+    assert refused["rule"] == "not_unicode"
+    assert json.loads(refused["raw"])["messages"][0]["content"] == "\ud83d [EMAIL]"
+
+
 def test_the_profile_counts_what_is_in_the_rows(take, tmp_path):
     take(
         [call("Who is Ana?", "Ana"), call("Who is Bo?", "Bo"), chat("Hi?"), chat("hi? "), call("Who is C?", "C", tool="fnid")],
