@@ -1,6 +1,7 @@
 """The champion in a repository on the Hugging Face Hub: what was promoted, file by file as in the store, in one commit."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,7 +141,7 @@ def _added(api: "HfApi", entry: ledger.Entry, config: PromoteConfig, place: Path
 def _removed(api: "HfApi", entry: ledger.Entry, config: PromoteConfig, place: Path) -> Iterator[Any]:
     """What the manifest of the push before names and this model does not have: a second shard would be loaded, too.
 
-    Whatever else somebody has put into the repository stays.
+    Whatever else somebody has put into the repository stays, as does all where the manifest is another tool's.
     """
     from huggingface_hub import CommitOperationDelete
 
@@ -151,6 +152,8 @@ def _removed(api: "HfApi", entry: ledger.Entry, config: PromoteConfig, place: Pa
     told = runtime.read_json(
         Path(api.hf_hub_download(repo, models.MANIFEST, revision=branch, local_dir=place / "before"))  # not into the cache
     )
+    if not (isinstance(told, dict) and all(re.fullmatch("[0-9a-f]{64}", str(checksum)) for checksum in told.values())):
+        return
     for name in sorted({*told} & there - {*entry["files"]}):
         yield CommitOperationDelete(name, is_folder=False)
 

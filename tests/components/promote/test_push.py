@@ -110,6 +110,15 @@ def test_the_next_champion_takes_away_what_it_has_not_and_leaves_what_others_hav
     assert hub.files(REPO)["model.safetensors"] == WEIGHTS["two"]
 
 
+@pytest.mark.parametrize("other", [b'{"NOTES.md": {"icon": 1}}', b'[{"src": "NOTES.md"}]'])
+def test_a_manifest_of_another_tool_removes_nothing(act, hub, other):
+    act(model())
+    hub.files(REPO).update({"manifest.json": other, "NOTES.md": b"by hand"})
+    done = act(model("two"), run_id="run-2")
+    assert " has it now, commit " in done.hub
+    assert set(hub.files(REPO)) == {".gitattributes", "manifest.json", "NOTES.md", *model()}
+
+
 @pytest.mark.parametrize("broken", ["POST /api/repos/create", "PUT /lfs/", "POST .*/commit/"])
 def test_a_push_that_fails_leaves_the_promotion_and_can_be_given_again(act, hub, tmp_path, broken):
     hub.down.add(broken)
