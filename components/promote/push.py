@@ -84,7 +84,7 @@ def push(entry: ledger.Entry, config: PromoteConfig) -> Pushed:
             commit_message=f"{config.name} version {entry['version']}, model {entry['digest'][:12]}",
             commit_description=_description(entry, config),
             revision=branch,
-            # What somebody else has pushed meanwhile is not in `operations`: on top of it they would make a mixture of two models.
+            # On top of what somebody else has pushed meanwhile, `operations` would make a mixture of two models.
             parent_commit=before,
         )
     return Pushed(repo, str(done.oid), done.oid == before)
