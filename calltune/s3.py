@@ -9,6 +9,7 @@ import contextlib
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,22 @@ PRECONDITION_FAILED, CONFLICT = 412, 409
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html)."""
 CONFLICT_PAUSES_S = (0.2, 0.4, 0.8, 1.6)
 
+RETRIES = 8
+"""Of a step: after connection errors and 5xx, with back-off, these last about a minute."""
+CONNECT_S, ANSWER_S = 10, 60
+HURRIED_CONNECT_S, HURRIED_ANSWER_S = 3, 5
+_hurried: ContextVar[bool] = ContextVar("hurried", default=False)
+
+
+@contextlib.contextmanager
+def hurried() -> Iterator[None]:
+    """While the block runs, a store that is opened tries once, for a few seconds, all its life."""
+    before = _hurried.set(True)
+    try:
+        yield
+    finally:
+        _hurried.reset(before)
+
 
 class S3(Store):
     """A store in an S3 bucket, below a prefix.
@@ -53,8 +70,11 @@ class S3(Store):
 
         self.bucket, self.prefix = bucket, prefix.strip("/")
         self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
-        # Standard mode retries connection errors and 5xx with back-off; eight tries last about a minute.
-        config = Config(retries={"mode": "standard", "max_attempts": 8}, connect_timeout=10)
+        retries, connect_s, answer_s = RETRIES, CONNECT_S, ANSWER_S
+        if _hurried.get():
+            retries, connect_s, answer_s = 0, HURRIED_CONNECT_S, HURRIED_ANSWER_S
+        again = {"mode": "standard", "max_attempts": retries}
+        config = Config(retries=again, connect_timeout=connect_s, read_timeout=answer_s)  # type: ignore[arg-type]
         # A session of its own: boto3's shared one keeps the credentials that it has once read.
         self.client = boto3.session.Session().client("s3", config=config)
 

@@ -19,11 +19,12 @@ from urllib.parse import unquote, urlsplit
 
 from typing_extensions import override
 
+from calltune import s3
 from calltune.errors import UserError
 from calltune.s3 import S3
 from calltune.store import AlreadyThere, Object, Store
 
-__all__ = ["S3", "AlreadyThere", "Folder", "Object", "Store", "at", "of_run", "open_store"]
+__all__ = ["S3", "AlreadyThere", "Folder", "Object", "Store", "at", "hurried", "of_run", "open_store"]
 
 
 class Folder(Store):
@@ -125,6 +126,17 @@ def open_store(uri: str) -> Store:
         parts = urlsplit(uri)
         return S3(parts.netloc, parts.path)
     return Folder(Path(unquote(urlsplit(uri).path) if uri.startswith("file://") else uri))
+
+
+@contextlib.contextmanager
+def hurried() -> Iterator[None]:
+    """While the block runs, a store in S3 gets one try of a few seconds, and not a minute: somebody waits before a screen."""
+    open_store.cache_clear()
+    try:
+        with s3.hurried():
+            yield
+    finally:
+        open_store.cache_clear()  # whoever comes after has the patience of a step again
 
 
 def at(uri: str) -> tuple[Store, str]:

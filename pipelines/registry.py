@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from calltune import ledger, tracking
+from calltune import ledger, storage, tracking
 from calltune.errors import UserError
 from components.promote.config import PromoteConfig
 from components.promote.push import champion, push
 from components.promote.rollback import rollback
 from pipelines.config import RunConfig
+from pipelines.local import in_environment
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 METRIC = "tool_accuracy"
+ANSWER_S = 5
+"""How long a registry may take to answer somebody who only wants to look."""
 
 
 def require_registry(config: RunConfig, workdir: Path) -> None:
@@ -50,7 +53,7 @@ def heal(config: RunConfig) -> str:
     from mlflow.exceptions import MlflowException
 
     name, alias = config.name, config.promote.alias
-    with _answering(config):
+    with _answering_soon(config):
         try:
             history = ledger.entries(name, alias)
         except UserError as error:  # who may read the registry need not reach the store
@@ -86,7 +89,7 @@ def versions(config: RunConfig, workdir: Path) -> Table:
     table = Table(title=f"Versions of {config.name}", title_justify="left")
     for column in ("version", "alias", "digest", "registered", METRIC, "decision"):
         table.add_column(column, justify="right" if column in ("version", METRIC) else "left", overflow="fold")
-    with _answering(config):
+    with _answering_soon(config):
         named: dict[str, list[str]] = {}
         for alias, version in tracking.aliases(config.name).items():
             named.setdefault(version, []).append(alias)
@@ -108,7 +111,7 @@ def promotions(config: RunConfig) -> Table:
     table = Table(title=f"Champions of {config.name}", title_justify="left")
     for column in ("n", "version", "alias", "digest", "promoted", METRIC, "by", "reason"):
         table.add_column(column, justify="right" if column in ("n", "version", METRIC) else "left", overflow="fold")
-    with _answering(config):
+    with _answering_soon(config):
         known = {str(found.version): found for found in tracking.versions(config.name)}
         alias = config.promote.alias
         history = ledger.entries(config.name, alias)
@@ -188,7 +191,7 @@ def address(config: RunConfig, workdir: Path, reference: str) -> str:
         raise UserError(f"{reference}: not a registered model: models:/{config.name}@{config.promote.alias} would be one")
     require_registry(config, workdir)
     name, alias = parts.groups()
-    with _answering(config):
+    with _answering_soon(config):
         aliases = tracking.aliases(name)
         if alias not in aliases:
             known = ", ".join(sorted(aliases)) or "none"
@@ -210,6 +213,15 @@ def _when(time: datetime) -> str:
 
 
 @contextmanager
+def _answering_soon(config: RunConfig) -> Iterator[None]:
+    """As `_answering`, for who only looks: neither registry nor store is waited for longer than some seconds."""
+    once = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_S)}
+    told = {name: os.environ[name] for name in once if name in os.environ}  # who has set one has a reason
+    with in_environment(once | told), storage.hurried(), _answering(config):
+        yield
+
+
+@contextmanager
 def _answering(config: RunConfig) -> Iterator[None]:
     # By default MLflow tries for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -219,4 +231,7 @@ def _answering(config: RunConfig) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise UserError(f"tracking.uri: {config.tracking.uri} does not answer: {str(error).splitlines()[0]}") from None
+        # Of a connection that failed the last words say why; before them stand the addresses of Python's objects.
+        said = str(error).splitlines()[0]
+        why = re.sub(r" \(read timeout.*|[\"')]+$", "", said.rpartition(": ")[2]) if "failed with exception" in said else said
+        raise UserError(f"tracking.uri: {config.tracking.uri} does not answer: {why}") from None

@@ -17,7 +17,7 @@ from components.evaluate.config import EvaluateConfig, ExecutionConfig, GeneralC
 from components.evaluate.measuring import recorded
 from components.evaluate.suites.general.documents import documents
 from components.evaluate.suites.instructions.questions import questions
-from components.format.benchmarks import benchmark_questions
+from components.format.benchmarks import Question, benchmark_questions
 from pipelines.config import RunConfig
 
 
@@ -30,7 +30,7 @@ def require(config: RunConfig) -> list[str]:
             not the task's, or on a measure for which no question says what would be right.
         DataError: a file that a suite reads is not there, or is not what the suite reads; or a benchmark's has no questions.
     """
-    benchmark_questions(config.format.contamination)
+    _asked_elsewhere(config)
     recorded(config.evaluate)
     _require_readable(config.evaluate.general)
     _questions(config.evaluate)
@@ -113,9 +113,18 @@ def described(config: RunConfig, here: bool) -> Iterator[str]:
         yield f"             judged by {judge.model} at {judge.url}, {token} a {JUDGE_TOKEN} here; {verdicts}"
     for library, what in unseen:
         yield f"warning: {library} is not installed here: {what}, only the run will tell"
-    found = Counter(one.file for one in benchmark_questions(config.format.contamination))
-    for number, (file, count) in enumerate(found.items()):
-        yield f"{'' if number else 'benchmarks':<13}{file}: no training row may ask what its {count} questions ask"
+    found = Counter(one.file for one in _asked_elsewhere(config))
+    lines = [f"{file}: no training row may ask what its {count} questions ask" for file, count in found.items()]
+    lines += [f"{place}: in the store" for place in config.format.contamination.benchmarks if "://" in place]
+    for number, line in enumerate(lines):
+        yield f"{'' if number else 'benchmarks':<13}{line}"
+
+
+def _asked_elsewhere(config: RunConfig) -> list[Question]:
+    """The questions of outside benchmarks, but for those files that are in the store already, and were looked at then."""
+    settings = config.format.contamination
+    here = [file for file in settings.benchmarks if "://" not in file]
+    return benchmark_questions(settings.model_copy(update={"benchmarks": here}))
 
 
 def _questions(config: EvaluateConfig) -> int:

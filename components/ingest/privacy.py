@@ -60,9 +60,11 @@ class Privacy:
         if "redact" not in self.modes.values():
             return raw
         try:
-            return json.dumps(_changed(strict_json(raw), masked), ensure_ascii=False)
+            text = json.dumps(_changed(strict_json(raw), masked), ensure_ascii=False)
         except (ValueError, RecursionError):
             return masked(raw)
+        # Half a surrogate pair becomes the escape again that it was.
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _redacted(record: Record, replaced: list[tuple[str, str]], rule: str) -> Record:

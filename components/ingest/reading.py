@@ -14,6 +14,9 @@ from calltune.records import Record, Tool
 from components.ingest.config import SourceConfig
 from components.ingest.jsontext import RawRow
 
+MOST_LEVELS = 100
+"""Of lists and objects in each other that a record may have. Python itself follows some hundreds, fewer the more it is in the
+middle of: which rows can be used must depend neither on that nor on the process."""
 LOOKED_AT = 100
 """Rows whose fields tell the dialect, from the first readable one on."""
 Parsed = dict[str, Any] | RowError
@@ -87,9 +90,23 @@ def record_of(row: dict[str, Any], dialect: str, given: list[Tool]) -> tuple[Rec
         problem = validate.problem(record)
         if problem is not None:
             raise RowError(*problem)
-        return record, line_of(record)
+        line = line_of(record)
     except RecursionError:
         raise RowError("too_deep", "nested too deeply") from None
+    # Most records have fewer brackets than that altogether.
+    if line.count("[") + line.count("{") > MOST_LEVELS and _levels(record) > MOST_LEVELS:
+        raise RowError("too_deep", f"nested too deeply: at most {MOST_LEVELS} levels are taken")
+    return record, line
+
+
+def _levels(value: Any) -> int:
+    """How many lists and objects are in each other, at the deepest place."""
+    levels, there = 0, [value]
+    while there:
+        levels += 1
+        inside = (item for one in there for item in (one.values() if isinstance(one, dict) else one))
+        there = [item for item in inside if isinstance(item, dict | list)]
+    return levels
 
 
 def line_of(record: Record) -> str:

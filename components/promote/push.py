@@ -1,6 +1,7 @@
 """The champion in a repository on the Hugging Face Hub: what was promoted, file by file as in the store, in one commit."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +84,8 @@ def push(entry: ledger.Entry, config: PromoteConfig) -> Pushed:
             commit_message=f"{config.name} version {entry['version']}, model {entry['digest'][:12]}",
             commit_description=_description(entry, config),
             revision=branch,
+            # On top of what somebody else has pushed meanwhile, `operations` would make a mixture of two models.
+            parent_commit=before,
         )
     return Pushed(repo, str(done.oid), done.oid == before)
 
@@ -138,7 +141,7 @@ def _added(api: "HfApi", entry: ledger.Entry, config: PromoteConfig, place: Path
 def _removed(api: "HfApi", entry: ledger.Entry, config: PromoteConfig, place: Path) -> Iterator[Any]:
     """What the manifest of the push before names and this model does not have: a second shard would be loaded, too.
 
-    Whatever else somebody has put into the repository stays.
+    Whatever else somebody has put into the repository stays, as does all where the manifest is another tool's.
     """
     from huggingface_hub import CommitOperationDelete
 
@@ -149,6 +152,8 @@ def _removed(api: "HfApi", entry: ledger.Entry, config: PromoteConfig, place: Pa
     told = runtime.read_json(
         Path(api.hf_hub_download(repo, models.MANIFEST, revision=branch, local_dir=place / "before"))  # not into the cache
     )
+    if not (isinstance(told, dict) and all(re.fullmatch("[0-9a-f]{64}", str(checksum)) for checksum in told.values())):
+        return
     for name in sorted({*told} & there - {*entry["files"]}):
         yield CommitOperationDelete(name, is_folder=False)
 
@@ -167,8 +172,13 @@ def _explained(repo: str) -> Iterator[None]:
             401: f"the Hub does not know the token in {names}: make a new one at https://huggingface.co/settings/tokens",
             403: f"the token in {names} may not write there: it needs write access to {repo.split('/')[0]}'s repositories",
             404: f"there is no such repository, or the token in {names} may not see it",
-        }.get(status, f"the Hub says {status}: {' '.join((error.server_message or '').split())[:200]}")
-        raise NotPushed(without_secrets(f"promote.push: {repo}: {why}; {AGAIN}")) from None
+            412: "somebody else has written to this branch meanwhile",
+        }.get(status, f"the Hub says {status}: {_short(error.server_message or '')}")
+        raise NotPushed(f"promote.push: {repo}: {why}; {AGAIN}") from None
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise NotPushed(without_secrets(f"promote.push: {repo}: {said}; {AGAIN}")) from None
+        raise NotPushed(f"promote.push: {repo}: {_short(str(error)) or type(error).__name__}; {AGAIN}") from None
+
+
+def _short(said: str) -> str:
+    """What somebody else says, without secrets, which are looked for first: of one that is cut a part would be left."""
+    return " ".join(without_secrets(said).split())[:200]

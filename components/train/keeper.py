@@ -56,7 +56,12 @@ class Keeper(TrainerCallback):
 
     @property
     def stopping(self) -> bool:
-        """Whether training ends: SIGTERM came to the first rank, or to one, as all of them know since the last optimiser step."""
+        """Whether training ends: SIGTERM has come, of several ranks to one, as all of them know since the last optimiser step."""
+        return self._agreed or (self.told and ranks.count() == 1)
+
+    @property
+    def cutting_off(self) -> bool:
+        """Whether an evaluation ends: no rank waits for another in one, so that the first need not wait for a step of all."""
         return self._agreed or (self.told and ranks.is_first())
 
     def agree_to_stop(self) -> None:

@@ -140,7 +140,7 @@ class TreeTrainer(SFTTrainer):
         # The loader draws a random number: what follows must not depend on whether an evaluation was done twice.
         with torch.random.fork_rng(devices=[]):
             for batch in self.get_eval_dataloader():
-                if stopping := self.keeper is not None and self.keeper.stopping:
+                if stopping := self.keeper is not None and self.keeper.cutting_off:
                     break
                 total += fit(
                     lambda packs: sum(self._summed_loss(self.model, p).item() for p in packs),

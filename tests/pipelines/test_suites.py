@@ -207,6 +207,11 @@ def test_a_benchmark_is_brought_into_the_store_under_its_content_and_comes_back(
     monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "pod"))
     (file,) = brought.with_files(files.local).contamination.benchmarks
     assert Path(file).read_text() == '{"question": "Who is Ana?"}\n'
+    # Such a config can be submitted once more, as `watch` does it, from where no file of it is.
+    Path("bench.json").unlink()
+    again = config.model_copy(update={"format": brought})
+    assert suites.require(again) == []
+    assert list(suites.described(again, here=False))[-1] == f"benchmarks   {place}: in the store"
 
 
 def test_files_are_brought_into_the_store_once_under_their_content_and_come_back(here, s3, tmp_path, monkeypatch):

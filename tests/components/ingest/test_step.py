@@ -57,6 +57,29 @@ def test_ids_are_unique_whatever_the_rows_say(take, tmp_path):
     assert ids == ["2", f"{tmp_path}/rows.jsonl:2", "7", "4", "5", "6"]
 
 
+@pytest.mark.parametrize("mode", ["report", "redact"])
+def test_a_row_that_is_nested_too_deeply_is_refused_wherever_that_would_be_noticed(take, tmp_path, mode):
+    def nested(levels):
+        row = call("Who is Ana (ana@example.com)?", "Ana")
+        row["tools"] = [{**TOOLS[0], "parameters": {"type": "object", "properties": {"name": {}}}}]
+        row["messages"][1]["tool_calls"][0]["function"]["arguments"]["name"] = "?"
+        return json.dumps(row).replace('"name": "?"', f'"name": {"[" * levels}1{"]" * levels}')
+
+    # The arguments' object is the seventh level. At some 500 redaction came to Python's limit, at 984 the digests.
+    depths = [93, 94, *range(480, 500), *range(970, 985)]
+    result = take([nested(levels) for levels in depths], secrets=mode, personal_data=mode, max_quarantined=1)
+    assert (result.kept, result.quarantined) == (1, len(depths) - 1)
+    assert {entry["rule"] for entry in written(tmp_path, "quarantine")} <= {"too_deep", "not_json"}
+    assert written(tmp_path, "quarantine")[0]["message"] == "nested too deeply: at most 100 levels are taken"
+
+
+def test_half_a_surrogate_pair_in_a_refused_row_stays_an_escape_where_rows_are_redacted(take, tmp_path):
+    take([chat("Fine?"), json.dumps(chat("\ud83d ana@example.com"))], personal_data="redact", max_quarantined=1)
+    (refused,) = written(tmp_path, "quarantine")
+    assert refused["rule"] == "not_unicode"
+    assert json.loads(refused["raw"])["messages"][0]["content"] == "\ud83d [EMAIL]"
+
+
 def test_the_profile_counts_what_is_in_the_rows(take, tmp_path):
     take(
         [call("Who is Ana?", "Ana"), call("Who is Bo?", "Bo"), chat("Hi?"), chat("hi? "), call("Who is C?", "C", tool="fnid")],

@@ -145,6 +145,8 @@ def handler(hub):
 
         def commit(self, repo, branch, body):
             header, *lines = (json.loads(line) for line in body.splitlines() if line)
+            if header["value"].get("parentCommit") not in (None, commit_id(repo, branch, len(hub.branches[repo][branch]))):
+                return self.reply(412, {"error": "A commit has happened since. Please refresh and try again."})
             files = dict(hub.files(repo, branch))
             for line in lines:
                 value = line["value"]

@@ -5,6 +5,7 @@ import os
 import sys
 
 import pytest
+from huggingface_hub import HfApi
 
 from calltune import ledger, models, runtime
 from calltune import tracking as registry
@@ -109,6 +110,15 @@ def test_the_next_champion_takes_away_what_it_has_not_and_leaves_what_others_hav
     assert hub.files(REPO)["model.safetensors"] == WEIGHTS["two"]
 
 
+@pytest.mark.parametrize("other", [b'{"NOTES.md": {"icon": 1}}', b'[{"src": "NOTES.md"}]'])
+def test_a_manifest_of_another_tool_removes_nothing(act, hub, other):
+    act(model())
+    hub.files(REPO).update({"manifest.json": other, "NOTES.md": b"by hand"})
+    done = act(model("two"), run_id="run-2")
+    assert " has it now, commit " in done.hub
+    assert set(hub.files(REPO)) == {".gitattributes", "manifest.json", "NOTES.md", *model()}
+
+
 @pytest.mark.parametrize("broken", ["POST /api/repos/create", "PUT /lfs/", "POST .*/commit/"])
 def test_a_push_that_fails_leaves_the_promotion_and_can_be_given_again(act, hub, tmp_path, broken):
     hub.down.add(broken)
@@ -210,6 +220,35 @@ def test_after_a_rollback_a_push_brings_the_old_one_back(act, hub):
     done = push(champion(config), config)
     assert not done.unchanged and hub.files(REPO)["model.safetensors"] == WEIGHTS["one"]
     assert "decision: worse" in hub.head(REPO)["description"]
+
+
+def test_two_pushes_at_once_make_no_mixture_of_two_models(act, hub, monkeypatch):
+    act(model())
+    listed = HfApi.list_repo_tree
+
+    def while_another_one_pushes(api, *arguments, **options):
+        found = list(listed(api, *arguments, **options))
+        head = hub.head(REPO)
+        hub.branches[REPO]["main"].append({**head, "files": {**head["files"], "model.safetensors": WEIGHTS["two"]}})
+        return found
+
+    monkeypatch.setattr(HfApi, "list_repo_tree", while_another_one_pushes)
+    # Of its files only the card is new: the weights would be the other one's.
+    done = act(model(**{"README.md": b"another card"}), run_id="run-2")
+    assert done.promoted
+    assert done.hub == (
+        f"not pushed: promote.push: {REPO}: somebody else has written to this branch meanwhile; "
+        "`calltune models push -c FILE` tries again"
+    )
+    assert hub.files(REPO)["README.md"] == model()["README.md"]
+
+
+def test_a_token_in_a_long_answer_is_not_cut_in_two(act, hub, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("x" * 190 + os.environ["HF_TOKEN"])
+
+    monkeypatch.setattr(HfApi, "create_repo", refuse)
+    assert os.environ["HF_TOKEN"][:5] not in act(model()).hub
 
 
 def test_a_hub_that_does_not_answer_is_said_in_one_line(act, hub, monkeypatch):

@@ -1,10 +1,13 @@
 """What goes through the store between the train step and the workers of its job: a real S3 server."""
 
+import signal
+
 import pytest
 
 from calltune import storage
-from calltune.errors import DataError, UserError
+from calltune.errors import ConfigError, DataError, UserError
 from calltune.settings import ModelConfig
+from components.train import worker
 from components.train.config import TrainConfig
 from components.train.exchange import Exchange, Work, key_of
 
@@ -83,3 +86,27 @@ def test_the_key_is_of_what_the_weights_depend_on(rows):
     assert len({key, *(key_of(rows, other) for other in others)}) == 4
     (rows / "validation.parquet").write_bytes(b"other rows")
     assert key_of(rows, work()) != key
+
+
+def test_a_worker_leaves_no_word_of_a_store_that_was_away_and_is_back(s3, server, monkeypatch, capfd):
+    """Or a training of hours, whose result could not be brought just then, would be over for good."""
+
+    def bring(*_):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        try:
+            with storage.hurried():
+                storage.of_run().list("exchange")
+        finally:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server["AWS_ENDPOINT_URL_S3"])
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(worker, "work", bring)
+    assert worker.main("k") == 2
+    assert "127.0.0.1:9" in capfd.readouterr().err and Exchange(storage.of_run(), "k").failure() is None
+
+    def wrong(*_):
+        raise ConfigError("train.rank: is another one")
+
+    monkeypatch.setattr(worker, "work", wrong)
+    assert worker.main("k") == 2
+    assert Exchange(storage.of_run(), "k").failure() == "train.rank: is another one"

@@ -11,6 +11,7 @@ import pytest
 from calltune.errors import Stopped
 from components.train import ranks
 from components.train.config import TrainConfig
+from components.train.keeper import Keeper
 from tests.components.train.conftest import SETTINGS, free_port, same
 
 
@@ -20,6 +21,15 @@ def worker(rows, model, settings, out, processes, environment, answers):
 
     os.environ |= environment
     machine = ranks.machine()
+    if "SIGTERM_AFTER_SUM" in environment and machine.number == 0:
+        at_end = Keeper.on_step_end
+
+        def late(self, args, state, control, **more):
+            if state.global_step == 2:
+                self._stop()
+            at_end(self, args, state, control, **more)
+
+        Keeper.on_step_end = late
     try:
         config = TrainConfig(**settings)
         done = train_part(rows, model, config, out / "adapter", out, "code", "", processes, machine)
@@ -31,7 +41,7 @@ def worker(rows, model, settings, out, processes, environment, answers):
 class Machines:
     """Two machines that train together, each with a disk of its own; the store is shared."""
 
-    def __init__(self, place, rows, model, processes=1, **settings):
+    def __init__(self, place, rows, model, processes=1, late_sigterm=False, **settings):
         context = multiprocessing.get_context("spawn")
         self.answers, self.out, self.processes = context.Queue(), [place / "0", place / "1"], []
         port = free_port()
@@ -40,6 +50,7 @@ class Machines:
             told = {"PET_NNODES": "2", "PET_NODE_RANK": str(number), "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(port)}
             told |= {"GLOO_SOCKET_IFNAME": "lo", "CALLTUNE_EVENTS": str(out / "events.jsonl")}
             told |= {"CALLTUNE_STORAGE": str(place / "store"), "OMP_NUM_THREADS": "1"}
+            told |= {"SIGTERM_AFTER_SUM": "1"} if late_sigterm else {}
             arguments = (rows, model, {**SETTINGS, **settings}, out, processes, told, self.answers)
             self.processes.append(context.Process(target=worker, args=arguments))
             self.processes[-1].start()
@@ -87,6 +98,12 @@ def test_a_preempted_machine_stops_all_at_one_step_and_they_go_on_from_there(alo
     assert again.end() == [(True, None), (False, None)]
     assert any("goes on from the checkpoint of step" in note for note in again.notes())
     same(alone, again.out[0])
+
+
+def test_a_sigterm_that_comes_after_the_step_was_agreed_stops_all_at_the_next_one(rows, tiny, tmp_path):
+    (_, first), (_, second) = Machines(tmp_path, rows, tiny, late_sigterm=True).end()
+    assert isinstance(first, Stopped) and "at step 3 of" in str(first) and "goes on from there" in str(first)
+    assert isinstance(second, Stopped) and "at step 3 of" in str(second)
 
 
 def test_who_a_machine_is_comes_from_torchruns_variables(monkeypatch):
