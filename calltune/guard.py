@@ -24,7 +24,7 @@ from referencing.jsonschema import EMPTY_REGISTRY
 
 from calltune.errors import DataError
 from calltune.plain_schemas import fits, is_plain
-from calltune.records import Call, Tool
+from calltune.records import Call, Tool, once
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,4000})")  # int() itself refuses more than 4,300 digits with an exception
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,400})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?")
@@ -160,19 +160,6 @@ def _check_wrapped(wrapped: Any, tools: Sequence[Tool], coerce: bool) -> Guarded
         return Guarded(call, f"{_shown(call.get('name'))}: the arguments are not JSON: {_clipped(str(error), 200)}")
     guarded = check({**call, "arguments": arguments}, tools, coerce)
     return guarded if guarded.accepted else Guarded(call, guarded.reason)
-
-
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json.loads(text, object_pairs_hook=once)`: of two values for one key a reader would see only the last.
-
-    Raises:
-        ValueError: a key stands twice in one object.
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
-    return found
 
 
 @lru_cache(maxsize=1024)
