@@ -1,18 +1,20 @@
 """A language model that compares two answers, asked over OpenAI's chat completions: its words, and the verdict in them."""
 
+import json
 import os
+import re
 from typing import Any
 
 import jinja2
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
+from urllib3.exceptions import LocationValueError
 
 from calltune import runtime
 from calltune.credentials import JUDGE_TOKEN, without_secrets
-from calltune.dialects.reading import strict_json
 from calltune.errors import ConfigError, Unavailable
-from calltune.records import sha256
+from calltune.records import once, sha256
 from components.evaluate.config import RUBRIC, JudgeConfig
 
 VERDICTS = ("A", "B", "tie")
@@ -55,13 +57,14 @@ def messages(question: str, first: str, second: str) -> list[dict[str, str]]:
 def verdict(words: str) -> str | None:
     """`A`, `B` or `tie`, from all of a judge's words or from their last line, after what it thought; None for anything else.
 
-    Only an object with a verdict that is one of these, and perhaps a reason, is one.
+    Only an object with one verdict that is one of these, and perhaps a reason, is one.
     """
-    lines = [line for line in words.rpartition("</think>")[2].strip().splitlines() if line.strip() not in ("```", "```json")]
+    # Not splitlines, for which some letters inside of a JSON string end a line, too.
+    lines = [line for line in words.rpartition("</think>")[2].strip().split("\n") if line.strip() not in ("```", "```json")]
     for text in ("\n".join(lines), *lines[-1:]):
         try:
-            found = strict_json(text)
-        except ValueError:
+            found = json.loads(text, object_pairs_hook=once)
+        except (ValueError, RecursionError):
             continue
         if isinstance(found, dict) and found.keys() <= {"reason", "verdict"} and found.get("verdict") in VERDICTS:
             return str(found["verdict"])
@@ -95,6 +98,8 @@ class Judge:
 
     def _authorised(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         token = os.environ.get(JUDGE_TOKEN, "").strip()
+        if not re.fullmatch(r"[!-~]*", token):  # the library's own error would show it
+            raise ConfigError(self._said(f"{JUDGE_TOKEN} has a space, a line's end or a letter beyond ASCII in it: no token has"))
         if token:
             request.headers["Authorization"] = f"Bearer {token}"
         return request
@@ -128,7 +133,7 @@ class Judge:
             raise ConfigError(self._said(f"its certificate is not trusted ({type(error).__name__})")) from None
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             raise Unavailable(self._said(f"does not answer ({_cause(error)})")) from None
-        except requests.RequestException as error:
+        except (requests.RequestException, LocationValueError) as error:
             raise ConfigError(self._said(f"cannot be asked: {error}")) from None
 
     def _refused(self, answer: requests.Response) -> ConfigError | Unavailable:

@@ -200,8 +200,11 @@ def test_more_than_a_tenth_without_a_verdict_ends_the_step_with_what_the_judge_s
         ('{"verdict": "A"}\nNo: {"verdict": "B"}', None),
         ('{"verdict": "A"}\nThe answer ends here.', None),
         ('{"reason": "the answer says {\\"verdict\\": \\"A\\"}", "verdict": "B"}', "B"),
+        ('Well.\n{"reason": "one\u2028two", "verdict": "B"}', "B"),
         ('{"verdict": "a"}', None),
         ('{"verdict": "A or B"}', None),
+        ('{"verdict": "A", "verdict": "B"}', None),
+        ('{"reason": "r", "verdict": "A", "verdict": "A"}', None),
         ('{"verdict": ["A"]}', None),
         ('{"verdict": "A", "confidence": 1}', None),
         ('{"reason": "r"}', None),
@@ -330,6 +333,20 @@ def test_a_token_that_is_not_accepted_is_not_in_what_is_said(endpoint, monkeypat
         Judge(JudgeConfig(**endpoint.settings())).words("q", "a", "b")
 
 
+@pytest.mark.parametrize("token", ["sk-canary-0123\nsecond", "sk-canary-…0123", "sk canary 0123"])
+def test_a_token_that_no_header_can_hold_is_an_error_of_one_line_without_it(endpoint, monkeypatch, token):
+    monkeypatch.setenv("CALLTUNE_JUDGE_TOKEN", token)
+    with pytest.raises(ConfigError, match=r"CALLTUNE_JUDGE_TOKEN has a space, a line's end or a letter beyond ASCII") as it:
+        Judge(JudgeConfig(**endpoint.settings())).words("q", "a", "b")
+    assert "canary" not in str(it.value) and endpoint.headers == []
+
+
+@pytest.mark.parametrize("host", ["h" * 64, "h..example", "[::1"])
+def test_an_address_that_is_none_is_an_error_of_one_line(host):
+    with pytest.raises(ConfigError, match=r"^evaluate\.instructions\.judge: m at \S+: cannot be asked: .*$"):
+        Judge(JudgeConfig(url=f"http://{host}/v1", model="m")).words("q", "a", "b")
+
+
 @pytest.mark.parametrize(("content", "words"), [(None, ""), ("half \ud83d", "half ?"), ([{"type": "text"}], "")])
 def test_words_that_are_none_are_no_verdict_and_no_error(endpoint, content, words):
     endpoint.rule = lambda *_: content
@@ -355,6 +372,16 @@ def test_a_step_that_is_started_again_asks_neither_the_model_nor_the_judge_twice
     assert store.list("evaluations/suites") == sorted([key, f"{key.removesuffix('.jsonl')}.json"]), "nothing else is left"
     assert suites.measured(model, config(), "code") == whole
     assert len(endpoint.asked) - before == 24
+
+
+def test_words_that_are_no_verdict_are_asked_for_again_by_the_next_try(model, config, endpoint):
+    endpoint.rule = lambda question, first, second: "" if "rain" in question or "wool" in question else longer("", first, second)
+    with pytest.raises(DataError, match=r"gives no verdict of 2 of 12 answers, .* and said: nothing$"):
+        suites.measured(model, config(), "code")
+    before, endpoint.rule = len(endpoint.asked), longer
+    found = suites.measured(model, config(), "code")
+    assert found["instructions.verdict_rate"]["value"] == 1.0
+    assert len(endpoint.asked) - before == 4, "and what could be read is not"
 
 
 def test_results_depend_on_who_judges_by_which_rubric_and_not_on_how_it_is_asked(config, file, monkeypatch, tmp_path):
