@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 
 from calltune.errors import DataError
-from calltune.records import Message, Tool, canonical
+from calltune.records import Message, Tool, canonical, once
 from calltune.settings import Settings
 from calltune.validate import problem
 from components.evaluate import tool_process
@@ -86,13 +86,12 @@ def prepare(settings: ExecutionConfig) -> Prepared:
     if knowledge is not None:
         _require_search(tools, settings)
     file = Path(settings.questions)
-    try:
-        lines = [(n, line) for n, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not a text in UTF-8: {error}") from None
     questions: dict[str, Question] = {}
     seen: dict[str, int] = {}
-    for number, line in lines:
+    # Not splitlines, for which some letters inside of a JSON string end a line, too.
+    for number, line in enumerate(_read(file).split("\n"), 1):
+        if not line.strip():
+            continue
         question = _question(f"{file}, line {number}", line, tools, knowledge)
         # Asked twice, a question would count twice, and the interval would be narrower than it is.
         before = seen.setdefault(canonical(question.prompt), number)
@@ -102,6 +101,15 @@ def prepare(settings: ExecutionConfig) -> Prepared:
     if not questions:
         raise DataError(f"{file}: no questions in it")
     return Prepared(questions, tools, knowledge)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not a text in UTF-8: {error}") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def _require_search(tools: list[Tool], settings: ExecutionConfig) -> None:
@@ -114,12 +122,16 @@ def _require_search(tools: list[Tool], settings: ExecutionConfig) -> None:
 
 def _question(where: str, line: str, tools: list[Tool], knowledge: Knowledge | None) -> Question:
     try:
-        question = Question.model_validate(json.loads(line))
+        row = json.loads(line, object_pairs_hook=once)
+        json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair, an escape such as \ud83d alone, is no text
+        question = Question.model_validate(row)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise DataError(f"{where}: {f'{place}: ' if place else ''}{first['msg'].removeprefix('Value error, ')}") from None
-    except ValueError as error:
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: half of a surrogate pair (an escape such as \\ud83d alone) is no text") from None
+    except (RecursionError, ValueError) as error:
         raise DataError(f"{where}: not JSON: {error}") from None
     # As a row of the data: whatever answer would follow.
     wrong = problem({"messages": [*question.prompt, {"role": "assistant", "content": "…"}], "tools": tools})
