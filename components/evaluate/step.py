@@ -130,8 +130,12 @@ def _earlier(
 
 def _beside(served: Served, config: EvaluateConfig, code: str, folder: Path) -> dict[str, Any]:
     """The part of `metrics.json` that the suites have in it."""
-    beside = suites.measured(served, config, code, folder)
-    return {"settings": suites.recorded(config), "suites": beside, "rows": suites.rows_at(served, config, code, folder)}
+    settings = suites.recorded(config)
+    return {
+        "settings": settings,
+        "suites": suites.measured(served, config, code, folder, settings),
+        "rows": suites.rows_at(served, config, code, folder, settings),
+    }
 
 
 def evaluate(
