@@ -255,9 +255,10 @@ def _reason(name: str, error: jsonschema.ValidationError) -> str:
         return f"{path}.{missing}: is required and missing"
     if keyword in ("additionalProperties", "unevaluatedProperties") and limit is False:
         listed = list(schema.get("properties", {}))
-        unlisted = [key for key in value if key not in listed]
-        key = unlisted[0] if unlisted else "?"
-        return f"{path}.{_clipped(key)}: no such argument{_nearest(key, listed) or _one_of(listed)}"
+        # The message names those that are not in an `anyOf` or behind a `$ref` either; what is there, it does not.
+        unlisted = [key for key in value if key not in listed and repr(key) in error.message]
+        key, elsewhere = unlisted[0] if unlisted else "?", not _COMPOSING.isdisjoint(schema)
+        return f"{path}.{_clipped(key)}: no such argument{_nearest(key, listed) or ('' if elsewhere else _one_of(listed))}"
     if keyword == "type":
         wanted = limit if isinstance(limit, str) else " or ".join(limit)
         return f"{path}: must be of type {wanted}, not {_kind(value)}"
