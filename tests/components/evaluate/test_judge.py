@@ -45,11 +45,12 @@ class Endpoint:
     Attributes:
         asked: the bodies of the requests that were judged.
         headers: of all requests.
+        piece: bytes of an answer that come at once, 0.3 s before the next.
         refuse: from a body to a status and a body to answer with instead, or None.
     """
 
     def __init__(self):
-        self.rule, self.refuse, self.asked, self.headers = longer, lambda body: None, [], []
+        self.rule, self.refuse, self.asked, self.headers, self.piece = longer, lambda body: None, [], [], 2**20
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -70,7 +71,10 @@ class Endpoint:
                 for name, value in {"Content-Length": str(len(data)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(data)
+                for start in range(0, len(data), endpoint.piece):
+                    self.wfile.write(data[start : start + endpoint.piece])
+                    if len(data) > endpoint.piece:
+                        time.sleep(0.3)
 
             def log_message(self, *_):
                 pass
@@ -305,6 +309,16 @@ def test_nobody_at_the_address_and_an_answer_that_does_not_come_are_said(endpoin
     assert len(endpoint.headers) == 3
 
 
+def test_an_answer_that_comes_too_slowly_is_asked_for_again_and_then_said(endpoint, monkeypatch):
+    endpoint.piece = 10
+    monkeypatch.setattr(judge, "TIMED_OUT", 1)
+    with pytest.raises(Unavailable, match=r"does not answer \(not done after 1 s, 2 times\)$"):
+        Judge(JudgeConfig(**endpoint.settings(timeout_s=1))).words("q", "a", "b")
+    assert len(endpoint.headers) == 2
+    endpoint.piece = 60
+    assert Judge(JudgeConfig(**endpoint.settings(timeout_s=9))).words("q", "a", "b") == says("tie")
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -317,6 +331,7 @@ def test_nobody_at_the_address_and_an_answer_that_does_not_come_are_said(endpoin
         ((200, b"<html>", {}), r"answers, but not as OpenAI's chat completions do: is the address right\?$"),
         ((200, {"choices": []}, {}), r"answers, but not as OpenAI's"),
         ((200, [], {}), r"answers, but not as OpenAI's"),
+        ((200, b"[" * 100_000, {}), r"answers, but not as OpenAI's"),
     ],
 )
 def test_what_asking_again_does_not_mend_is_an_error_of_the_config(endpoint, answer, message):
