@@ -28,6 +28,8 @@ MAX_ANSWER = 16_384
 MAX_TOOLS = 4 * 2**20
 DESCRIBE_S = 120
 """Seconds to read a file's tools, which imports transformers beside what the file itself imports."""
+ROUNDS = 100
+"""How often what a call has left behind is looked for, 10 ms apart."""
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 """What a call gets of this process's environment. A list of what may go in, because nobody knows all names of secrets."""
 
@@ -146,10 +148,13 @@ def _end(process: "subprocess.Popen[bytes]", mark: str) -> None:
     if process.stdout is not None:
         process.stdout.close()
     process.wait()
-    while left := list(_marked(mark.encode())):
+    for _ in range(ROUNDS):  # one may have started another meanwhile, and one that waits for a disk does not end
+        left = list(_marked(mark.encode()))
         for number in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
+        if not left:
+            break
         time.sleep(0.01)
 
 
