@@ -60,6 +60,8 @@ def _object(text: str, at: int) -> tuple[dict[str, Any], int]:
         key, at = _bare(text, at + 1)
         if not key or not text.startswith(":", at):
             raise ValueError("an object must be {key:value,...}")
+        if key in found:
+            raise ValueError(f"the key {key[:60]!r} stands twice in one object")
         found[key], at = _value(text, at + 1)
         if text.startswith("}", at):
             return found, at + 1

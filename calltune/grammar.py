@@ -16,6 +16,9 @@ COMPOSED = ("$ref", "allOf", "anyOf", "oneOf", "unevaluatedProperties")
 EDGES = {"hermes": ("<tool_call>", "</tool_call>", "\n", "\n"), "json": ("<calls>", "</calls>", "", "")}
 """From a call syntax to the marks around its calls, and to what stands between a mark and a call. Only these have a grammar."""
 
+SPACES = {"hermes": r"[ \t\n\r]*", "json": r"[ \t]*"}
+"""What may stand between the parts of a call's arguments: in `json` a line is a call."""
+
 
 def require_grammar(syntax: str) -> None:
     """Refuse a call syntax that has no grammar.
@@ -55,7 +58,8 @@ def require_readable(tools: Iterable[Tool]) -> None:
 def grammar(syntax: str, tools: Sequence[Tool], stop_ids: Sequence[int], special: Mapping[str, int] | None = None) -> str:
     """What an answer may be: any text without the marks of calls, with valid calls in it, then a stop token.
 
-    A call's arguments come in the order of its tool's schema, and none that the schema does not list, as the guard has it.
+    A call's arguments come in the order of its tool's schema, and none that the schema does not list, as the guard has it;
+    but for a schema that is put together of others (`anyOf`, `$ref`), which the guard sees through and no grammar does.
     Special tokens other than the stop tokens and the marks do not occur.
 
     Args:
@@ -87,12 +91,9 @@ def grammar(syntax: str, tools: Sequence[Tool], stop_ids: Sequence[int], special
         if begin in special:
             lines.append(f"lead: TEXT <[{special[begin]}]> {_text(before)}")
         else:
-            lines += [
-                # Lazy: the text before a call ends where the first mark does. It is no TEXT, in which no closing mark may stand.
-                f"lead[lazy]: BEFORE {_text(begin + before)}",
-                rf"BEFORE: /(.|\n)*/ & ~/(.|\n)*{end.replace('/', chr(92) + '/')}(.|\n)*/",
-            ]
-        lines += [f"call_{number}: {_call(tool)}" for number, tool in enumerate(tools)]
+            # Lazy: the text before a call ends where the first mark does. With another mark in it the parser would begin there.
+            lines.append(f"lead[lazy]: TEXT {_text(begin + before)}")
+        lines += [f"call_{number}: {_call(tool, syntax)}" for number, tool in enumerate(tools)]
     return "\n".join(lines) + "\n"
 
 
@@ -100,10 +101,11 @@ def _text(text: str) -> str:
     return json.dumps(text) if text else ""
 
 
-def _call(tool: Tool) -> str:
+def _call(tool: Tool, syntax: str) -> str:
     function = tool["function"]
     head = f'{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "arguments": '
-    return f'{json.dumps(head)} %json {json.dumps(_closed(function.get("parameters") or {}))} "}}"'
+    schema = {**_closed(function.get("parameters") or {}), "x-guidance": {"whitespace_pattern": SPACES[syntax]}}
+    return f'{json.dumps(head)} %json {json.dumps(schema)} "}}"'
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:

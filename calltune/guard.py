@@ -24,7 +24,7 @@ from referencing.jsonschema import EMPTY_REGISTRY
 
 from calltune.errors import DataError
 from calltune.plain_schemas import fits, is_plain
-from calltune.records import Call, Tool
+from calltune.records import Call, Tool, once
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,4000})")  # int() itself refuses more than 4,300 digits with an exception
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,400})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?")
@@ -162,19 +162,6 @@ def _check_wrapped(wrapped: Any, tools: Sequence[Tool], coerce: bool) -> Guarded
     return guarded if guarded.accepted else Guarded(call, guarded.reason)
 
 
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json.loads(text, object_pairs_hook=once)`: of two values for one key a reader would see only the last.
-
-    Raises:
-        ValueError: a key stands twice in one object.
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
-    return found
-
-
 @lru_cache(maxsize=1024)
 def _validator(name: str, schema_json: str) -> Validator:
     schema = json.loads(schema_json)
@@ -268,9 +255,10 @@ def _reason(name: str, error: jsonschema.ValidationError) -> str:
         return f"{path}.{missing}: is required and missing"
     if keyword in ("additionalProperties", "unevaluatedProperties") and limit is False:
         listed = list(schema.get("properties", {}))
-        unlisted = [key for key in value if key not in listed]
-        key = unlisted[0] if unlisted else "?"
-        return f"{path}.{_clipped(key)}: no such argument{_nearest(key, listed) or _one_of(listed)}"
+        # The message names those that are not in an `anyOf` or behind a `$ref` either; what is there, it does not.
+        unlisted = [key for key in value if key not in listed and repr(key) in error.message]
+        key, elsewhere = unlisted[0] if unlisted else "?", not _COMPOSING.isdisjoint(schema)
+        return f"{path}.{_clipped(key)}: no such argument{_nearest(key, listed) or ('' if elsewhere else _one_of(listed))}"
     if keyword == "type":
         wanted = limit if isinstance(limit, str) else " or ".join(limit)
         return f"{path}: must be of type {wanted}, not {_kind(value)}"

@@ -22,8 +22,8 @@ AHEAD = 2
 MOST_HELPERS = 7
 """More would wait for this process, which takes what they come to, and each holds libraries of its own in memory."""
 SWITCH_S = 0.0001
-"""How long this process's own work may keep the threads waiting that pass batches on. Python's 5 ms, many times for each batch, left
-the helpers without work for half of the time."""
+"""How long this process's own work may keep the threads waiting that pass batches on. Python's 5 ms, many times for each batch,
+left the helpers without work for half of the time."""
 UNTAKEN = 32
 """Items in memory at once. While helpers start, which takes seconds, this process goes on by itself for so long."""
 

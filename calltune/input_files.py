@@ -39,13 +39,13 @@ def within(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def text_of(file: Path) -> str:
-    """What is written in a file that people write.
+    """What is written in a file that people write; without the mark that some editors begin one with.
 
     Raises:
         DataError: it is no file that can be read, or no text in UTF-8.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not a text in UTF-8: {error}") from None
     except OSError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calltune import functiongemma, python_calls, yaml_calls
-from calltune.records import Call
+from calltune.records import Call, once
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _lines(inside: str) -> list[str]:
 
 def _json_call(text: str) -> Call:
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = _JSON.decode(text)
         json.dumps(value, ensure_ascii=False).encode()  # an escape such as \ud800 alone makes a string that no file can hold
     except (RecursionError, ValueError) as error:
         raise ValueError(f"the call is not JSON: {error}") from None
@@ -176,7 +176,8 @@ def _finite(text: str) -> float:
     return number
 
 
-_JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+# Of two values for one key an application may take either: no call that can be read.
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=once)
 
 PARSERS: dict[str, Callable[[str], Parsed]] = {
     "hermes": parse_hermes,

@@ -5,7 +5,10 @@ import math
 import warnings
 from typing import Any
 
-from calltune.records import Call
+from calltune.records import Call, once
+
+LONGEST_INTEGER = 14_000
+"""Bits: Python reads a longer one in hex, and then cannot print it, since it has more than 4,300 digits."""
 
 
 def read_calls(text: str) -> list[Call]:
@@ -33,7 +36,9 @@ def _call(node: ast.expr) -> Call:
         raise ValueError("a call must be name(argument=value)")
     if node.args or any(keyword.arg is None for keyword in node.keywords):
         raise ValueError("every argument of a call needs its name")
-    return {"name": _name(node.func), "arguments": {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}}
+    # Python itself refuses an argument that is given twice, though not when it only reads the tree.
+    arguments = once([(str(keyword.arg), _value(keyword.value)) for keyword in node.keywords])
+    return {"name": _name(node.func), "arguments": arguments}
 
 
 def _name(node: ast.expr) -> str:
@@ -51,12 +56,14 @@ def _value(node: ast.expr | None) -> Any:
         keys = [_value(key) for key in node.keys]
         if not all(isinstance(key, str) for key in keys):
             raise ValueError("the keys of an object must be strings")
-        return dict(zip(keys, (_value(item) for item in node.values), strict=True))
+        return once(list(zip(keys, map(_value, node.values), strict=True)))
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         number = _value(node.operand)
         if type(number) in (int, float):
             return -number
     if isinstance(node, ast.Constant):
+        if type(node.value) is int and node.value.bit_length() > LONGEST_INTEGER:
+            raise ValueError(f"{hex(node.value)[:20]}… is out of range")
         if isinstance(node.value, str):
             node.value.encode()  # a surrogate alone makes a string that no file can hold: a UnicodeError is a ValueError
             return node.value

@@ -4,6 +4,7 @@ the cache keys."""
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,37 @@ from components.evaluate.config import EvaluateConfig, ExecutionConfig, GeneralC
 from components.evaluate.measuring import recorded
 from components.evaluate.suites.general.documents import documents
 from components.evaluate.suites.instructions.questions import questions
-from components.format.benchmarks import Question, benchmark_questions
+from components.format.benchmarks import benchmark_questions
 from pipelines.config import RunConfig
 
 
-def require(config: RunConfig) -> list[str]:
-    """Refuse what evaluate would stumble over after hours of training, or format after rendering; returns the names of what
-    evaluate will measure.
+@dataclass(frozen=True)
+class Looked:
+    """What was found in the files, each read once.
+
+    Attributes:
+        measures: names of what evaluate will measure.
+        instructions: how many there are to answer; 0 also where the file is in the store already, and was looked at then.
+        benchmarks: each file with how many questions it has, but for those that are in the store already.
+    """
+
+    measures: list[str]
+    instructions: int
+    benchmarks: Mapping[str, int]
+
+
+def require(config: RunConfig) -> Looked:
+    """Refuse what evaluate would stumble over after hours of training, or format after rendering; returns what is there.
 
     Raises:
         ConfigError: a suite's library is not installed, lm-eval has no such task, or the gate has a condition on a metric that is
             not the task's, or on a measure for which no question says what would be right.
         DataError: a file that a suite reads is not there, or is not what the suite reads; or a benchmark's has no questions.
     """
-    _asked_elsewhere(config)
+    benchmarks = _asked_elsewhere(config)
     recorded(config.evaluate)
     _require_readable(config.evaluate.general)
-    _questions(config.evaluate)
+    instructions = _questions(config.evaluate)
     names = _asked_for(config.evaluate)
     if config.evaluate.general.tasks:
         from components.evaluate.suites.general.tasks import metrics_of
@@ -53,7 +68,7 @@ def require(config: RunConfig) -> list[str]:
             if name.startswith("execution.") and name not in measured:
                 where = config.evaluate.execution.questions
                 raise ConfigError(f"gate.{condition}: {name!r} is not measured: no row of {where} says what would be right")
-    return names
+    return Looked(names, instructions, benchmarks)
 
 
 def _conditions(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -102,9 +117,10 @@ def described(config: RunConfig, here: bool) -> Iterator[str]:
     if not here and there.execution.documents and not find_spec("bm25s"):
         there = there.model_copy(update={"execution": ExecutionConfig()})
         unseen.append(("bm25s", "whether the files of evaluate.execution can be used"))
-    for number, measure in enumerate(require(config.model_copy(update={"evaluate": there}))):
+    looked = require(config.model_copy(update={"evaluate": there}))
+    for number, measure in enumerate(looked.measures):
         yield f"{'' if number else 'suites':<13}{measure}"
-    asked, judge = _questions(config.evaluate), config.evaluate.instructions.judge
+    asked, judge = looked.instructions, config.evaluate.instructions.judge
     if asked:
         yield f"             instructions: {asked} question{'s' * (asked != 1)}, to each of the models"
     if judge.url:
@@ -113,22 +129,20 @@ def described(config: RunConfig, here: bool) -> Iterator[str]:
         yield f"             judged by {judge.model} at {judge.url}, {token} a {JUDGE_TOKEN} here; {verdicts}"
     for library, what in unseen:
         yield f"warning: {library} is not installed here: {what}, only the run will tell"
-    found = Counter(one.file for one in _asked_elsewhere(config))
-    lines = [f"{file}: no training row may ask what its {count} questions ask" for file, count in found.items()]
+    lines = [f"{file}: no training row may ask what its {count} questions ask" for file, count in looked.benchmarks.items()]
     lines += [f"{place}: in the store" for place in config.format.contamination.benchmarks if "://" in place]
     for number, line in enumerate(lines):
         yield f"{'' if number else 'benchmarks':<13}{line}"
 
 
-def _asked_elsewhere(config: RunConfig) -> list[Question]:
-    """The questions of outside benchmarks, but for those files that are in the store already, and were looked at then."""
+def _asked_elsewhere(config: RunConfig) -> Counter[str]:
+    """How many questions each outside benchmark has, but for those that are in the store already, and were looked at then."""
     settings = config.format.contamination
     here = [file for file in settings.benchmarks if "://" not in file]
-    return benchmark_questions(settings.model_copy(update={"benchmarks": here}))
+    return Counter(one.file for one in benchmark_questions(settings.model_copy(update={"benchmarks": here})))
 
 
 def _questions(config: EvaluateConfig) -> int:
-    """How many instructions there are to answer; 0 also where the file is in the store already, and was looked at then."""
     file = config.instructions.questions
     return len(questions(Path(file), config.instructions.limit)) if file and "://" not in file else 0
 

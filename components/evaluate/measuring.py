@@ -4,7 +4,7 @@ A suite's results are kept in the store under what they depend on, which the tes
 not measured again because the data has grown, and a step that is started again does not repeat a suite that had ended.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,13 @@ def _version(suite: str, library: str) -> str:
         raise ConfigError(f"{needs}: pip install -c constraints.txt {library}") from None
 
 
-def measured(served: Served, config: EvaluateConfig, code: str = "", beside: Path | None = None) -> dict[str, dict[str, Any]]:
+def measured(
+    served: Served,
+    config: EvaluateConfig,
+    code: str = "",
+    beside: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Every measure that the config asks for: `suites` in `metrics.json`.
 
     Args:
@@ -58,13 +64,14 @@ def measured(served: Served, config: EvaluateConfig, code: str = "", beside: Pat
         config: the step's settings.
         code: what the step's code is; empty: results are neither kept in the store nor taken from there.
         beside: folder for the suites' rows where they are not kept in the store; None: for none.
+        settings: what :func:`recorded` says of the config, where that is known: it reads every file.
 
     Raises:
         UserError: what a suite needs is not there.
     """
     found: dict[str, dict[str, Any]] = {}
     here = config.with_files(files.local).suites
-    for name, details in _details(served, config, code, beside):
+    for name, details in _details(served, config, code, beside, settings):
         place = f"{details.place}.json"
         kept = details.store.get_json(place) if details.store else None
         if kept is None:
@@ -77,14 +84,23 @@ def measured(served: Served, config: EvaluateConfig, code: str = "", beside: Pat
     return found
 
 
-def rows_at(served: Served, config: EvaluateConfig, code: str = "", beside: Path | None = None) -> dict[str, str]:
+def rows_at(
+    served: Served,
+    config: EvaluateConfig,
+    code: str = "",
+    beside: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
     """Where what a suite was answered can be read, question by question, after :func:`measured` with the same: by its name."""
-    found = {name: details.address for name, details in _details(served, config, code, beside) if config.suites[name].has_rows}
+    details = _details(served, config, code, beside, settings)
+    found = {name: one.address for name, one in details if config.suites[name].has_rows}
     return {name: address for name, address in found.items() if address}
 
 
-def _details(served: Served, config: EvaluateConfig, code: str, beside: Path | None) -> Iterator[tuple[str, Details]]:
-    settings, store = recorded(config), storage.of_run() if code else None
+def _details(
+    served: Served, config: EvaluateConfig, code: str, beside: Path | None, settings: Mapping[str, Any] | None
+) -> Iterator[tuple[str, Details]]:
+    settings, store = recorded(config) if settings is None else settings, storage.of_run() if code else None
     for name, suite in config.suites.items():
         if suite.measures():
             identity = [served.folder.digest, served.tokenizer.chat_template, name, settings[name], code]

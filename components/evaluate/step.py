@@ -130,8 +130,12 @@ def _earlier(
 
 def _beside(served: Served, config: EvaluateConfig, code: str, folder: Path) -> dict[str, Any]:
     """The part of `metrics.json` that the suites have in it."""
-    beside = measuring.measured(served, config, code, folder)
-    return {"settings": measuring.recorded(config), "suites": beside, "rows": measuring.rows_at(served, config, code, folder)}
+    settings = measuring.recorded(config)
+    return {
+        "settings": settings,
+        "suites": measuring.measured(served, config, code, folder, settings),
+        "rows": measuring.rows_at(served, config, code, folder, settings),
+    }
 
 
 def evaluate(

@@ -12,9 +12,8 @@ from typing import Any
 
 from calltune import stats
 from calltune.breakdown import by_tool
-from calltune.guard import once
 from calltune.metrics import MEANS, NO_CALL, PROPORTIONS, ROBUSTNESS, VERDICTS, label_of, names_in
-from calltune.records import canonical
+from calltune.records import canonical, once
 
 Outcomes = dict[str, dict[str, int]]
 """Metric → question id → 0 or 1, for the questions that count in the metric."""

@@ -305,3 +305,17 @@ def test_whatever_is_accepted_fits_the_schema_and_is_json(arguments: dict[str, A
     else:
         assert guarded.reason
         guarded.reason.encode()
+
+
+@pytest.mark.parametrize(
+    "composed",
+    [
+        {"anyOf": [{"properties": {"p": {"type": "integer"}}}, {"properties": {"q": {"type": "integer"}}}]},
+        {"allOf": [{"properties": {"p": {"type": "integer"}}}]},
+        {"$ref": "#/$defs/P", "$defs": {"P": {"properties": {"p": {"type": "integer"}}}}},
+    ],
+)
+def test_of_a_composed_schema_the_argument_that_is_not_in_it_is_named(composed: dict[str, Any]) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", **composed}}}
+    assert check({"name": "f", "arguments": {"p": 1}}, [tool]).accepted
+    assert check({"name": "f", "arguments": {"p": 1, "z": 1}}, [tool]).reason == "f.z: no such argument"

@@ -1,8 +1,10 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calltune.parse import parse_hermes
+from calltune.parse import PARSERS, parse_hermes
 
 ANA = '<tool_call>\n{"name": "find_employee", "arguments": {"name": "Ana"}}\n</tool_call>'
 ROOM = '<tool_call>\n{"name": "book_room", "arguments": {"people": 4}}\n</tool_call>'
@@ -81,6 +83,34 @@ def test_what_is_not_a_call_is_malformed_with_its_reason(inside, reason):
     parsed = parse_hermes(f"<tool_call>\n{inside}\n</tool_call>")
     assert parsed.calls == ()
     assert reason in parsed.malformed
+
+
+@pytest.mark.parametrize(
+    ("syntax", "text"),
+    [
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"x": 1, "x": 2}}</tool_call>'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {}, "x": 1, "x": 1}</tool_call>'),
+        ("json", '<calls>{"name": "f", "arguments": {"a": [{"x": 1, "x": 1}]}}</calls>'),
+        ("llama3", '{"name": "f", "parameters": {"x": 1, "x": 2}}'),
+        ("functiongemma", "<start_function_call>call:f{x:1,x:2}<end_function_call>"),
+        ("functiongemma", "<start_function_call>call:f{a:{x:1,x:2}}<end_function_call>"),
+        ("python", "<calls>f(x=1, x=2)</calls>"),
+        ("python", '<calls>f(a={"x": 1, "x": 2})</calls>'),
+        ("pythonic", "[f(x=1, x=2)]"),
+        ("yaml", "<calls>\nname: f\narguments:\n  x: 1\n  x: 2\n</calls>"),
+    ],
+)
+def test_of_a_key_that_stands_twice_nobody_can_say_which_one_is_meant(syntax, text):
+    parsed = PARSERS[syntax](text)
+    assert parsed.calls == () and "the key 'x' stands twice in one object" in parsed.malformed
+
+
+@pytest.mark.parametrize("digits", [3_400, 5_000])
+def test_an_integer_that_cannot_be_written_down_is_malformed(digits):
+    parsed = PARSERS["python"](f"<calls>f(x=0x{'f' * digits})</calls>")
+    if parsed.malformed is None:
+        json.dumps(parsed.calls)
+    assert (parsed.malformed is None) == (digits == 3_400)
 
 
 def test_a_bad_call_beside_a_good_one_makes_the_answer_malformed():

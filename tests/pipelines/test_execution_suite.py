@@ -79,8 +79,8 @@ def test_a_condition_on_what_is_not_measured_is_refused(here, condition):
 
 
 def test_what_is_measured_is_what_rows_say_something_of(here):
-    assert suites.require(here()) == ["execution.success", "execution.finished", "execution.retrieved"]
-    assert suites.require(here({})) == []
+    assert suites.require(here()).measures == ["execution.success", "execution.finished", "execution.retrieved"]
+    assert suites.require(here({})).measures == []
 
 
 @pytest.mark.parametrize(
@@ -152,4 +152,4 @@ def test_the_examples_line_in_its_readme_is_a_config_that_check_takes(monkeypatc
     given = line.split("--set ")[1].strip("'")
     config = load("pipelines/recipes/helpdesk.yaml", [given])
     measured = ["execution.success", "execution.finished", "execution.retrieved", "execution.answered"]
-    assert suites.require(config) == measured
+    assert suites.require(config).measures == measured

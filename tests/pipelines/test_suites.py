@@ -144,7 +144,7 @@ def test_a_condition_on_another_metric_than_the_tasks_names_that(here):
     ):
         suites.require(config)
     right = here({"tasks": ["gsm8k"], "text": "text.txt"}, gate={"regression": {"general.gsm8k.exact_match": 0.05}})
-    assert suites.require(right) == ["general.gsm8k.exact_match", "general.text_loss"]
+    assert suites.require(right).measures == ["general.gsm8k.exact_match", "general.text_loss"]
 
 
 def test_check_says_what_is_measured_and_what_the_gate_makes_of_it(here):
@@ -287,6 +287,18 @@ def test_check_says_how_many_instructions_there_are_and_who_judges(asking, monke
     Path("asked.jsonl").write_text('{"instruction": "a"}\n')
     with pytest.raises(DataError, match=r"asked\.jsonl: the rows have the fields of no known dialect"):
         suites.require(judged)
+
+
+def test_check_reads_each_file_of_questions_once(asking, monkeypatch):
+    Path("bench.json").write_text('{"question": "Who is Ana?"}\n')
+    config = asking(format={"contamination": {"benchmarks": ["bench.json"]}})
+    read = []
+    for name in ("questions", "benchmark_questions"):
+        real = getattr(suites, name)
+        monkeypatch.setattr(suites, name, lambda *given, name=name, real=real: read.append(name) or real(*given))
+    said = list(suites.described(config, here=True))
+    assert any("2 questions" in line for line in said) and any("its 1 questions" in line for line in said)
+    assert sorted(read) == ["benchmark_questions", "questions"]
 
 
 def test_instructions_are_brought_into_the_store_and_come_back(asking, s3, tmp_path, monkeypatch):

@@ -3,6 +3,9 @@
 import re
 import unicodedata
 
+# Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese; and Korean, which writes endings and particles onto its words.
+_RUN_ON = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]")
+
 
 def contains(answer: str, wanted: str) -> bool:
     """Whether `wanted` stands in `answer`.
@@ -28,7 +31,11 @@ def _is_inside(left: str, right: str) -> bool:
     if not left or not right:
         return False
     edge = left[-1], right[0]
-    # Scripts that write words without a space between them have no capital letters either.
-    if all(one.lower() != one.upper() for one in edge) or all(one.isdigit() for one in edge):
+    if all(_is_of_a_word(one) for one in edge) or all(one.isdigit() for one in edge):
         return True
     return any(re.fullmatch(r"\d[.,]\d", around) for around in (left[-2:] + right[0], left[-1] + right[:2]))
+
+
+def _is_of_a_word(letter: str) -> bool:
+    """Whether it is a letter, or a sign on one, of a script that puts spaces between words."""
+    return unicodedata.category(letter)[0] in "LM" and not _RUN_ON.match(letter)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from calltune.errors import DataError
 from calltune.input_files import text_of, within
+from calltune.likeness import words
 
 KINDS = (".md", ".txt")
 RESULTS = 3
@@ -45,20 +46,21 @@ class Knowledge:
             raise DataError(f"{folder}: no document in it: a file that ends in {' or '.join(KINDS)}")
         self.documents = list(files)
         self.passages = [Passage(name, text) for name, file in files.items() for text in _passages(text_of(file))]
-        words = _words([passage.text for passage in self.passages])
-        if not any(words):
+        # Without a list of stop words or a stemmer, which are of one language: how rare a word is, is weighed as it is.
+        known = [words(passage.text) for passage in self.passages]
+        if not any(known):
             raise DataError(f"{folder}: no word in its documents")
         from bm25s import BM25
 
         self._index = BM25()
-        self._index.index(words, show_progress=False)
+        self._index.index(known, show_progress=False)
 
     def search(self, query: str) -> list[Passage]:
         """The passages that fit best, by BM25, best first; none that has no word of the query."""
-        words = _words([query])[0]
-        if not words:
+        asked = words(query)
+        if not asked:
             return []
-        scores = self._index.get_scores(words)
+        scores = self._index.get_scores(asked)
         # Of two with the same score the first in the folder, wherever this runs.
         order = sorted(range(len(scores)), key=lambda number: (-scores[number], number))
         return [self.passages[number] for number in order[:RESULTS] if scores[number] > 0]
@@ -72,11 +74,3 @@ def _passages(text: str) -> Iterator[str]:
             held = []
         held.append(paragraph)
     yield "\n\n".join(held)
-
-
-def _words(texts: list[str]) -> list[list[str]]:
-    from bm25s import tokenize
-
-    # Without a list of stop words or a stemmer, which are of one language: how rare a word is, is weighed as it is.
-    found: list[list[str]] = tokenize(texts, stopwords=None, return_ids=False, show_progress=False)
-    return found

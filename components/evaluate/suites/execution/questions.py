@@ -11,7 +11,7 @@ from pydantic import ValidationError, model_validator
 
 from calltune.errors import DataError
 from calltune.input_files import text_of
-from calltune.records import Message, Tool, canonical
+from calltune.records import Message, Tool, canonical, once
 from calltune.settings import Settings
 from calltune.validate import problem
 from components.evaluate.config import ExecutionConfig
@@ -87,10 +87,12 @@ def prepare(settings: ExecutionConfig) -> Prepared:
     if knowledge is not None:
         _require_search(tools, settings)
     file = Path(settings.questions)
-    lines = [(n, line) for n, line in enumerate(text_of(file).splitlines(), 1) if line.strip()]
     questions: dict[str, Question] = {}
     seen: dict[str, int] = {}
-    for number, line in lines:
+    # Not splitlines, for which some letters inside of a JSON string end a line, too.
+    for number, line in enumerate(text_of(file).split("\n"), 1):
+        if not line.strip():
+            continue
         question = _question(f"{file}, line {number}", line, tools, knowledge)
         # Asked twice, a question would count twice, and the interval would be narrower than it is.
         before = seen.setdefault(canonical(question.prompt), number)
@@ -112,12 +114,16 @@ def _require_search(tools: list[Tool], settings: ExecutionConfig) -> None:
 
 def _question(where: str, line: str, tools: list[Tool], knowledge: Knowledge | None) -> Question:
     try:
-        question = Question.model_validate(json.loads(line))
+        row = json.loads(line, object_pairs_hook=once)
+        json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair, an escape such as \ud83d alone, is no text
+        question = Question.model_validate(row)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise DataError(f"{where}: {f'{place}: ' if place else ''}{first['msg'].removeprefix('Value error, ')}") from None
-    except ValueError as error:
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: half of a surrogate pair (an escape such as \\ud83d alone) is no text") from None
+    except (RecursionError, ValueError) as error:
         raise DataError(f"{where}: not JSON: {error}") from None
     # As a row of the data: whatever answer would follow.
     wrong = problem({"messages": [*question.prompt, {"role": "assistant", "content": "…"}], "tools": tools})

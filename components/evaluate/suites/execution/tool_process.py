@@ -3,16 +3,18 @@
 This is isolation against accidents, not a sandbox: such a function has the network, and every file that this user may read.
 """
 
+import contextlib
 import json
 import math
 import os
+import secrets
 import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ MAX_ANSWER = 16_384
 MAX_TOOLS = 4 * 2**20
 DESCRIBE_S = 120
 """Seconds to read a file's tools, which imports transformers beside what the file itself imports."""
+ROUNDS = 100
+"""How often what a call has left behind is looked for, 10 ms apart."""
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 """What a call gets of this process's environment. A list of what may go in, because nobody knows all names of secrets."""
 
@@ -50,10 +54,11 @@ def call(file: Path, name: str, arguments: Mapping[str, Any], folder: Path, time
         file: the tools file, which the process imports first.
         name: of the function.
         arguments: by name, JSON values.
-        folder: the process's working, home and temporary folder.
+        folder: the process's working, home and temporary folder; made again where an earlier call has removed it.
         timeout_s: seconds until the process and all that it has started are killed.
     """
     asked = {"do": "call", "file": str(file.absolute()), "name": name, "arguments": dict(arguments)}
+    folder.mkdir(exist_ok=True)
     answer, failed = _run(asked, folder, timeout_s, MAX_ANSWER)
     if failed is not None:
         return Outcome(f"error: {answer}", failed)
@@ -81,7 +86,7 @@ def describe(file: Path) -> list[Tool]:
 
 def _run(asked: dict[str, Any], folder: Path, timeout_s: float, most: int) -> tuple[Any, str | None]:
     """The process's answer and None, or why there is none and in one word what kind of failure that is."""
-    begun = time.monotonic()
+    begun, mark = time.monotonic(), f"CALLTUNE_CALL={secrets.token_hex(16)}"
     with tempfile.TemporaryFile() as request:  # not a pipe, which a process that does not read would leave full
         request.write(json.dumps({**asked, "cpu_s": math.ceil(timeout_s) + 1}).encode())
         request.seek(0)
@@ -92,24 +97,23 @@ def _run(asked: dict[str, Any], folder: Path, timeout_s: float, most: int) -> tu
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=folder,
-            env=_environment(folder),
+            env=_environment(folder) | dict([mark.split("=")]),
             start_new_session=True,  # a process group, to be killed as one
         )
     try:
         data, failed = _read(process, begun + timeout_s, most)
     finally:
-        # Whatever it has started, too, and before it is waited for: until then no other group can have its number.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        _end(process, mark)
     if failed == "timed out" or process.returncode == -signal.SIGXCPU:
         return f"not done after {timeout_s:g} s", "timed out"
     if failed == "too long":
         return f"the result is longer than {most} bytes", failed
-    if not data.endswith(b"\n"):
+    line, end, _ = data.partition(b"\n")  # a function that has forked may come back twice
+    if not end:
         code = process.returncode
         how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
         return f"the process ended {how}, without a result", "crashed"
-    return json.loads(data), None
+    return json.loads(line), None
 
 
 def _read(process: "subprocess.Popen[bytes]", deadline: float, most: int) -> tuple[bytes, str | None]:
@@ -129,6 +133,37 @@ def _read(process: "subprocess.Popen[bytes]", deadline: float, most: int) -> tup
         # Not the end of the pipe alone: a process that the function has left behind may hold it open.
         if not piece or piece.endswith(b"\n"):
             return data, None
+
+
+def _end(process: "subprocess.Popen[bytes]", mark: str) -> None:
+    """Kill the process and all that it has started, also what has left its group, as a daemon does.
+
+    Args:
+        process: the head of its group.
+        mark: what is in the environment of this call's processes, and of no other.
+    """
+    # Before it is waited for: until then no other group can have its number.
+    os.killpg(process.pid, signal.SIGKILL)
+    # Not to the end of the pipe, which what has left the group may hold open for as long as it likes.
+    if process.stdout is not None:
+        process.stdout.close()
+    process.wait()
+    for _ in range(ROUNDS):  # one may have started another meanwhile, and one that waits for a disk does not end
+        left = list(_marked(mark.encode()))
+        for number in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        if not left:
+            break
+        time.sleep(0.01)
+
+
+def _marked(mark: bytes) -> Iterator[int]:
+    """The processes that have a variable in their environment; of one that has ended the kernel shows none."""
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+            if mark in place.read_bytes().split(b"\0"):
+                yield int(place.parent.name)
 
 
 def _environment(folder: Path) -> dict[str, str]:

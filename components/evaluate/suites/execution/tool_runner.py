@@ -41,13 +41,18 @@ def main() -> None:
     try:
         answer = json.dumps({"result": _result(request)}, ensure_ascii=False, allow_nan=False).encode()
     except UserError as error:
-        answer = json.dumps({"error": str(error)}).encode()
+        answer = _failed(str(error))
     except BaseException as error:  # the user's own code: anything can come out of it, SystemExit included
-        answer = json.dumps({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}).encode()
+        answer = _failed(f"{type(error).__name__}: {' '.join(str(error).split())}")
     out.write(answer + b"\n")
     out.flush()
     # At once: threads that the function has left behind are nobody's.
     os._exit(0)
+
+
+def _failed(why: str) -> bytes:
+    # Half of a surrogate pair, as in the name of a file that is no UTF-8, is what no prompt can hold.
+    return json.dumps({"error": why}, ensure_ascii=False).encode(errors="replace")
 
 
 def _result(request: dict[str, Any]) -> Any:

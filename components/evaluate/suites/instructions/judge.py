@@ -1,18 +1,22 @@
 """A language model that compares two answers, asked over OpenAI's chat completions: its words, and the verdict in them."""
 
+import json
 import os
+import re
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import jinja2
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
+from urllib3.exceptions import HTTPError, LocationValueError
 
 from calltune import runtime
 from calltune.credentials import JUDGE_TOKEN, without_secrets
-from calltune.dialects.reading import strict_json
 from calltune.errors import ConfigError, Unavailable
-from calltune.records import sha256
+from calltune.records import once, sha256
 from components.evaluate.config import RUBRIC, JudgeConfig
 
 VERDICTS = ("A", "B", "tie")
@@ -55,17 +59,33 @@ def messages(question: str, first: str, second: str) -> list[dict[str, str]]:
 def verdict(words: str) -> str | None:
     """`A`, `B` or `tie`, from all of a judge's words or from their last line, after what it thought; None for anything else.
 
-    Only an object with a verdict that is one of these, and perhaps a reason, is one.
+    Only an object with one verdict that is one of these, and perhaps a reason, is one.
     """
-    lines = [line for line in words.rpartition("</think>")[2].strip().splitlines() if line.strip() not in ("```", "```json")]
+    # Not splitlines, for which some letters inside of a JSON string end a line, too.
+    lines = [line for line in words.rpartition("</think>")[2].strip().split("\n") if line.strip() not in ("```", "```json")]
     for text in ("\n".join(lines), *lines[-1:]):
         try:
-            found = strict_json(text)
-        except ValueError:
+            found = json.loads(text, object_pairs_hook=once)
+        except (ValueError, RecursionError):
             continue
         if isinstance(found, dict) and found.keys() <= {"reason", "verdict"} and found.get("verdict") in VERDICTS:
             return str(found["verdict"])
     return None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an endpoint answers.
+
+    Attributes:
+        status: of HTTP.
+        location: where it redirects to.
+        said: its JSON; None where it is none.
+    """
+
+    status: int
+    location: str
+    said: Any
 
 
 class Judge:
@@ -95,6 +115,8 @@ class Judge:
 
     def _authorised(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         token = os.environ.get(JUDGE_TOKEN, "").strip()
+        if not re.fullmatch(r"[!-~]*", token):  # the library's own error would show it
+            raise ConfigError(self._said(f"{JUDGE_TOKEN} has a space, a line's end or a letter beyond ASCII in it: no token has"))
         if token:
             request.headers["Authorization"] = f"Bearer {token}"
         return request
@@ -110,43 +132,52 @@ class Judge:
         for place in range(self._option, len(OPTIONS)):
             lacks, more = OPTIONS[place]
             answer = self._post({**asked, **more})
-            if answer.status_code not in (400, 422):
+            if answer.status not in (400, 422):
                 break
-        if not 200 <= answer.status_code < 300:
+        if not 200 <= answer.status < 300:
             raise self._refused(answer)
         if place > self._option:
             self._option = place
             runtime.note(f"judge {self.settings.model}: takes {lacks}; its verdict is read from its last line")
         return self._content(answer)
 
-    def _post(self, body: dict[str, Any]) -> requests.Response:
+    def _post(self, body: dict[str, Any]) -> Reply:
         where = f"{self.settings.url.rstrip('/')}/chat/completions"
+        timeout_s = self.settings.timeout_s
         try:
-            # Not redirected: a POST would become a GET, and the token would go where nobody has sent it.
-            return self._session.post(where, json=body, timeout=self.settings.timeout_s, allow_redirects=False)
+            for _ in range(TIMED_OUT + 1):
+                deadline = time.monotonic() + timeout_s
+                # Not redirected: a POST would become a GET, and the token would go where nobody has sent it.
+                with self._session.post(where, json=body, timeout=timeout_s, allow_redirects=False, stream=True) as answer:
+                    content = _whole(answer, deadline)
+                if content is not None:
+                    return Reply(answer.status_code, answer.headers.get("Location", "nowhere"), _json(content))
+            raise Unavailable(self._said(f"does not answer (not done after {timeout_s} s, {TIMED_OUT + 1} times)"))
         except requests.exceptions.SSLError as error:
             raise ConfigError(self._said(f"its certificate is not trusted ({type(error).__name__})")) from None
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             raise Unavailable(self._said(f"does not answer ({_cause(error)})")) from None
-        except requests.RequestException as error:
+        except (requests.RequestException, LocationValueError) as error:
             raise ConfigError(self._said(f"cannot be asked: {error}")) from None
+        except HTTPError as error:  # of the content, which requests has no part in
+            raise Unavailable(self._said(f"does not answer ({type(error).__name__})")) from None
 
-    def _refused(self, answer: requests.Response) -> ConfigError | Unavailable:
+    def _refused(self, answer: Reply) -> ConfigError | Unavailable:
         """The error for a status that is none of success."""
-        status = f"HTTP {answer.status_code}{_own_words(answer)}"
-        if answer.status_code in AGAIN or answer.status_code >= 500:
-            return Unavailable(self._said(f"{status}, {TRIES} times"))
-        if answer.status_code in (401, 403):
+        status = f"HTTP {answer.status}{_own_words(answer.said)}"
+        if answer.status in AGAIN or answer.status >= 500:
+            return Unavailable(self._said(f"{status}, {TRIES} times" if answer.status in AGAIN else status))
+        if answer.status in (401, 403):
             known = "is not accepted" if os.environ.get(JUDGE_TOKEN, "").strip() else "is not set"
             return ConfigError(self._said(f"{JUDGE_TOKEN} {known} ({status})"))
-        if 300 <= answer.status_code < 400:
-            return ConfigError(self._said(f"redirects to {answer.headers.get('Location', 'nowhere')}: set that address"))
+        if 300 <= answer.status < 400:
+            return ConfigError(self._said(f"redirects to {answer.location}: set that address"))
         return ConfigError(self._said(status))
 
-    def _content(self, answer: requests.Response) -> str:
+    def _content(self, answer: Reply) -> str:
         try:
-            content = answer.json()["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError):
+            content = answer.said["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError):
             raise ConfigError(self._said("answers, but not as OpenAI's chat completions do: is the address right?")) from None
         # Null is what a model says that refuses, or that has only thought; half of a surrogate pair is what no file can hold.
         return content.encode(errors="replace").decode() if isinstance(content, str) else ""
@@ -161,11 +192,27 @@ def _cause(error: requests.RequestException) -> str:
     return type(inner).__name__
 
 
-def _own_words(answer: requests.Response) -> str:
+def _whole(answer: requests.Response, deadline: float) -> bytes | None:
+    """An answer's content; None where it is not there in time: each wait is short for what comes letter by letter."""
+    content = b""
+    while piece := answer.raw.read1(65_536, decode_content=True):
+        content += piece
+        if time.monotonic() > deadline:
+            return None
+    return content
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _own_words(said: Any) -> str:
     """What an endpoint says of its error, in OpenAI's form; empty where it says nothing in that form."""
     try:
-        said = answer.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
+        text = " ".join(str(said["error"]["message"]).split())
+    except (KeyError, TypeError):
         return ""
-    text = " ".join(str(said).split())
     return f": {text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}"

@@ -40,7 +40,9 @@ def judged(rows: Sequence[dict[str, Any]], settings: JudgeConfig, details: Detai
         kept = details.get(key)
         if kept is None:
             kept = {"words": judge.words(*texts)}
-            details.put(key, kept)
+            # What cannot be read is asked for again by a step that is started again: the judge may have been mended.
+            if verdict(kept["words"]):
+                details.put(key, kept)
         preferred = {"A": first, "B": second, "tie": "tie"}.get(verdict(kept["words"]) or "")
         return {"first": first, "preferred": preferred, "words": kept["words"]}
 

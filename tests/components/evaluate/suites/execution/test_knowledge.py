@@ -41,9 +41,20 @@ def test_long_documents_are_searched_by_paragraphs_and_none_is_cut(folder):
     assert found[0].text == "The key is in the cabinet."
 
 
-@pytest.mark.parametrize("query", ["zzz qqq", "", "a", "?!"])
+@pytest.mark.parametrize("query", ["zzz qqq", "", "b", "?!"])
 def test_a_query_of_which_no_word_is_there_finds_nothing(folder, query):
     assert Knowledge(folder).search(query) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "document"), [("Is plan B for teams?", "plans.md"), ("年假有几天", "leave.md"), ("연차", "days.md")]
+)
+def test_a_word_of_one_letter_counts_and_a_character_where_no_space_parts_words(tmp_path, query, document):
+    (tmp_path / "leave.md").write_text("每年二十七天年假。")
+    (tmp_path / "days.md").write_text("연차휴가는 27일")
+    (tmp_path / "other.md").write_text("会议室在二楼。 plan A")
+    (tmp_path / "plans.md").write_text("plan B")
+    assert Knowledge(tmp_path).search(query)[0].document == document
 
 
 def test_of_equal_passages_the_first_in_the_folder_comes_first(tmp_path):

@@ -344,6 +344,9 @@ def test_only_what_rows_say_something_of_is_measured(asking):
         (b"{", r"line 1: not JSON: "),
         (b"[]", r"line 1: Input should be a valid dictionary"),
         (b"\xff", r"questions\.jsonl: not a text in UTF-8: "),
+        (b"[" * 100_000, r"line 1: not JSON: "),
+        (b'{"question": "x", "question": "y"}', r"line 1: not JSON: the key 'question' stands twice in one object$"),
+        (b'{"question": "\\ud83d"}', r"line 1: half of a surrogate pair \(an escape such as \\ud83d alone\) is no text$"),
         (b"", r"questions\.jsonl: no questions in it$"),
         ({}, r"line 1: a row needs either a question or messages$"),
         ({"question": " "}, r"line 1: a row needs either a question or messages$"),
@@ -362,6 +365,16 @@ def test_only_what_rows_say_something_of_is_measured(asking):
 def test_a_row_that_cannot_be_asked_is_refused_with_its_line(asking, line, message):
     with pytest.raises(DataError, match=message):
         asking(line)
+
+
+def test_letters_that_only_python_takes_for_a_lines_end_and_a_mark_of_utf_8_are_read(asking):
+    found = asking('\ufeff{"question": "one\u2028two\x85"}\n'.encode(), {"question": "three"}).questions
+    assert [question.question for question in found.values()] == ["one\u2028two\x85", "three"]
+
+
+def test_a_folder_in_the_place_of_the_questions_is_refused(asking, tmp_path):
+    with pytest.raises(DataError, match=r": cannot be read: Is a directory$"):
+        asking({"question": "x"}, questions=str(tmp_path))
 
 
 def test_a_question_that_stands_twice_is_refused(asking):

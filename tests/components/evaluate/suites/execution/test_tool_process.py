@@ -108,6 +108,37 @@ def forks() -> str:
     return "done"
 
 
+def leaves_a_daemon() -> str:
+    """Leave a process behind that is in no group of this one, and holds everything open."""
+    if os.fork() == 0:
+        os.setsid()
+        open(os.environ["HOME"] + "/child", "w").write(str(os.getpid()))
+        time.sleep(100)
+    while not os.path.exists(os.environ["HOME"] + "/child"):
+        time.sleep(0.01)
+    return "done"
+
+
+def comes_back_twice() -> str:
+    """Return in a child, too."""
+    if os.fork() > 0:
+        os.wait()
+    return "done"
+
+
+def cleans() -> str:
+    """Remove the temporary folder."""
+    import shutil, tempfile
+
+    shutil.rmtree(tempfile.gettempdir())
+    return "clean"
+
+
+def names_a_file() -> str:
+    """Fail with a name that is no text."""
+    raise ValueError("\\udcff")
+
+
 def asks() -> str:
     """Read what nobody types."""
     return input()
@@ -198,6 +229,33 @@ def test_a_process_that_a_function_leaves_behind_keeps_nobody_waiting(called):
     begun = time.monotonic()
     assert called("forks", timeout_s=60) == Outcome("done")
     assert time.monotonic() - begun < 30
+
+
+def test_a_process_that_has_left_the_group_keeps_nobody_waiting_and_is_ended_too(called, tmp_path):
+    begun = time.monotonic()
+    assert called("leaves_a_daemon", timeout_s=60) == Outcome("done")
+    assert time.monotonic() - begun < 60, "the daemon sleeps longer, and holds the pipe"
+    assert gone(int((tmp_path / "call" / "child").read_text()))
+
+
+def test_of_a_function_that_comes_back_twice_the_first_result_counts(called, monkeypatch):
+    read = tool_process._read
+
+    def read_late(process, *rest):
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # both have written by then
+        return read(process, *rest)
+
+    monkeypatch.setattr(tool_process, "_read", read_late)
+    assert called("comes_back_twice") == Outcome("done")
+
+
+def test_a_folder_that_a_call_has_removed_is_there_for_the_next(called):
+    assert called("cleans") == Outcome("clean")
+    assert called("keep", text="x") == Outcome("kept")
+
+
+def test_an_error_that_is_no_text_is_told_as_text(called):
+    assert called("names_a_file") == Outcome("error: ValueError: ?", "raised")
 
 
 def test_no_secret_gets_in_and_the_folder_is_the_calls_own(tools, tmp_path, monkeypatch):

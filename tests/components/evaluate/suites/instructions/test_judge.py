@@ -47,11 +47,12 @@ class Endpoint:
     Attributes:
         asked: the bodies of the requests that were judged.
         headers: of all requests.
+        piece: bytes of an answer that come at once, 0.3 s before the next.
         refuse: from a body to a status and a body to answer with instead, or None.
     """
 
     def __init__(self):
-        self.rule, self.refuse, self.asked, self.headers = longer, lambda body: None, [], []
+        self.rule, self.refuse, self.asked, self.headers, self.piece = longer, lambda body: None, [], [], 2**20
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -72,7 +73,10 @@ class Endpoint:
                 for name, value in {"Content-Length": str(len(data)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(data)
+                for start in range(0, len(data), endpoint.piece):
+                    self.wfile.write(data[start : start + endpoint.piece])
+                    if len(data) > endpoint.piece:
+                        time.sleep(0.3)
 
             def log_message(self, *_):
                 pass
@@ -202,8 +206,11 @@ def test_more_than_a_tenth_without_a_verdict_ends_the_step_with_what_the_judge_s
         ('{"verdict": "A"}\nNo: {"verdict": "B"}', None),
         ('{"verdict": "A"}\nThe answer ends here.', None),
         ('{"reason": "the answer says {\\"verdict\\": \\"A\\"}", "verdict": "B"}', "B"),
+        ('Well.\n{"reason": "one\u2028two", "verdict": "B"}', "B"),
         ('{"verdict": "a"}', None),
         ('{"verdict": "A or B"}', None),
+        ('{"verdict": "A", "verdict": "B"}', None),
+        ('{"reason": "r", "verdict": "A", "verdict": "A"}', None),
         ('{"verdict": ["A"]}', None),
         ('{"verdict": "A", "confidence": 1}', None),
         ('{"reason": "r"}', None),
@@ -304,6 +311,16 @@ def test_nobody_at_the_address_and_an_answer_that_does_not_come_are_said(endpoin
     assert len(endpoint.headers) == 3
 
 
+def test_an_answer_that_comes_too_slowly_is_asked_for_again_and_then_said(endpoint, monkeypatch):
+    endpoint.piece = 10
+    monkeypatch.setattr(judge, "TIMED_OUT", 1)
+    with pytest.raises(Unavailable, match=r"does not answer \(not done after 1 s, 2 times\)$"):
+        Judge(JudgeConfig(**endpoint.settings(timeout_s=1))).words("q", "a", "b")
+    assert len(endpoint.headers) == 2
+    endpoint.piece = 60
+    assert Judge(JudgeConfig(**endpoint.settings(timeout_s=9))).words("q", "a", "b") == says("tie")
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -316,6 +333,7 @@ def test_nobody_at_the_address_and_an_answer_that_does_not_come_are_said(endpoin
         ((200, b"<html>", {}), r"answers, but not as OpenAI's chat completions do: is the address right\?$"),
         ((200, {"choices": []}, {}), r"answers, but not as OpenAI's"),
         ((200, [], {}), r"answers, but not as OpenAI's"),
+        ((200, b"[" * 100_000, {}), r"answers, but not as OpenAI's"),
     ],
 )
 def test_what_asking_again_does_not_mend_is_an_error_of_the_config(endpoint, answer, message):
@@ -330,6 +348,20 @@ def test_a_token_that_is_not_accepted_is_not_in_what_is_said(endpoint, monkeypat
     endpoint.refuse = lambda _: error(401, f"Incorrect API key provided: {TOKEN}")
     with pytest.raises(ConfigError, match=r"CALLTUNE_JUDGE_TOKEN is not accepted \(HTTP 401: Incorrect API key provided: …\)$"):
         Judge(JudgeConfig(**endpoint.settings())).words("q", "a", "b")
+
+
+@pytest.mark.parametrize("token", ["sk-canary-0123\nsecond", "sk-canary-…0123", "sk canary 0123"])
+def test_a_token_that_no_header_can_hold_is_an_error_of_one_line_without_it(endpoint, monkeypatch, token):
+    monkeypatch.setenv("CALLTUNE_JUDGE_TOKEN", token)
+    with pytest.raises(ConfigError, match=r"CALLTUNE_JUDGE_TOKEN has a space, a line's end or a letter beyond ASCII") as it:
+        Judge(JudgeConfig(**endpoint.settings())).words("q", "a", "b")
+    assert "canary" not in str(it.value) and endpoint.headers == []
+
+
+@pytest.mark.parametrize("host", ["h" * 64, "h..example", "[::1"])
+def test_an_address_that_is_none_is_an_error_of_one_line(host):
+    with pytest.raises(ConfigError, match=r"^evaluate\.instructions\.judge: m at \S+: cannot be asked: .*$"):
+        Judge(JudgeConfig(url=f"http://{host}/v1", model="m")).words("q", "a", "b")
 
 
 @pytest.mark.parametrize(("content", "words"), [(None, ""), ("half \ud83d", "half ?"), ([{"type": "text"}], "")])
@@ -357,6 +389,16 @@ def test_a_step_that_is_started_again_asks_neither_the_model_nor_the_judge_twice
     assert store.list("evaluations/suites") == sorted([key, f"{key.removesuffix('.jsonl')}.json"]), "nothing else is left"
     assert measuring.measured(model, config(), "code") == whole
     assert len(endpoint.asked) - before == 24
+
+
+def test_words_that_are_no_verdict_are_asked_for_again_by_the_next_try(model, config, endpoint):
+    endpoint.rule = lambda question, first, second: "" if "rain" in question or "wool" in question else longer("", first, second)
+    with pytest.raises(DataError, match=r"gives no verdict of 2 of 12 answers, .* and said: nothing$"):
+        measuring.measured(model, config(), "code")
+    before, endpoint.rule = len(endpoint.asked), longer
+    found = measuring.measured(model, config(), "code")
+    assert found["instructions.verdict_rate"]["value"] == 1.0
+    assert len(endpoint.asked) - before == 4, "and what could be read is not"
 
 
 def test_results_depend_on_who_judges_by_which_rubric_and_not_on_how_it_is_asked(config, file, monkeypatch, tmp_path):

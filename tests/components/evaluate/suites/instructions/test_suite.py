@@ -11,7 +11,7 @@ import pytest
 from calltune import models, storage
 from calltune.errors import DataError
 from calltune.records import question_sha256
-from components.evaluate import measuring
+from components.evaluate import measuring, step
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.served import Served
 from components.evaluate.suites.instructions import suite
@@ -280,6 +280,16 @@ def test_results_are_kept_by_the_files_content_and_each_models_rows_by_themselve
     assert measuring.measured(served(tiny_model), moved, "code") == found
     assert len(storage.of_run().list("evaluations/suites")) == 4
     assert measuring.rows_at(served(tiny_model), EvaluateConfig(), "code") == {}
+
+
+def test_a_file_is_read_once_to_be_named_by_its_content(tiny_model, tmp_path, monkeypatch):
+    config = EvaluateConfig(instructions={"questions": str(write(tmp_path / "rows.jsonl", ALPACA))})
+    model, read, sha256 = served(tiny_model), [], models.file_sha256
+    monkeypatch.setitem(measuring._SUITES, "instructions", lambda *_: {})
+    monkeypatch.setattr(models, "file_sha256", lambda file: read.append(file.name) or sha256(file))
+    found = step._beside(model, config, "code", tmp_path)
+    assert found["settings"]["instructions"]["questions"] == sha256(tmp_path / "rows.jsonl") and found["rows"]
+    assert read.count("rows.jsonl") == 1
 
 
 def test_the_gate_can_ask_for_them_and_for_how_much_may_be_lost(tiny_model, tmp_path):
