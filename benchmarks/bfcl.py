@@ -23,34 +23,18 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from benchmarks import bfcl_answers
+from benchmarks.bfcl_answers import Row
 from calltune import tools
 from calltune.guard import check_all
 from calltune.loose_types import from_loose_types
-from calltune.match import Gold, answer_matches, standardised
+from calltune.match import answer_matches, standardised
 from calltune.records import Call
 
 FILES = (
     *("simple_python", "multiple", "parallel", "parallel_multiple"),
     *("live_simple", "live_multiple", "live_parallel", "live_parallel_multiple"),
 )
-Checker = Callable[["Row", Sequence[Call]], bool]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One question of the leaderboard.
-
-    Attributes:
-        id: its id.
-        category: its file, by which the checker chooses how to pair calls.
-        functions: the tools, in the leaderboard's own form.
-        gold: the accepted calls, ``[{"name": str, "arguments": {argument: [accepted values]}}]``.
-    """
-
-    id: str
-    category: str
-    functions: list[dict[str, Any]]
-    gold: list[Gold]
+Checker = Callable[[Row, Sequence[Call]], bool]
 
 
 @dataclass(frozen=True)

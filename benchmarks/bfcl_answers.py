@@ -1,16 +1,30 @@
 """Answers to the leaderboard's questions: the gold ones, and gold ones in which one thing has been changed."""
 
-from __future__ import annotations
-
 import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
+from calltune.match import Gold
 from calltune.records import Call
 
-if TYPE_CHECKING:
-    from benchmarks.bfcl import Row
+
+@dataclass(frozen=True)
+class Row:
+    """One question of the leaderboard.
+
+    Attributes:
+        id: its id.
+        category: its file, by which the checker chooses how to pair calls.
+        functions: the tools, in the leaderboard's own form.
+        gold: the accepted calls, ``[{"name": str, "arguments": {argument: [accepted values]}}]``.
+    """
+
+    id: str
+    category: str
+    functions: list[dict[str, Any]]
+    gold: list[Gold]
 
 
 def gold(row: Row, draw: random.Random) -> list[Call]:

@@ -34,11 +34,12 @@ from components.format.step import format_rows
 from components.ingest.config import IngestConfig
 from components.ingest.step import ingest
 from components.train import account
+from components.train.collator import Collator
 from components.train.config import TrainConfig
 from components.train.memory import keep_freed_memory
 from components.train.method import Method, adapter_config, build, decide
 from components.train.step import PACK_TOKENS
-from components.train.trainer import Collator, TreeTrainer
+from components.train.trainer import TreeTrainer
 
 MODEL = ModelConfig(base="bundled:smollm2-135m")
 EXAMPLES = Path("examples/helpdesk")

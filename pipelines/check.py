@@ -15,7 +15,8 @@ from calltune.tools import names_of
 from components.format.config import SplitConfig
 from components.format.split import matching
 from components.ingest.reading import taken
-from components.ingest.sources import Source, find
+from components.ingest.source import Source
+from components.ingest.sources import find
 from components.train.config import FEW_STEPS
 from pipelines import answering, destinations, gating, suites
 from pipelines.config import RunConfig, require_one_store

@@ -10,7 +10,7 @@ from calltune.errors import DataError
 from calltune.records import Record, Tool
 from components.ingest.config import IngestConfig, SourceConfig
 from components.ingest.reading import dialect_of, first_rows, parsed, record_of
-from components.ingest.sources import Source
+from components.ingest.source import Source
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from calltune import hub
 from components.ingest.files import json_text
 from components.ingest.jsontext import RawRow
-from components.ingest.sources import Source
+from components.ingest.source import Source
 
 
 @dataclass(frozen=True)

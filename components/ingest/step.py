@@ -25,7 +25,8 @@ from components.ingest.profile import Profile
 from components.ingest.reading import dialect_of, first_rows, parsed, taken
 from components.ingest.seen import Seen
 from components.ingest.sensitive import masked
-from components.ingest.sources import Source, find
+from components.ingest.source import Source
+from components.ingest.sources import find
 
 WRITTEN = ("records", "quarantine", "duplicates")
 MESSAGE_LETTERS = 500

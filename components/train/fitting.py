@@ -4,22 +4,19 @@ What is tried is the batch itself: no estimate of its memory comes before.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from calltune import runtime
 from calltune.errors import UserError
+from components.train.collator import Collator, Packs
 from components.train.packing import Row
 
-if TYPE_CHECKING:
-    from components.train.trainer import Collator
-
 T = TypeVar("T")
-Packs = list[dict[str, Any]]
 
 
-def fit(compute: Callable[[Packs], T], packs: Packs, rows: Sequence[Row], collator: "Collator", device: torch.device) -> T:
+def fit(compute: Callable[[Packs], T], packs: Packs, rows: Sequence[Row], collator: Collator, device: torch.device) -> T:
     """What `compute` makes of the packs of a batch; of smaller ones, if the device runs out of memory.
 
     The collator makes its packs no larger from then on.

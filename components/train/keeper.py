@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -24,16 +24,35 @@ from transformers.trainer import TRAINER_STATE_NAME
 from calltune import runtime
 from calltune.errors import Stopped
 from components.train import account, ranks
+from components.train.best import Follow
 from components.train.checkpoints import BEST, Checkpoints
+from components.train.collator import Collator
 from components.train.weights import restore_trainable, save_trainable
-
-if TYPE_CHECKING:
-    from components.train.trainer import Follow, TreeTrainer
 
 WEIGHTS = "weights.safetensors"
 PROGRESS = "progress.json"
 UPLOAD_TIMEOUT_S = 300
 """How long a training that ends early waits for its last checkpoint to be in the store. A pod has 30 s by default."""
+
+
+class Trained(Protocol):
+    """The trainer, as far as its keeper knows it."""
+
+    model: torch.nn.Module
+    state: TrainerState
+    data_collator: Collator
+    keeper: "Keeper | None"
+    tokens: int
+    supervised: int
+
+    def train(self, resume_from_checkpoint: str | None = None) -> Any:
+        """Train, from a checkpoint where one is given."""
+
+    def evaluate(self) -> Any:
+        """Validate."""
+
+    def save_trainer_state(self, folder: Path) -> None:
+        """Write what transformers' Trainer would write of itself, without the weights."""
 
 
 class Keeper(TrainerCallback):
@@ -43,10 +62,10 @@ class Keeper(TrainerCallback):
         told: SIGTERM has come to this process.
     """
 
-    def __init__(self, checkpoints: Checkpoints, follow: "Follow", minutes: float) -> None:
+    def __init__(self, checkpoints: Checkpoints, follow: Follow, minutes: float) -> None:
         self.checkpoints, self.follow, self.interval_s = checkpoints, follow, 60 * minutes
         self.told = self._agreed = False
-        self.trainer: TreeTrainer
+        self.trainer: Trained
         self._begun = self._saved = time.monotonic()
         self._ended: float | None = None
         self._seconds_before = 0.0
@@ -98,12 +117,12 @@ class Keeper(TrainerCallback):
     def _stop(self, *_: object) -> None:
         self.told = True
 
-    def train(self, trainer: "TreeTrainer") -> Any:
+    def train(self, trainer: Trained) -> Any:
         """Train, from the newest whole checkpoint where there is one; returns the Trainer's output.
 
         Raises:
             Stopped: by SIGTERM; the last checkpoint is in the store, or the error says that it is not.
-            FloatingPointError: see :class:`TreeTrainer`.
+            FloatingPointError: see :class:`components.train.trainer.TreeTrainer`.
             UserError: the store cannot be reached at the beginning.
         """
         self.trainer, trainer.keeper = trainer, self

@@ -18,7 +18,9 @@ from calltune.errors import DataError
 from calltune.records import sha256
 from calltune.settings import ModelConfig
 from components.train import account, ranks
+from components.train.best import Follow
 from components.train.checkpoints import Checkpoints
+from components.train.collator import Collator
 from components.train.config import FEW_STEPS, TrainConfig
 from components.train.exchange import Work
 from components.train.keeper import Keeper
@@ -26,7 +28,7 @@ from components.train.memory import keep_few_kernels, keep_freed_memory
 from components.train.method import Method, adapter_config, build, decide, require_trained_as_said
 from components.train.nodes import train_there
 from components.train.start import champions_adapter, go_on_from, record_ancestors
-from components.train.trainer import Collator, Follow, TreeTrainer
+from components.train.trainer import TreeTrainer
 from components.train.trainjob import WORKERS
 from components.train.weights import restore_trainable
 

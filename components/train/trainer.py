@@ -7,51 +7,19 @@ from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl
 from trl import SFTTrainer
 
-from calltune import runtime
 from calltune.errors import Stopped
 from components.train import attention, ranks
-from components.train.config import FEW_STEPS
-from components.train.fitting import Packs, fit
+from components.train.collator import Packs
+from components.train.fitting import fit
 from components.train.keeper import Keeper
-from components.train.packing import Row, pack
-from components.train.weights import save_trainable
 
 EXPLODED = 2.0
 """A loss this many times that of guessing, or of the first batch if that is larger, will not come down again."""
 ROWS_NAMED = 8
 """Of a batch that ends training; a larger one is cut there."""
-
-
-class Collator:
-    """Makes one batch of packs out of rows."""
-
-    def __init__(self, max_tokens: int) -> None:
-        self.max_tokens = max_tokens
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Pack this rank's part of the rows, each with `id`, `input_ids` and `loss_mask`.
-
-        Returns:
-            The `packs`; the `rows` in them; how many tokens of all the rows are `supervised`; the `ids` of all the rows, to name
-            those of a bad batch.
-        """
-        batch = sorted((Row(row["input_ids"], row["loss_mask"]) for row in rows), key=lambda row: row.input_ids)
-        own = ranks.part(batch)
-        # A row's first token is predicted by none.
-        supervised = sum(sum(row.loss_mask[1:]) for row in batch)
-        return {"packs": self.packed(own), "rows": own, "supervised": supervised, "ids": [row["id"] for row in rows]}
-
-    def packed(self, rows: Sequence[Row]) -> Packs:
-        """The rows' packs, each as a dict of its fields."""
-        return [{field: getattr(p, field) for field in p.__dataclass_fields__} for p in pack(rows, self.max_tokens)]
-
-    def halve(self, rows: Sequence[Row], packs: int) -> None:
-        """Halve `max_tokens` until these rows, more than that many, make more than that many packs."""
-        while len(pack(rows, self.max_tokens)) <= packs:
-            self.max_tokens //= 2
 
 
 class TreeTrainer(SFTTrainer):
@@ -175,61 +143,3 @@ class TreeTrainer(SFTTrainer):
                 use_cache=False,
             ).logits
         return cross_entropy(logits[0].float(), p["labels"], reduction="sum")
-
-
-class Follow(TrainerCallback):
-    """Reports progress; keeps the best weights on disk and stops when validation no longer improves, or keeps the last.
-
-    Attributes:
-        best_loss: validation loss of the epoch whose weights are kept.
-        best_epoch: that epoch; 0 where nothing was validated.
-        validated: how many rows validation has, to be said.
-    """
-
-    def __init__(self, best: Path, patience: int, keep: str, validated: int) -> None:
-        self.best, self.patience, self.keep, self.validated = best, patience, keep, validated
-        self.best_loss, self.best_epoch, self.worse = float("inf"), 0.0, 0
-        self.progress: runtime.Progress | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether validation no longer improves."""
-        return self.worse >= self.patience
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Begin the progress bar."""
-        self.progress = runtime.Progress("train", state.max_steps, "steps", already=state.global_step)
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
-        """Move the progress bar."""
-        if self.progress is not None and logs and "loss" in logs:
-            self.progress.update(state.global_step, f"loss {logs['loss']:.3f}")
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        """Keep the weights if they are the best so far; stop after `patience` epochs that were not better."""
-        loss = given["metrics"]["eval_loss"]
-        better = loss < self.best_loss
-        if better or self.keep == "last":
-            self.best_loss, self.best_epoch, self.worse = loss, round(state.epoch or 0, 2), 0
-            if self.keep == "best" and ranks.is_first():
-                save_trainable(given["model"], self.best)
-        else:
-            self.worse += 1
-            control.should_training_stop = self.ended
-        runtime.note(f"epoch {state.epoch:.0f}: validation loss {loss:.4f}{' (best)' if better else ''}")
-        if control.should_training_stop and state.global_step < state.max_steps:
-            self._say_stopped_early(state)
-
-    def _say_stopped_early(self, state: TrainerState) -> None:
-        assert state.epoch  # one has just ended
-        rows = f"{self.validated} row{'' if self.validated == 1 else 's'}"
-        since = "the last epoch" if self.patience == 1 else f"{self.patience} epochs"
-        runtime.note(
-            f"train: stopped early after epoch {state.epoch:.0f} of {state.num_train_epochs}: the validation loss (of {rows}) "
-            f"has not improved for {since}; kept epoch {self.best_epoch:.0f}"
-        )
-        kept = round(state.global_step * self.best_epoch / state.epoch)
-        if kept < FEW_STEPS:
-            runtime.note(
-                f"train: the kept weights have had {kept} optimiser steps, which are few: train.keep: last does all of them"
-            )

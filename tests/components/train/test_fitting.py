@@ -10,10 +10,10 @@ from transformers import LlamaForCausalLM
 
 from calltune.errors import ConfigError, UserError
 from components.train import fitting
+from components.train.collator import Collator
 from components.train.config import TrainConfig
 from components.train.method import adapter_config, build, decide, require_trained_as_said
 from components.train.packing import Row
-from components.train.trainer import Collator
 
 SETTINGS = dict(method="lora", learning_rate=1e-2, epochs=1, batch_rows=8, precision="fp32", seed=1)
 

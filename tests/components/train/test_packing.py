@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 from benchmarks.exactness import random_tree, row, tokens
 from calltune import models
 from components.train.attention import BY_SEGMENT, arguments
+from components.train.collator import Collator
 from components.train.packing import MIN_SHARED_TOKENS, pack, tree, tree_tokens
-from components.train.trainer import Collator
 
 NO_LIMIT = 100_000
 

@@ -15,11 +15,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from calltune import models
 from calltune.errors import DataError
+from components.train.best import Follow
+from components.train.collator import Collator
 from components.train.config import TrainConfig
 from components.train.memory import keep_few_kernels
 from components.train.method import adapter_config, build, decide
 from components.train.step import _arguments, train
-from components.train.trainer import Collator, Follow, TreeTrainer
+from components.train.trainer import TreeTrainer
 
 METHODS = ("full", "lora", "qlora")
 RANK = 16
