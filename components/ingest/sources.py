@@ -1,5 +1,6 @@
 """Where rows come from: a file, a folder, an S3 prefix or the Hub."""
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -47,6 +48,11 @@ def _folder(uri: str, folder: Path) -> Source:
     inside = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     visible = sorted(path for path in inside if not any(part.startswith((".", "_")) for part in path.parts))
     paths = tuple(folder / path for path in visible if layouts.is_data(path.name))
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{uri}: the name of a file in it is not in UTF-8: {os.fsencode(path)!r}") from None
     if not paths:
         raise DataError(f"{uri}: no {_READ} file in this folder{_ALSO}")
     _say_what_is_left_out(uri, [str(path) for path in visible if not layouts.is_data(path.name)], len(visible))

@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import os
 import tracemalloc
 from datetime import date
 
@@ -97,6 +98,12 @@ def test_all_of_a_folder_is_read_in_order_and_what_is_not_is_said(tmp_path):
 def test_a_folder_without_rows_says_what_would_be_read(tmp_path):
     (tmp_path / "readme.txt").write_text("no rows")
     with pytest.raises(DataError, match=r"no \.jsonl, \.ndjson, \.json, \.csv, \.parquet file in this folder"):
+        sources.find(str(tmp_path))
+
+
+def test_a_file_name_that_no_record_can_hold_is_one_clear_line(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text(json.dumps(chat("Hi?")) + "\n")
+    with pytest.raises(DataError, match=r"the name of a file in it is not in UTF-8: b'.*caf\\xe9.jsonl'$"):
         sources.find(str(tmp_path))
 
 
