@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -21,9 +20,6 @@ AHEAD = 2
 """Items that wait for each helper, so that it never does."""
 MOST_HELPERS = 7
 """More would wait for this process, which takes what they come to, and each holds libraries of its own in memory."""
-SWITCH_S = 0.0001
-"""How long this process's own work may keep the threads waiting that pass batches on. Python's 5 ms, many times for each batch,
-left the helpers without work for half of the time."""
 UNTAKEN = 32
 """Items in memory at once. While helpers start, which takes seconds, this process goes on by itself for so long."""
 
@@ -71,8 +67,6 @@ def in_order(
         return
     # Spawned, not forked: a library may have threads by now, and of a forked process with threads nobody knows what it does.
     with_help = ProcessPoolExecutor(helpers, get_context("spawn"), initializer=_begin, initargs=(there,))
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_S)
     try:
         for item, future in _shared(source, here, with_help, AHEAD * helpers):
             yield item, future.result()
@@ -81,7 +75,6 @@ def in_order(
             "a process that helped was killed, as happens where memory runs out; the same again may end better"
         ) from None
     finally:
-        sys.setswitchinterval(before)
         with_help.shutdown(cancel_futures=True)
 
 
