@@ -27,8 +27,9 @@ __all__ = ["TEMPLATES", "NotRepresentable", "Rendered", "Renderer", "Template", 
 PREFIXES_KNOWN = 4096
 """Of data whose every row has tools of its own, knowing all prefixes would take more memory than the rows."""
 
-_ASKS_AFTER_OTHERS = "{%- set add_generation_prompt = messages[-1]['role'] != 'assistant' -%}"
-"""Before a template: prompts and whole conversations are rendered in one call, which copies and looks through the tools once."""
+_ASKS_AFTER_OTHERS = "{% set add_generation_prompt = messages[-1]['role'] != 'assistant' %}\n"
+"""Before a template: prompts and whole conversations are rendered in one call, which copies and looks through the tools once.
+transformers has Jinja drop a line's end after a block, so that what follows is read as the beginning that it is."""
 
 
 @dataclass(frozen=True)

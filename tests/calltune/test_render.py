@@ -174,6 +174,31 @@ def test_a_template_that_takes_the_record_and_no_other_question_is_not_said_to_r
     assert renderer.rows(CASES["call"]) == Renderer(tokenizer, hermes).rows(CASES["call"])
 
 
+@pytest.mark.parametrize(
+    "begin",
+    [
+        "",
+        "\n",
+        "\n\n",
+        " ",
+        "  a",
+        "  {% if true %}b{% endif %}",
+        "{# c #}\n",
+        "{%- set a = 1 %}\n  ",
+        "{%+ if true %} {% endif %}",
+    ],
+)
+def test_what_a_template_begins_with_stands_in_a_row_as_in_the_prompt_of_evaluation(tokenizer, begin):
+    hermes = TEMPLATES["hermes"]
+    text = begin + hermes.text[hermes.text.index("{%- macro") :].replace("{%- macro", "{% macro", 1)
+    renderer, case = Renderer(tokenizer, replace(hermes, text=text)), CASES["tool_result"]
+    (row,) = renderer.rows(case)
+    prompt = prompt_ids(renderer.tokenizer, prompt_of(case), case["tools"])
+    assert row.input_ids[: len(prompt)] == prompt and row.input_ids == token_ids(
+        renderer.tokenizer, case["messages"], case["tools"]
+    )
+
+
 def test_an_answer_after_an_answer_is_asked_for_too(renderer):
     case = record(user("Ana?"), calls(("search", {"query": "Ana"})), calls(("search", {"query": "Bo"})))
     (row,) = renderer.rows(case)
