@@ -4,8 +4,7 @@ The same prompt is rendered in training, in evaluation and by whoever serves the
 inside the tokenizer, and nothing else in Calltune builds a prompt.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -122,15 +121,6 @@ class Renderer:
             self._prefixes.clear()
         self._prefixes[key] = common_prefix(self._pieces.ids(one), self._pieces.ids(two))
 
-    @contextmanager
-    def _taking(self) -> Iterator[None]:
-        from jinja2 import TemplateError
-
-        try:
-            yield
-        except (TemplateError, TypeError) as error:
-            raise NotRepresentable(f"the template {self.template.name!r} does not take this conversation: {error}") from None
-
     def _cut(self, record: Record, others: Sequence[list[Message]]) -> tuple[list[Rendered], list[str]]:
         """The record's rows; and its text, and that of others with its tools, which end where the assistant begins to write."""
         messages, tools = record["messages"], record["tools"]
@@ -164,13 +154,17 @@ class Renderer:
         Raises:
             NotRepresentable: the template refuses one of them.
         """
+        from jinja2 import TemplateError
+
         each = list(zip(conversations, asks, strict=True))
-        with self._taking():
+        try:
             if all(messages and (messages[-1]["role"] != "assistant") == ask for messages, ask in each):
                 return _texts(
                     self.tokenizer, conversations, tools, template=f"{_ASKS_AFTER_OTHERS}{self.tokenizer.chat_template}"
                 )
             return [_texts(self.tokenizer, [messages], tools, ask)[0] for messages, ask in each]
+        except (TemplateError, TypeError) as error:
+            raise NotRepresentable(f"the template {self.template.name!r} does not take this conversation: {error}") from None
 
     def _answer_span(self, ids: Sequence[int], start: int, turn: Message) -> tuple[int, int]:
         """From where to where the assistant's turn stands, its stop token included; it must read back as its calls."""

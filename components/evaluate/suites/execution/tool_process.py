@@ -30,6 +30,8 @@ DESCRIBE_S = 120
 """Seconds to read a file's tools, which imports transformers beside what the file itself imports."""
 ROUNDS = 100
 """How often what a call has left behind is looked for, 10 ms apart."""
+CALL = "CALLTUNE_CALL"
+"""By this variable the processes of one call are told from all others."""
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 """What a call gets of this process's environment. A list of what may go in, because nobody knows all names of secrets."""
 
@@ -86,7 +88,7 @@ def describe(file: Path) -> list[Tool]:
 
 def _run(asked: dict[str, Any], folder: Path, timeout_s: float, most: int) -> tuple[Any, str | None]:
     """The process's answer and None, or why there is none and in one word what kind of failure that is."""
-    begun, mark = time.monotonic(), f"CALLTUNE_CALL={secrets.token_hex(16)}"
+    begun, call_id = time.monotonic(), secrets.token_hex(16)
     with tempfile.TemporaryFile() as request:  # not a pipe, which a process that does not read would leave full
         request.write(json.dumps({**asked, "cpu_s": math.ceil(timeout_s) + 1}).encode())
         request.seek(0)
@@ -97,13 +99,13 @@ def _run(asked: dict[str, Any], folder: Path, timeout_s: float, most: int) -> tu
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=folder,
-            env=_environment(folder) | dict([mark.split("=")]),
+            env=_environment(folder) | {CALL: call_id},
             start_new_session=True,  # a process group, to be killed as one
         )
     try:
         data, failed = _read(process, begun + timeout_s, most)
     finally:
-        _end(process, mark)
+        _end(process, f"{CALL}={call_id}")
     if failed == "timed out" or process.returncode == -signal.SIGXCPU:
         return f"not done after {timeout_s:g} s", "timed out"
     if failed == "too long":

@@ -40,7 +40,7 @@ def questions(file: Path, limit: int = 0) -> list[Record]:
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
-    text = text_of(file).removeprefix("\ufeff")
+    text = text_of(file)
     if text.lstrip().startswith("["):
         rows = [(f"row {number}", row) for number, row in enumerate(_json(text, str(file)), 1)]
     else:
