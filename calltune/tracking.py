@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -30,6 +31,22 @@ def client() -> "MlflowClient":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = os.environ.get("CALLTUNE_TRACKING", "sqlite:///runs/local/mlflow.db")
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def hurried(tries: int = 2, seconds: int = 10) -> Iterator[None]:
+    """While the block runs, a server gets `tries` of `seconds`, unless the user's environment says other ones.
+
+    By default MLflow tries for minutes, while somebody waits before a screen.
+    """
+    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(tries - 1), "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
+    ours = {name: value for name, value in patience.items() if name not in os.environ}
+    os.environ |= ours
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def run_of(name: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from calltune import tracking
 from pipelines.config import RunConfig
 
 PYTHON = (3, 11)
@@ -144,13 +145,12 @@ def _store(uri: str, endpoint: str) -> Finding:
 
 
 def _tracking(uri: str) -> Finding:
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(TIMEOUT_S))
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
+        with tracking.hurried(seconds=TIMEOUT_S):
+            mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
     except MlflowException as error:
         return Finding("MLflow", False, f"{uri} does not answer: {str(error).splitlines()[0]}")
     return Finding("MLflow", True, f"{uri} answers")

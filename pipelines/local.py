@@ -140,10 +140,8 @@ def _has_looked(event: dict[str, Any]) -> bool:
 
 def _end_as_killed(name: str, screen: Screen) -> None:
     """Have MLflow say of an interrupted run that it was: notify, which ends one that fails, was interrupted with it."""
-    # By default MLflow tries for minutes, and somebody who has pressed Ctrl-C is waiting.
-    os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     try:
-        with screen.phase("end the run in MLflow"):
+        with tracking.hurried(), screen.phase("end the run in MLflow"):
             mlflow, tag = tracking.client(), f"tags.`{tracking.RUN_TAG}` = '{runtime.run_id()}'"
             experiment = mlflow.get_experiment_by_name(name)
             for run in mlflow.search_runs([experiment.experiment_id], filter_string=tag) if experiment else []:

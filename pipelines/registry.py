@@ -18,7 +18,6 @@ from components.promote.config import PromoteConfig
 from components.promote.push import champion, push
 from components.promote.rollback import rollback
 from pipelines.config import RunConfig
-from pipelines.local import in_environment
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -215,21 +214,17 @@ def _when(time: datetime) -> str:
 @contextmanager
 def _answering_soon(config: RunConfig) -> Iterator[None]:
     """As `_answering`, for who only looks: neither registry nor store is waited for longer than some seconds."""
-    once = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_S)}
-    told = {name: os.environ[name] for name in once if name in os.environ}  # who has set one has a reason
-    with in_environment(once | told), storage.hurried(), _answering(config):
+    with tracking.hurried(tries=1, seconds=ANSWER_S), storage.hurried(), _answering(config):
         yield
 
 
 @contextmanager
 def _answering(config: RunConfig) -> Iterator[None]:
-    # By default MLflow tries for minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow.exceptions import MlflowException
 
     try:
-        yield
+        with tracking.hurried():
+            yield
     except MlflowException as error:
         # Of a connection that failed the last words say why; before them stand the addresses of Python's objects.
         said = str(error).splitlines()[0]

@@ -16,10 +16,8 @@ SUBJECT = 150
 
 def notify(config: NotifyConfig) -> str:
     """Say how the run ended; returns the sentence."""
-    # By default MLflow tries for minutes, and a run that failed because it is away should be told of soon.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    ending = _ending(config)
+    with tracking.hurried():  # a run that failed because MLflow is away should be told of soon
+        ending = _ending(config)
     sentence = message.sentence(ending)
     runtime.note(sentence)
     if ending.outcome in config.about:

@@ -3,9 +3,10 @@
 import subprocess
 
 import pytest
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 
 from calltune import tracking as mlflow_of
-from calltune.tracking import aliases, end, git_commit, log, register, run_of, set_alias, versions
+from calltune.tracking import aliases, end, git_commit, hurried, log, register, run_of, set_alias, versions
 
 
 def test_one_pipeline_run_is_one_mlflow_run(store, tracking, monkeypatch):
@@ -57,6 +58,18 @@ def test_outside_of_a_checkout_there_is_no_commit(checkout, tmp_path, monkeypatc
 def test_a_run_has_the_commit_of_the_sources(store, tracking):
     tags = tracking.get_run(run_of("helpdesk")).data.tags
     assert {name: value for name, value in tags.items() if name == "git_commit"} == git_commit()
+
+
+def test_who_is_in_a_hurry_leaves_no_hurry_behind_and_the_users_own_patience_stays(monkeypatch):
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    with hurried(tries=1, seconds=5):
+        patience = MLFLOW_HTTP_REQUEST_MAX_RETRIES.get(), MLFLOW_HTTP_REQUEST_TIMEOUT.get()
+        with hurried():  # the hurry of who looks is that of what it calls, too
+            assert MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 0
+    assert patience == (0, 77)
+    assert not MLFLOW_HTTP_REQUEST_MAX_RETRIES.is_set()
+    assert MLFLOW_HTTP_REQUEST_TIMEOUT.get() == 77
 
 
 def test_an_ambient_mlflow_run_is_ignored(store, tracking, monkeypatch):

@@ -153,18 +153,24 @@ def test_as_deep_as_is_allowed_is_read():
 
 def test_a_billion_laughs_are_refused_at_the_first():
     lines = ["a0: &a0 [lol, lol]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30))]
-    begun = time.monotonic()
-    found, malformed = one("\n      " + "\n      ".join(lines))
-    assert found is None and "no anchors, aliases or tags" in malformed and time.monotonic() - begun < 5
+    found, malformed = one("\n      " + "\n      ".join(lines))  # read in full, it would never end
+    assert found is None and "no anchors, aliases or tags" in malformed
 
 
 @pytest.mark.parametrize(
     "piece", ["[", "{", "{a: ", "- ", "? ", "[[],", "a: [", '"a" ', "&a ", "!a ", "x,", "|\n", "\n\n", "#\n", "{a: 1, "]
 )
-def test_a_long_text_takes_no_long_time(piece):
-    begun = time.monotonic()
-    parse_yaml(f"<calls>{piece * (60_000 // len(piece))}</calls>")
-    assert time.monotonic() - begun < 20
+def test_a_text_four_times_as_long_takes_no_sixteen_times_as_long(piece):
+    def least_s(characters):
+        """CPU time, so that what else runs on the machine does not count."""
+        text, taken = f"<calls>{piece * (characters // len(piece))}</calls>", []
+        for _ in range(3):
+            begun = time.process_time()
+            parse_yaml(text)
+            taken.append(time.process_time() - begun)
+        return min(taken)
+
+    assert least_s(60_000) < 10 * max(least_s(15_000), 0.05)
 
 
 SIGNS = st.sampled_from([

@@ -63,9 +63,9 @@ def breaks() -> str:
 
 def sleeps() -> str:
     """Take long, as does what it has started."""
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100_000)"])
     open(os.environ["HOME"] + "/child", "w").write(str(child.pid))
-    time.sleep(100)
+    time.sleep(100_000)
 
 
 def talks() -> str:
@@ -104,7 +104,7 @@ def fills() -> str:
 def forks() -> str:
     """Leave a process behind that holds everything open."""
     if os.fork() == 0:
-        time.sleep(100)
+        time.sleep(100_000)  # longer than anybody waits: who waited for it would hang
     return "done"
 
 
@@ -113,7 +113,7 @@ def leaves_a_daemon() -> str:
     if os.fork() == 0:
         os.setsid()
         open(os.environ["HOME"] + "/child", "w").write(str(os.getpid()))
-        time.sleep(100)
+        time.sleep(100_000)
     while not os.path.exists(os.environ["HOME"] + "/child"):
         time.sleep(0.01)
     return "done"
@@ -215,9 +215,7 @@ def test_whatever_a_function_does_there_is_an_answer_and_it_is_said(called, name
 
 
 def test_a_call_whose_time_is_over_is_killed_with_all_that_it_has_started(called, tmp_path):
-    begun = time.monotonic()
     assert called("sleeps", timeout_s=5) == Outcome("error: not done after 5 s", "timed out")
-    assert time.monotonic() - begun < 15
     assert gone(int((tmp_path / "call" / "child").read_text()))
 
 
@@ -226,15 +224,11 @@ def test_output_without_an_end_takes_neither_memory_nor_more_than_its_time(calle
 
 
 def test_a_process_that_a_function_leaves_behind_keeps_nobody_waiting(called):
-    begun = time.monotonic()
     assert called("forks", timeout_s=60) == Outcome("done")
-    assert time.monotonic() - begun < 30
 
 
 def test_a_process_that_has_left_the_group_keeps_nobody_waiting_and_is_ended_too(called, tmp_path):
-    begun = time.monotonic()
     assert called("leaves_a_daemon", timeout_s=60) == Outcome("done")
-    assert time.monotonic() - begun < 60, "the daemon sleeps longer, and holds the pipe"
     assert gone(int((tmp_path / "call" / "child").read_text()))
 
 

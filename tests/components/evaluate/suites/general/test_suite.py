@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import time
 from pathlib import Path
 
 import pytest
@@ -68,7 +67,6 @@ def own(tmp_path):
 @pytest.mark.slow
 def test_the_real_model_is_measured_on_the_bundled_task_and_a_text_without_a_network(base_folder, text, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    begun = time.monotonic()
     config = EvaluateConfig(general={"tasks": ["calltune_knowledge"], "text": str(text)})
     found = measuring.measured(served(base_folder), config)
     assert list(found) == [KNOWLEDGE, "general.text_loss"]
@@ -78,7 +76,6 @@ def test_the_real_model_is_measured_on_the_bundled_task_and_a_text_without_a_net
     assert knowledge["value"] >= 0.6, "this model knows most of it, and guessing gives a quarter"
     assert list(loss["items"]) == ["1", "2", "3"]
     assert 1 < loss["value"] < 6
-    assert time.monotonic() - begun < 60
 
 
 def test_a_bundled_question_has_four_choices_of_which_one_is_right_and_none_stands_twice():
