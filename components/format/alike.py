@@ -1,10 +1,13 @@
 """Texts that have nearly the same words, or many words in a row in common: found without comparing all with all."""
 
+import os
+import tempfile
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import TracebackType
 
 import numpy as np
 
@@ -15,6 +18,7 @@ COMMON = 0.01
 RUNS_AT_ONCE = 1_000_000
 """Runs of words in memory at once, about 50 bytes for each; of more, each pass over the texts takes its share."""
 TEXTS_AT_ONCE = 10_000
+WORDS_AT_ONCE = 100_000
 SHARED = 8
 """Rare words that two texts must share to be compared; fewer, and more are compared; more, and commoner words are looked at."""
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -36,29 +40,49 @@ class Pair:
 
 
 class Texts:
-    """All users' texts as numbers of words, one after the other: 4 bytes for each word, whatever its length.
+    """All users' texts as numbers of words, on disk: memory holds the words, each once, and 8 bytes for each text.
 
     Attributes:
         numbers: the words, by number.
-        flat: the numbers of all texts' words.
-        ends: where in `flat` each text ends, after a 0.
+        ends: where each text ends, in words, after a 0.
     """
 
     def __init__(self) -> None:
         self.numbers: defaultdict[str, int] = defaultdict()
         self.numbers.default_factory = self.numbers.__len__
-        self.flat, self.ends = array("I"), array("q", [0])
+        self.ends, self.new = array("q", [0]), array("I")
+        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # closed by __exit__
 
     def add(self, text: str) -> None:
         """Add one text."""
-        self.flat.extend(map(self.numbers.__getitem__, words(text)))
-        self.ends.append(len(self.flat))
+        before = len(self.new)
+        self.new.extend(map(self.numbers.__getitem__, words(text)))
+        self.ends.append(self.ends[-1] + len(self.new) - before)
+        if len(self.new) >= WORDS_AT_ONCE:
+            self._write()
 
     def __len__(self) -> int:
         return len(self.ends) - 1
 
     def __getitem__(self, text: int) -> "array[int]":
-        return self.flat[self.ends[text] : self.ends[text + 1]]
+        return array("I", self.bytes_of(text, text + 1))
+
+    def bytes_of(self, first: int, last: int) -> bytes:
+        """The words of a text and of those that follow, before the `last` one, 4 bytes each."""
+        if self.new:
+            self._write()
+        begin, end = self.ends[first], self.ends[last]
+        return os.pread(self.file.fileno(), 4 * (end - begin), 4 * begin)
+
+    def _write(self) -> None:
+        self.new.tofile(self.file)
+        self.new = array("I")
+
+    def __enter__(self) -> "Texts":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.file.close()
 
 
 def common(rows: int) -> float:
@@ -88,6 +112,7 @@ def near(texts: Texts, training: Sequence[int], held: Sequence[int], least: floa
             continue
         inside = (places >= first) & (places < last)
         stretch, starts = places[inside] - first, np.concatenate([[0], np.cumsum(inside, dtype=np.int32)])[begins]
+        enough = shared[own]
         alike = ours[slice(*np.searchsorted(sizes[ours], [own, own + 1]))]
         for at, of, ranks in _words_of(texts, alike, rarity, np.full(len(alike), rarest[own])):
             bounds = np.searchsorted(of, np.arange(of[-1] + 2)).tolist()
@@ -95,8 +120,10 @@ def near(texts: Texts, training: Sequence[int], held: Sequence[int], least: floa
             for text, (i, j) in zip(alike[at : at + TEXTS_AT_ONCE].tolist(), pairwise(bounds), strict=True):
                 having = [stretch[start:end] for start, end in zip(from_where[i:j], to_where[i:j], strict=True) if start < end]
                 if having:
-                    times = np.bincount(np.concatenate(having))
-                    found += _nearest(texts, text, others[np.flatnonzero(times >= shared[own]) + first].tolist(), lowest)
+                    each = np.sort(np.concatenate(having))
+                    often = each[enough - 1 :][each[enough - 1 :] == each[: max(0, len(each) - enough + 1)]]
+                    if len(often):
+                        found += _nearest(texts, text, set(others[often + first].tolist()), lowest)
     return sorted(found, key=lambda pair: pair.train)
 
 
@@ -126,10 +153,9 @@ def _measured(texts: Texts) -> "tuple[np.ndarray, np.ndarray]":
 
 def _having(texts: Texts, others: "np.ndarray", rarity: "np.ndarray", rarest: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
     """The places of the texts that have each word among their rarest, word after word, in order; and where each word's begin."""
-    found = [((of + first).astype(np.int32), ranks) for first, of, ranks in _words_of(texts, others, rarity, rarest)]
-    places, ranks = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.argsort(ranks, kind="stable")
-    return places[order], np.searchsorted(ranks[order], np.arange(len(rarity) + 1))
+    both = np.concatenate([ranks << 32 | (first + of) for first, of, ranks in _words_of(texts, others, rarity, rarest)])
+    both.sort()
+    return (both & 0xFFFFFFFF).astype(np.int32), np.searchsorted(both, np.arange(len(rarity) + 1) << 32)
 
 
 def _words_of(
@@ -146,15 +172,14 @@ def _words_of(
     Yields:
         The place of the first text in `chosen`; the texts that the words are of, counted from it; and the words.
     """
-    flat, ends = np.asarray(texts.flat), np.asarray(texts.ends)
+    ends = np.asarray(texts.ends)
     for first in range(0, max(1, len(chosen)), TEXTS_AT_ONCE):
         some = chosen[first : first + TEXTS_AT_ONCE]
-        lengths = ends[some + 1] - ends[some]
-        of = np.repeat(np.arange(len(some)), lengths)
-        at = np.arange(len(of)) + np.repeat(ends[some] - np.cumsum(lengths) + lengths, lengths)
-        both = np.sort(of << 32 | rarity[flat[at]])  # np.unique would look them up in a hash table, twenty times as slowly
+        of = np.repeat(np.arange(len(some)), ends[some + 1] - ends[some])
+        flat = np.frombuffer(b"".join(texts.bytes_of(text, text + 1) for text in some.tolist()), np.uint32)
+        both = np.sort(of << 32 | rarity[flat])  # np.unique would look them up in a hash table, twenty times as slowly
         both = both[np.diff(both, prepend=-1) != 0]
-        of, ranks = both >> 32, (both & 0xFFFFFFFF).astype(np.uint32)
+        of, ranks = both >> 32, both & 0xFFFFFFFF
         if rarest is not None:
             wanted = np.arange(len(of)) - np.searchsorted(of, of) < rarest[first + of]
             of, ranks = of[wanted], ranks[wanted]
@@ -173,7 +198,7 @@ def sharing(texts: Texts, training: Sequence[int], held: Sequence[int], length: 
     is_held, looked_at = np.zeros((2, len(texts)), np.bool_)
     is_held[_numbers(held)] = looked_at[_numbers(held)] = looked_at[_numbers(training)] = True
     found: dict[int, tuple[int, int]] = {}
-    passes = 1 + len(texts.flat) // RUNS_AT_ONCE
+    passes = 1 + texts.ends[-1] // RUNS_AT_ONCE
     for number in range(passes):
         places, rows, runs = map(np.concatenate, zip(*_runs(texts, looked_at, length, number, passes), strict=True))
         order = np.argsort(runs, kind="stable")  # of each run the texts in order, and in each of them its places in order
@@ -188,11 +213,12 @@ def sharing(texts: Texts, training: Sequence[int], held: Sequence[int], length: 
         telling = np.repeat((first_held < len(texts)) & (counts <= common(len(texts))), counts) & ~is_held[rows]
         nearest = np.repeat(first_held, counts)
         for row, *where in zip(rows[telling].tolist(), places[telling].tolist(), nearest[telling].tolist(), strict=True):
-            found[row] = min(found.get(row, (len(texts.flat), 0)), (where[0], where[1]))
+            found[row] = min(found.get(row, (where[0], where[1])), (where[0], where[1]))
     names = list(texts.numbers)
     for row in sorted(found):
         place, other = found[row]
-        shown = " ".join(names[number] for number in texts.flat[place : place + length])[:80]
+        start = place - texts.ends[row]
+        shown = " ".join(names[number] for number in texts[row][start : start + length])[:80]
         yield Pair(row, other, f"{length} words in a row, {shown!r}")
 
 
@@ -200,20 +226,19 @@ def _runs(
     texts: Texts, looked_at: "np.ndarray", length: int, number: int, passes: int
 ) -> "Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]":
     """Yield where the runs of one pass begin, the texts that they are in, and their 64-bit hashes: texts after texts."""
-    flat, ends = np.asarray(texts.flat), np.asarray(texts.ends)
+    ends = np.asarray(texts.ends)
     for first in range(0, max(1, len(texts)), TEXTS_AT_ONCE):
         last = min(first + TEXTS_AT_ONCE, len(texts))
-        begin = ends[first]
         row_of = np.repeat(np.arange(first, last, dtype=np.int32), np.diff(ends[first : last + 1]))
         count = max(0, len(row_of) - length + 1)
-        mixed = _mixed(flat[begin : ends[last]].astype(np.uint64))
+        mixed = _mixed(np.frombuffer(texts.bytes_of(first, last), np.uint32).astype(np.uint64))
         runs = np.zeros(count, np.uint64)
         for at in range(length):
             runs = runs * _MULTIPLIER + mixed[at : at + count]
         runs = _mixed(runs)
         whole = row_of[:count] == row_of[len(row_of) - count :]
         places = np.flatnonzero(whole & looked_at[row_of[:count]] & (runs % np.uint64(passes) == number))
-        yield places + begin, row_of[places], runs[places]
+        yield places + ends[first], row_of[places], runs[places]
 
 
 def _mixed(numbers: "np.ndarray") -> "np.ndarray":

@@ -83,34 +83,35 @@ def contaminated(
         phrases: turns that many of them have, of `Turns`.
         shortened: those of them that are shown without their early turns, as they are shown, by their index.
     """
-    texts, begun, begun_held = Texts(), _Asked(), _Asked()
+    begun, begun_held = _Asked(), _Asked()
     learnt, asking, said, whole = _Asked(), _Asked(), _Asked(), _Asked()
-    for row, (record, part) in enumerate(zip(records, parts, strict=True)):
-        texts.add(user_text(record))
-        shown = shortened.get(row, record)
-        if part == TRAIN:
-            begun.add(row, [question_key(record)])
-            for form in [record] if shown is record else [record, shown]:
-                own, common = told_apart(form, phrases)
-                learnt.add(row, {question_sha256(form), *own})
-                said.add(row, common)
-        else:
-            begun_held.add(row, [question_key(record)])
-            whole.add(row, [question_sha256(shown)])
-            asking.add(row, asked_sha256(shown))
-    training = array("q", (row for row, part in enumerate(parts) if part == TRAIN))
-    held = array("q", (row for row, part in enumerate(parts) if part != TRAIN))
-    # Conversations that begin alike, whatever their later turns; only a named test source lets them into two parts.
-    found = {row: Pair(row, other, "the same first question") for row, other in begun.also_in(begun_held)}
-    rest = array("q", (row for row in training if row not in found))
-    found |= {pair.train: pair for pair in near(texts, rest, held, config.similarity)}
-    # What evaluation would find in the model's list of what it was trained on, and the gate refuse.
-    for row, other in learnt.also_in(asking):
-        found.setdefault(row, Pair(row, other, "a later turn asks the same"))
-    for row, other in said.also_in(whole):
-        found.setdefault(row, Pair(row, other, "a turn asks the same"))
-    for pair in sharing(texts, training, held, config.shared_words):
-        found.setdefault(pair.train, pair)
+    with Texts() as texts:
+        for row, (record, part) in enumerate(zip(records, parts, strict=True)):
+            texts.add(user_text(record))
+            shown = shortened.get(row, record)
+            if part == TRAIN:
+                begun.add(row, [question_key(record)])
+                for form in [record] if shown is record else [record, shown]:
+                    own, met = told_apart(form, phrases)
+                    learnt.add(row, {question_sha256(form), *own})
+                    said.add(row, met)
+            else:
+                begun_held.add(row, [question_key(record)])
+                whole.add(row, [question_sha256(shown)])
+                asking.add(row, asked_sha256(shown))
+        training = array("q", (row for row, part in enumerate(parts) if part == TRAIN))
+        held = array("q", (row for row, part in enumerate(parts) if part != TRAIN))
+        # Conversations that begin alike, whatever their later turns; only a named test source lets them into two parts.
+        found = {row: Pair(row, other, "the same first question") for row, other in begun.also_in(begun_held)}
+        rest = array("q", (row for row in training if row not in found))
+        found |= {pair.train: pair for pair in near(texts, rest, held, config.similarity)}
+        # What evaluation would find in the model's list of what it was trained on, and the gate refuse.
+        for row, other in learnt.also_in(asking):
+            found.setdefault(row, Pair(row, other, "a later turn asks the same"))
+        for row, other in said.also_in(whole):
+            found.setdefault(row, Pair(row, other, "a turn asks the same"))
+        for pair in sharing(texts, training, held, config.shared_words):
+            found.setdefault(pair.train, pair)
     return [found[row] for row in sorted(found)]
 
 
@@ -124,24 +125,25 @@ def repeating(training: Iterable[Sequence[str]], asked: Iterable[Sequence[str]],
         asked: the same of the questions.
         config: what counts as nearly equal.
     """
-    texts, of, wholes = Texts(), array("q"), array("q")
+    of, wholes = array("q"), array("q")
+    with Texts() as texts:
 
-    def forms(rows: Iterable[Sequence[str]]) -> range:
-        first = len(texts)
-        for number, turns in enumerate(rows):
-            wholes.append(len(texts))
-            turns_alone = [turn for turn in turns if len(words(turn)) >= TURN_WORDS] if len(turns) > 1 else []
-            for text in ("\n".join(turns), *turns_alone):
-                texts.add(text)
-                of.append(number)
-        return range(first, len(texts))
+        def forms(rows: Iterable[Sequence[str]]) -> range:
+            first = len(texts)
+            for number, turns in enumerate(rows):
+                wholes.append(len(texts))
+                turns_alone = [turn for turn in turns if len(words(turn)) >= TURN_WORDS] if len(turns) > 1 else []
+                for text in ("\n".join(turns), *turns_alone):
+                    texts.add(text)
+                    of.append(number)
+            return range(first, len(texts))
 
-    ours, theirs = forms(training), forms(asked)
-    found: dict[int, Pair] = {}
-    for pair in near(texts, ours, theirs, config.similarity):
-        found.setdefault(of[pair.train], Pair(of[pair.train], of[pair.held], pair.why))
-    # A turn's run of words is in its conversation's, too, and would count twice.
-    rows, questions = ([place for place in wholes if place in forms_of] for forms_of in (ours, theirs))
-    for pair in sharing(texts, rows, questions, config.shared_words):
-        found.setdefault(of[pair.train], Pair(of[pair.train], of[pair.held], pair.why))
+        ours, theirs = forms(training), forms(asked)
+        found: dict[int, Pair] = {}
+        for pair in near(texts, ours, theirs, config.similarity):
+            found.setdefault(of[pair.train], Pair(of[pair.train], of[pair.held], pair.why))
+        # A turn's run of words is in its conversation's, too, and would count twice.
+        rows, questions = ([place for place in wholes if place in forms_of] for forms_of in (ours, theirs))
+        for pair in sharing(texts, rows, questions, config.shared_words):
+            found.setdefault(of[pair.train], Pair(of[pair.train], of[pair.held], pair.why))
     return [found[row] for row in sorted(found)]

@@ -131,7 +131,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             "benchmarks": benchmarks,
             "unseen_tools": sorted(unseen),
             "warnings": lopsided,
-            "trained_on": sorted(train.learnt),
+            "trained_on": train.trained_on(),
             "tokens": {
                 "rows": train.tokens.tolist(),
                 "supervised": train.supervised.tolist(),

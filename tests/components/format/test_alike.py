@@ -21,14 +21,20 @@ def few_at_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(alike, "TEXTS_AT_ONCE", 4)
         patch.setattr(alike, "RUNS_AT_ONCE", 50)
+        patch.setattr(alike, "WORDS_AT_ONCE", 30)
         yield
 
 
-def numbered(rows):
-    texts = Texts()
-    for text, _ in rows:
-        texts.add(text)
-    return texts, *([at for at, (_, whose) in enumerate(rows) if whose == one] for one in ("ours", "theirs"))
+def of(rows, whose):
+    return [at for at, (_, owner) in enumerate(rows) if owner == whose]
+
+
+def found(search, rows, *options):
+    """What one of the two searches finds in rows of a text and whose it is."""
+    with Texts() as texts:
+        for text, _ in rows:
+            texts.add(text)
+        return list(search(texts, of(rows, "ours"), of(rows, "theirs"), *options))
 
 
 @settings(max_examples=300, deadline=None)
@@ -38,24 +44,23 @@ def numbered(rows):
     st.sampled_from([0.3, 0.5, 2 / 3, 0.8, 0.9, 1.0]),
 )
 def test_the_nearest_text_is_found_and_of_two_as_near_the_first(rows, again, least):
-    for of, without in again:  # chance alone makes no two long texts alike
-        if of < len(rows):
-            said = rows[of][0].split()
+    for row, without in again:  # chance alone makes no two long texts alike
+        if row < len(rows):
+            said = rows[row][0].split()
             rows = [*rows, (" ".join([*said[:without], *said[without + 1 :]]), "ours" if without % 2 else "theirs")]
-    texts, ours, theirs = numbered(rows)
     sets = [set(words(text)) for text, _ in rows]
     expected = {}
-    for row in ours:
-        best = max(((likeness(sets[row], sets[other]), -other) for other in theirs), default=(0, 0))
+    for row in of(rows, "ours"):
+        best = max(((likeness(sets[row], sets[other]), -other) for other in of(rows, "theirs")), default=(0, 0))
         if best[0] >= least - 1e-9:
             expected[row] = -best[1]
-    assert {pair.train: pair.held for pair in near(texts, ours, theirs, least)} == expected
+    assert {pair.train: pair.held for pair in found(near, rows, least)} == expected
 
 
 @settings(max_examples=300, deadline=None)
 @given(rows_of("abcd", 12), st.sampled_from([1, 3, 5]))
 def test_the_first_words_in_a_row_that_another_text_has_are_found(rows, length):
-    texts, ours, theirs = numbered(rows)
+    ours, theirs = of(rows, "ours"), of(rows, "theirs")
     runs = [
         [tuple(said[at : at + length]) for at in range(len(said) - length + 1)] for said in (text.split() for text, _ in rows)
     ]
@@ -70,18 +75,15 @@ def test_the_first_words_in_a_row_that_another_text_has_are_found(rows, length):
             if others and len(having[run]) <= common(len(rows)):
                 expected.append(Pair(row, min(others), f"{length} words in a row, {' '.join(run)!r}"))
                 break
-    assert list(sharing(texts, ours, theirs, length)) == expected
+    assert found(sharing, rows, length) == expected
 
 
 @pytest.mark.parametrize(("having", "telling"), [(10, True), (11, False)])
 def test_what_more_than_ten_texts_have_is_a_phrase(having, telling):
-    texts, ours, theirs = numbered(
-        [("one two three", "theirs")] + [("one two three", "ours")] * (having - 1) + [("x", "ours")] * 20
-    )
-    assert [pair.train for pair in sharing(texts, ours, theirs, 3)] == (list(range(1, having)) if telling else [])
+    rows = [("one two three", "theirs"), *[("one two three", "ours")] * (having - 1), *[("x", "ours")] * 20]
+    assert [pair.train for pair in found(sharing, rows, 3)] == (list(range(1, having)) if telling else [])
 
 
-def test_without_texts_there_is_nothing_to_find():
-    assert near(Texts(), [], [], 0.8) == list(sharing(Texts(), [], [], 13)) == []
-    texts, ours, theirs = numbered([("", "ours"), ("???", "theirs")])
-    assert near(texts, ours, theirs, 0.8) == list(sharing(texts, ours, theirs, 13)) == []
+@pytest.mark.parametrize("rows", [[], [("", "ours"), ("???", "theirs")], [("a b c", "ours")], [("a b c", "theirs")]])
+def test_where_there_is_nothing_to_compare_nothing_is_found(rows):
+    assert found(near, rows, 0.8) == found(sharing, rows, 3) == []
