@@ -94,14 +94,22 @@ def _words_sha256(text: str) -> str:
     return sha256(" ".join(text.lower().split()))[:16]
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
 def canonical(value: Any) -> str:
     """One JSON text for equal values, whatever the order of their keys: the basis of every fingerprint."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return _CANONICAL.encode(value)
 
 
 def sha256(value: Any) -> str:
     """SHA-256 of the value's canonical JSON, in hex."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def number_of(digest: str) -> int:
+    """A hex digest's first 60 bits: 8 bytes of it, where there are many."""
+    return int(digest[:15], 16)
 
 
 def content_sha256(record: Record, tools: str | None = None) -> str:

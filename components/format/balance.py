@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from calltune.metrics import names_in
-from calltune.records import Record
+from calltune.records import Record, number_of
 from calltune.tools import names_of
 from components.format.config import SplitConfig
 from components.format.split import called_tools, question_key
@@ -45,7 +45,7 @@ class Counted:
     def add(self, record: Record, label: str) -> None:
         """Count a row, whose kind of answer has this label."""
         self.kinds.append(self.labels.setdefault(label, len(self.labels)))
-        self.questions.append(int(question_key(record)[:15], 16))
+        self.questions.append(number_of(question_key(record)))
         self.offered.update(dict.fromkeys(names_of(record["tools"])))
         self.called |= called_tools(record)
 

@@ -45,7 +45,7 @@ class Part:
         supervised: tokens of each row that the loss looks at.
         prefix: the longest one, in tokens.
         first: the first records with their rows.
-        learnt: hashes of all that training on them teaches the answer to.
+        learnt: what training on them teaches the answer to, 8 bytes of each hash, by what stands before it in `trained_on`.
     """
 
     def __init__(self, name: str, out: Path, phrases: Collection[int]) -> None:
@@ -56,7 +56,7 @@ class Part:
         self.stops: Counter[int] = Counter()
         self.tokens, self.supervised = array("l"), array("l")
         self.first: list[tuple[Record, list[Rendered]]] = []
-        self.learnt: set[str] = set()
+        self.learnt = {mark: array("Q") for mark in ("", TURN, PHRASE)}
         self.waiting: list[tuple[str, Row]] = []
         self.files = ExitStack()
         self.table = None if name == TEST else self.files.enter_context(pq.ParquetWriter(out / f"{name}.parquet", SCHEMA))
@@ -75,11 +75,15 @@ class Part:
         if self.name == TRAIN:
             question = question_sha256(record)
             own, common = told_apart(record, self.phrases)
-            self.learnt |= {question, *(f"{TURN}{turn}" for turn in own - {question})}
-            self.learnt |= {f"{PHRASE}{turn}" for turn in common - {question}}
+            for mark, digests in (("", {question}), (TURN, own - {question}), (PHRASE, common - {question})):
+                self.learnt[mark].extend(int(digest, 16) for digest in digests)
             if len(self.first) < FIRST:
                 rows = [Rendered(row.input_ids.tolist(), row.loss_mask.tolist()) for row in rendered]
                 self.first.append((record, rows))
+
+    def trained_on(self) -> list[str]:
+        """Hashes of all that training on the rows teaches the answer to, each once, in order."""
+        return sorted(f"{mark}{number:016x}" for mark, each in self.learnt.items() for number in np.unique(each).tolist())
 
     def _add_rows(self, record: Record, rendered: list[Row]) -> None:
         for number, row in enumerate(rendered):

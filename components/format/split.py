@@ -2,13 +2,16 @@
 
 import random
 import re
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 
+import numpy as np
+
 from calltune.errors import DataError
 from calltune.metrics import label_of
-from calltune.records import Record, calls_of, expected_calls, sha256
+from calltune.records import Record, calls_of, expected_calls, number_of, sha256
 from components.format.config import SplitConfig
 from components.format.spill import Some
 
@@ -165,28 +168,31 @@ def exact(records: Sequence[Record], test: float, validation: float, seed: int) 
     Returns:
         `train`, `validation` or `test` for each record, in order.
     """
-    labels: dict[str, str] = {}
+    kinds: dict[str, int] = {}
+    asked, expected = array("q"), array("q")
     for record in records:
-        key, label = question_key(record), stratum(record)
-        labels[key] = min(label, labels.get(key, label))  # the first row's would make the order of the rows count
-    questions: dict[str, list[str]] = defaultdict(list)
-    for key, label in labels.items():
-        questions[label].append(key)
+        asked.append(number_of(question_key(record)))
+        expected.append(kinds.setdefault(stratum(record), len(kinds)))
+    labels = sorted(kinds)
+    places = np.argsort([kinds[label] for label in labels])
+    questions, question = np.unique(np.array(asked, np.int64), return_inverse=True)
+    label_of_question = np.full(len(questions), len(labels))
+    # The least of its rows' labels: the first row's would make the order of the rows count.
+    np.minimum.at(label_of_question, question, places[np.array(expected, np.int64)])
     # One line of all questions, stratum by stratum, shuffled inside: every stretch of it is a stratified sample, so
     # taking evenly spaced places gives each part its share of each stratum and exactly its share of the whole.
-    line: list[str] = []
-    for label in sorted(questions):
-        keys = sorted(questions[label])
-        random.Random(f"{seed} {label}").shuffle(keys)
-        line += keys
-    part: dict[str, str] = dict.fromkeys(line, TRAIN)
-    for key in _evenly(line, round(test * len(line))):
-        part[key] = TEST
-    rest = [key for key in line if part[key] == TRAIN]
-    for key in _evenly(rest, min(len(rest), round(validation * len(line)))):
-        part[key] = VALIDATION
-    return [part[question_key(record)] for record in records]
+    line = np.argsort(label_of_question, kind="stable")
+    ends = np.cumsum(np.bincount(label_of_question, minlength=len(labels))).tolist()
+    for label, start, end in zip(labels, [0, *ends], ends, strict=False):
+        stretch = line[start:end].tolist()
+        random.Random(f"{seed} {label}").shuffle(stretch)
+        line[start:end] = stretch
+    part = np.zeros(len(questions), np.int8)
+    part[_evenly(line, round(test * len(line)))] = 2
+    rest = line[part[line] == 0]
+    part[_evenly(rest, min(len(rest), round(validation * len(line))))] = 1
+    return [(TRAIN, VALIDATION, TEST)[number] for number in part[question].tolist()]
 
 
-def _evenly(line: Sequence[str], count: int) -> list[str]:
-    return [line[(2 * index + 1) * len(line) // (2 * count)] for index in range(count)]
+def _evenly(line: "np.ndarray", count: int) -> "np.ndarray":
+    return line[(2 * np.arange(count) + 1) * len(line) // max(1, 2 * count)]

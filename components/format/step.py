@@ -18,9 +18,10 @@ from calltune.settings import ModelConfig
 from calltune.template import Template, with_tool_detail
 from calltune.tools import names_of
 from components.format import balance
+from components.format.alike import Pair
 from components.format.benchmarks import require_unasked
 from components.format.config import FormatConfig
-from components.format.contamination import Pair, Turns, contaminated
+from components.format.contamination import Turns, contaminated
 from components.format.part import Part
 from components.format.rows import Rows
 from components.format.shaped import Reader, read, reader, shaped
@@ -130,7 +131,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             "benchmarks": benchmarks,
             "unseen_tools": sorted(unseen),
             "warnings": lopsided,
-            "trained_on": sorted(train.learnt),
+            "trained_on": train.trained_on(),
             "tokens": {
                 "rows": train.tokens.tolist(),
                 "supervised": train.supervised.tolist(),
