@@ -31,11 +31,28 @@ def content(setting: str, place: str) -> str:
 
 
 def within(folder: Path) -> Iterator[tuple[str, Path]]:
-    """A folder's files by their names in it, in order; without hidden ones, and what Python leaves behind."""
+    """A folder's files by their names in it, in order; without hidden ones, and what Python leaves behind.
+
+    Raises:
+        DataError: a name is not in UTF-8.
+    """
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in parts):
+            require_utf8(folder, path)
             yield "/".join(parts), path
+
+
+def require_utf8(folder: Path, path: Path) -> None:
+    """Refuse a file in a folder whose name no record, no store and no screen can hold.
+
+    Raises:
+        DataError: its name is not in UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{folder}: the name of a file in it is not in UTF-8: {os.fsencode(path)!r}") from None
 
 
 def text_of(file: Path) -> str:

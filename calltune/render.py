@@ -111,7 +111,8 @@ class Renderer:
         except NotRepresentable:  # of the record, or of the question?
             return self.rows(record), self.prefix_length(record)
         place = common_prefix(whole, one)
-        if one[place : place + 1] != letter:
+        # Not so where the template prints something else of a longer conversation, such as the tools before its last question.
+        if not (question and whole.startswith(question, place) and one.startswith(letter, place)):
             return rows, self.prefix_length(record)
         self._know(key, one, one[:place] + other + one[place + 1 :])
         return rows, self._prefixes[key]

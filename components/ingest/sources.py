@@ -1,10 +1,9 @@
 """Where rows come from: a file, a folder, an S3 prefix or the Hub."""
 
-import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from calltune import hub, layouts, runtime, storage
+from calltune import hub, input_files, layouts, runtime, storage
 from calltune.errors import DataError, no_such_file
 from components.ingest.source import Source
 
@@ -45,23 +44,26 @@ def _prefix(uri: str) -> Source:
 
 
 def _folder(uri: str, folder: Path) -> Source:
-    inside = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    visible = sorted(path for path in inside if not any(part.startswith((".", "_")) for part in path.parts))
+    found = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    inside = [path for path in found if not any(part.startswith((".", "_")) for part in path.parts)]
+    visible = [path for path in inside if (folder / path).is_file()]
     paths = tuple(folder / path for path in visible if layouts.is_data(path.name))
     for path in paths:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            raise DataError(f"{uri}: the name of a file in it is not in UTF-8: {os.fsencode(path)!r}") from None
+        input_files.require_utf8(folder, path)
     if not paths:
         raise DataError(f"{uri}: no {_READ} file in this folder{_ALSO}")
     _say_what_is_left_out(uri, [str(path) for path in visible if not layouts.is_data(path.name)], len(visible))
+    for path in inside:
+        # It may lead to a folder above it, and from there to itself.
+        if (folder / path).is_symlink() and (folder / path).is_dir():
+            runtime.note(f"ingest.source: {uri}: the linked folder {str(path).encode(errors='replace').decode()} is not read")
     return Source(uri, paths, (), sum(path.stat().st_size for path in paths), "bytes")
 
 
 def _say_what_is_left_out(uri: str, names: list[str], total: int) -> None:
     if names:
-        shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        # A name that is not in UTF-8 is none that a screen can show.
+        shown = (", ".join(names[:3]) + (", …" if len(names) > 3 else "")).encode(errors="backslashreplace").decode()
         runtime.note(
             f"ingest.source: {uri}: {len(names)} of {total} files are not read, since their names do not end in "
             f"{_READ}{_ALSO}: {shown}"

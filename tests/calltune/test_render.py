@@ -165,6 +165,16 @@ def test_rows_and_their_prefix_come_to_the_same_at_once(tokenizer, name):
     assert at_once.rows_and_prefix(CASES[name]) == (each.rows(CASES[name]), each.prefix_length(CASES[name]))
 
 
+def test_the_prefix_is_the_same_where_a_template_begins_otherwise_the_longer_a_conversation_is(tokenizer):
+    # Mistral's prints [AVAILABLE_TOOLS] before the last question: there, after one bracket, stands the letter that is looked for.
+    hermes, begin = TEMPLATES["hermes"], "{{- '[INST]' if messages | length > 2 else '[AVAILABLE_TOOLS]' -}}"
+    at_once, each = (Renderer(tokenizer, replace(hermes, text=begin + hermes.text)) for _ in range(2))
+    case = CASES["tool_result"]
+    length = each.prefix_length(case)
+    assert length > 50
+    assert at_once.rows_and_prefix(case) == (each.rows(case), length)
+
+
 def test_a_template_that_takes_the_record_and_no_other_question_is_not_said_to_refuse_the_record(tokenizer):
     hermes = TEMPLATES["hermes"]
     refuses = "{%- if messages[-1]['content'] == 'A' -%}{{- raise_exception('no A') -}}{%- endif -%}"

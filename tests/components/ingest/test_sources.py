@@ -107,6 +107,26 @@ def test_a_file_name_that_no_record_can_hold_is_one_clear_line(tmp_path):
         sources.find(str(tmp_path))
 
 
+def test_what_is_said_of_files_that_are_not_read_can_be_shown_whatever_their_names(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(sources.runtime, "note", said.append)
+    write(tmp_path / "in" / "a.jsonl")
+    (tmp_path / "in" / os.fsdecode(b"caf\xe9.txt")).write_text("no rows")
+    sources.find(str(tmp_path / "in"))
+    assert said[0].encode().endswith(b": caf\\udce9.txt")
+
+
+def test_a_linked_folder_is_not_left_out_in_silence(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(sources.runtime, "note", said.append)
+    write(tmp_path / "in" / "a.jsonl")
+    write(tmp_path / "more" / "b.jsonl")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "more")
+    (tmp_path / "in" / "c.jsonl").symlink_to(tmp_path / "more" / "b.jsonl")
+    assert [path.name for path in sources.find(str(tmp_path / "in")).parts] == ["a.jsonl", "c.jsonl"]
+    assert said == [f"ingest.source: {tmp_path}/in: the linked folder linked is not read"]
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
