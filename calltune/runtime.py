@@ -70,7 +70,7 @@ class Progress:
     def update(self, done: int, detail: str = "") -> None:
         """Report that `done` of `total` units are through. The first and the last are always reported."""
         now = time.monotonic()
-        if self.already < done < self.total and now - self.reported_at < self.interval_s:
+        if self.reported_at and done < self.total and now - self.reported_at < self.interval_s:
             return
         self.reported_at = now
         new = done - self.already

@@ -33,6 +33,7 @@ _WAYS_OUT = {
     "InvalidAccessKeyId": " (AWS_ACCESS_KEY_ID is set wrong, or AWS_ENDPOINT_URL_S3 names another server)",
     "SignatureDoesNotMatch": " (AWS_SECRET_ACCESS_KEY is set wrong)",
     "AccessDenied": " (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be of someone who may do this)",
+    "NoCredentialsError": " (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role, say who asks)",
     "NoSuchBucket": " (make the bucket, or correct its name)",
 }
 
@@ -163,7 +164,7 @@ class S3(Store):
             says = f"{details.get('Code')}: {details.get('Message', '')}".rstrip(": ")
             raise UserError(f"{where}: {says}{_WAYS_OUT.get(str(details.get('Code')), '')}") from error
         except (BotoCoreError, Boto3Error) as error:
-            raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{where}: {' '.join(str(error).split())}{_WAYS_OUT.get(type(error).__name__, '')}") from error
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key

@@ -107,7 +107,9 @@ def compile(
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     if settings.storage.uri == "embedded":
         print(
-            "calltune: storage.uri is embedded, which no pod can reach: set s3://bucket/prefix before this runs", file=sys.stderr
+            "calltune: storage.uri is embedded, which no pod can reach: set s3://bucket/prefix before this runs; "
+            "files of this machine no pod can reach, either: calltune submit brings them there",
+            file=sys.stderr,
         )
     print(out)
 

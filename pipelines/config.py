@@ -194,7 +194,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explained(error, RunConfig)}") from None
+        said = explained(error, RunConfig)
+        where = "--set" if any(said.startswith(f"{override.partition('=')[0]}:") for override in overrides) else path
+        raise ConfigError(f"{where}: {said}") from None
     _refuse_lossy_numbers(raw, config.model_dump(), str(path), ())
     return config
 

@@ -39,7 +39,7 @@ def parsed(rows: Iterable[RawRow]) -> Iterator[tuple[RawRow, Parsed]]:
 
 def _why(error: ValueError) -> str:
     # A row is one line of its own, and JSON's "line 1" reads like that of the file.
-    return f"{error.msg} at character {error.pos + 1}" if isinstance(error, JSONDecodeError) else str(error)
+    return f"{error.msg.removesuffix(' at')} at character {error.pos + 1}" if isinstance(error, JSONDecodeError) else str(error)
 
 
 def taken(rows: Iterable[RawRow], weight: float) -> Iterator[RawRow]:

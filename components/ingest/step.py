@@ -114,7 +114,7 @@ def _followed(source: Source) -> Iterator[RawRow]:
     progress = runtime.Progress("ingest", source.total, source.unit)
     for read, raw in enumerate(source.rows(), 1):
         yield raw
-        progress.update(raw.done, f"{read} rows")
+        progress.update(min(raw.done, source.total - 1), f"{read} rows")  # a small file is read before its first row is
     progress.update(source.total)
 
 
@@ -123,12 +123,12 @@ def _names(config: IngestConfig) -> str:
 
 
 class _Lines:
-    """A JSON lines file being written; says which file it was that the disk had no room for."""
+    """A JSON lines file, there only once it is whole; says which file it was that the disk had no room for."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.part = path, path.with_name(f"{path.name}.part")
         try:
-            self.file = path.open("w", encoding="utf-8", newline="\n")
+            self.file = self.part.open("w", encoding="utf-8", newline="\n")
         except OSError as error:
             raise _no_room(path, error) from None
 
@@ -144,9 +144,13 @@ class _Lines:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         try:
             self.file.close()
+            if kind is None:
+                self.part.replace(self.path)
         except OSError as error:
             if kind is None:  # else the first failure is the one to tell
                 raise _no_room(self.path, error) from None
+        finally:
+            self.part.unlink(missing_ok=True)
 
 
 def _no_room(path: Path, error: OSError) -> DataError:
@@ -183,7 +187,8 @@ class _Intake:
         if repeat is None:
             self.keep(raw, row)
         elif repeat.conflicting:
-            message = f"the same question is answered differently in row {repeat.row}, which is kept"
+            of = "" if repeat.uri == raw.uri else f" of {repeat.uri}"
+            message = f"the same question is answered differently in row {repeat.row}{of}, which is kept"
             self.refuse(raw, "conflicting_answer", message)
         else:
             self.duplicates += 1

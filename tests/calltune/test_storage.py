@@ -200,7 +200,7 @@ def test_no_keys_at_all_are_one_line(s3, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(UserError, match=r"s3://.*/a: Unable to locate credentials"):
+    with pytest.raises(UserError, match=r"s3://.*/a: Unable to locate credentials \(AWS_ACCESS_KEY_ID"):
         storage.S3(s3.bucket, s3.prefix).get("a")
 
 

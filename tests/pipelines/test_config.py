@@ -409,10 +409,10 @@ def test_the_last_set_wins(written):
         ("=3", r"--set =3: must be key=value"),
         ("name.first=x", r"--set name\.first=x: name is not a section"),
         ("train.epochs=[1", r"--set train\.epochs=\[1: the value is not YAML"),
-        ("train.epochs=lots", r"train\.epochs: .*not 'lots'"),
+        ("train.epochs=lots", r"^--set: train\.epochs: .*not 'lots'"),
         ("train={epochs: 1, epochs: 2}", r"--set train=\{.*\}: epochs: is there twice"),
         ("name=" + "[" * 3000, r"is nested too deeply"),
-        ("train.epocs=3", r"train\.epocs: unknown key; did you mean epochs\?"),
+        ("train.epocs=3", r"^--set: train\.epocs: unknown key; did you mean epochs\?"),
     ],
 )
 def test_a_wrong_set_is_refused(written, override, message):

@@ -1,11 +1,12 @@
 import json
 import random
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pydantic import ValidationError
 
-from calltune import in_order
+from calltune import in_order, runtime
 from calltune.errors import DataError
 from calltune.records import read_jsonl
 from components.ingest import jsontext, sources, step
@@ -154,6 +155,34 @@ def test_a_conflicting_answer_is_quarantined_and_the_first_kept(take, tmp_path):
     assert refused["message"] == "the same question is answered differently in row 1, which is kept"
 
 
+def test_of_a_conflicting_answer_in_another_file_that_file_is_named(take, tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.jsonl").write_text(json.dumps(call("Who?", "Ana")))
+    (tmp_path / "rows" / "b.jsonl").write_text(json.dumps(call("who?", "Bo")))
+    ingest(IngestConfig(source=str(tmp_path / "rows"), max_quarantined=0.5), tmp_path / "out")
+    (refused,) = written(tmp_path, "quarantine")
+    kept = f"row 1 of {tmp_path}/rows/a.jsonl, which is kept"
+    assert refused["message"] == f"the same question is answered differently in {kept}"
+
+
+def test_a_file_that_is_read_before_its_first_row_is_shows_progress_by_the_clock(take, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "LOCAL_INTERVAL_S", 1e6)
+    take([json.dumps([chat(f"{n}?") for n in range(50)])], name="rows.json")
+    events = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
+    size = (tmp_path / "rows.json").stat().st_size
+    assert [event["done"] for event in events if event["kind"] == "progress" and event["name"] == "ingest"] == [0, size]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, DataError("damaged")])
+def test_what_is_not_whole_is_not_there_and_what_was_there_stays(take, tmp_path, monkeypatch, stop):
+    take([chat("Hi?")])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr(step, "_take_all", Mock(side_effect=stop))
+    with pytest.raises(stop if isinstance(stop, type) else type(stop)):
+        take([chat("Bye?")])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
 def test_too_many_bad_rows_fail_the_run_after_the_quarantine_is_written(take, tmp_path):
     bad = [call(f"Who {n}?", "Ana", tool="fnid") for n in range(3)] + ["{", "{"]
     with pytest.raises(
@@ -273,7 +302,7 @@ def test_a_json_file_may_hold_lines(take):
 @pytest.mark.parametrize("count", [1, 2000])
 def test_a_disk_without_room_is_named(take, tmp_path, name, count):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / name).symlink_to("/dev/full")
+    (tmp_path / "out" / f"{name}.part").symlink_to("/dev/full")
     with pytest.raises(DataError, match=rf"out/{name}: no room left on this disk"):
         take([line for n in range(count) for line in (chat(f"{n}?"), "{", chat(f"{n} ?"))], max_quarantined=1.0)
 
@@ -350,11 +379,11 @@ def test_other_processes_that_help_change_nothing(tmp_path, monkeypatch):
     assert results[0][0].kept > 100 < results[0][0].duplicates and results[0][0].quarantined > 50
 
 
-def test_a_line_that_is_no_text_is_told_by_helpers_too_and_the_rows_before_it_are_kept(tmp_path, monkeypatch):
+def test_a_line_that_is_no_text_is_told_by_helpers_too_and_no_file_looks_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(step, "ALONE", 0)
     monkeypatch.setattr(in_order, "cpus", lambda: 2)
     lines = [json.dumps(chat(f"{n}?")).encode() for n in range(100)]
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join([*lines, b"\xff"]))
     with pytest.raises(DataError, match=r"rows\.jsonl: line 101, byte \d+: not UTF-8"):
         ingest(IngestConfig(source=str(tmp_path / "rows.jsonl")), tmp_path / "out")
-    assert len(written(tmp_path, "records")) == 100
+    assert not list((tmp_path / "out").iterdir())
