@@ -197,7 +197,7 @@ def sharing(texts: Texts, training: Sequence[int], held: Sequence[int], length: 
     """
     is_held, looked_at = np.zeros((2, len(texts)), np.bool_)
     is_held[_numbers(held)] = looked_at[_numbers(held)] = looked_at[_numbers(training)] = True
-    found: dict[int, tuple[int, int]] = {}
+    found: dict[int, list[int]] = {}
     passes = 1 + texts.ends[-1] // RUNS_AT_ONCE
     for number in range(passes):
         places, rows, runs = map(np.concatenate, zip(*_runs(texts, looked_at, length, number, passes), strict=True))
@@ -212,8 +212,8 @@ def sharing(texts: Texts, training: Sequence[int], held: Sequence[int], length: 
         first_held = np.minimum.reduceat(np.where(is_held[rows], rows, len(texts)), first)
         telling = np.repeat((first_held < len(texts)) & (counts <= common(len(texts))), counts) & ~is_held[rows]
         nearest = np.repeat(first_held, counts)
-        for row, *where in zip(rows[telling].tolist(), places[telling].tolist(), nearest[telling].tolist(), strict=True):
-            found[row] = min(found.get(row, (where[0], where[1])), (where[0], where[1]))
+        for row, *where in zip(*(column[telling].tolist() for column in (rows, places, nearest)), strict=True):
+            found[row] = min(found.get(row, where), where)
     names = list(texts.numbers)
     for row in sorted(found):
         place, other = found[row]
