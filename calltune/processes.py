@@ -1,8 +1,13 @@
-"""How many processes there is room for, and how they end with their parent: after SIGKILL only the kernel can tell them."""
+"""How many processes there is room for, how they end with their parent, and the environment of this one.
+
+After SIGKILL only the kernel can tell a process that its parent has ended.
+"""
 
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Loaded at import: between fork and exec nothing else may be done.
@@ -35,3 +40,15 @@ def _allowed(cgroup: Path) -> list[int]:
         if quota.isdecimal() and int(period) > 0:  # else "max", or -1
             return [int(quota) // int(period)]
     return [os.cpu_count() or 1]
+
+
+@contextmanager
+def in_environment(variables: dict[str, str]) -> Iterator[None]:
+    """Have this process's environment say `variables` while the block runs; what the block changes in it is undone, too."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from calltune import runtime, storage
+from calltune.processes import in_environment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,13 +41,8 @@ def hurried(tries: int = 2, seconds: int = 10) -> Iterator[None]:
     By default MLflow tries for minutes, while somebody waits before a screen.
     """
     patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(tries - 1), "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
-    ours = {name: value for name, value in patience.items() if name not in os.environ}
-    os.environ |= ours
-    try:
+    with in_environment({name: value for name, value in patience.items() if name not in os.environ}):
         yield
-    finally:
-        for name in ours:
-            os.environ.pop(name, None)
 
 
 def run_of(name: str) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 from calltune import input_files, models, storage, tools
 from calltune.errors import ConfigError, DataError
 from calltune.layouts import is_data
+from calltune.processes import in_environment
 from calltune.records import sha256
 from components.ingest import sources
 from pipelines.cluster import Resources
 from pipelines.config import RunConfig
-from pipelines.local import in_environment
 from pipelines.placement import WITH_MODELS, scratch_gib
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from calltune import runtime, storage, tracking
 from calltune.errors import ConfigError, UserError, no_such_file
+from calltune.processes import in_environment
 from pipelines import answering, leash, suites
 from pipelines.config import RunConfig, absolute
 from pipelines.embedded import alone, s3_server
@@ -196,18 +197,6 @@ def variables_of(config: RunConfig, workdir: Path) -> dict[str, str]:
         if config.storage.endpoint_url:
             found |= dict.fromkeys(("AWS_ENDPOINT_URL_S3", "MLFLOW_S3_ENDPOINT_URL"), config.storage.endpoint_url)
     return found
-
-
-@contextmanager
-def in_environment(variables: dict[str, str]) -> Iterator[None]:
-    """Have this process's environment say `variables` while the block runs; what the block changes in it is undone, too."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 class Events:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from calltune.processes import in_environment
 from pipelines import local
 from pipelines.config import RunConfig
 from pipelines.screen import Screen
@@ -41,7 +42,7 @@ def standalone(config: RunConfig, workdir: Path | None, store: bool = False) -> 
         thread.start()
         try:
             # What libraries print is no result.
-            with local.in_environment(variables), redirect_stdout(sys.stderr):
+            with in_environment(variables), redirect_stdout(sys.stderr):
                 yield place
         finally:
             ended.set()

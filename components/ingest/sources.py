@@ -56,15 +56,19 @@ def _folder(uri: str, folder: Path) -> Source:
     for path in inside:
         # It may lead to a folder above it, and from there to itself.
         if (folder / path).is_symlink() and (folder / path).is_dir():
-            runtime.note(f"ingest.source: {uri}: the linked folder {str(path).encode(errors='replace').decode()} is not read")
+            runtime.note(f"ingest.source: {uri}: the linked folder {_shown(str(path))} is not read")
     return Source(uri, paths, (), sum(path.stat().st_size for path in paths), "bytes")
 
 
 def _say_what_is_left_out(uri: str, names: list[str], total: int) -> None:
     if names:
-        # A name that is not in UTF-8 is none that a screen can show.
-        shown = (", ".join(names[:3]) + (", …" if len(names) > 3 else "")).encode(errors="backslashreplace").decode()
+        shown = _shown(", ".join(names[:3]) + (", …" if len(names) > 3 else ""))
         runtime.note(
             f"ingest.source: {uri}: {len(names)} of {total} files are not read, since their names do not end in "
             f"{_READ}{_ALSO}: {shown}"
         )
+
+
+def _shown(name: str) -> str:
+    """As any screen can show it: a name that is not in UTF-8 is none."""
+    return name.encode(errors="backslashreplace").decode()

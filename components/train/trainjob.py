@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from calltune.settings import Settings
-from components.images import USER
+from components import images
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 RUNTIME = "torch-distributed"
@@ -131,7 +131,7 @@ def _pod(workers: Workers, owner: Pod) -> dict[str, Any]:
         "nodeSelector": workers.node_selector,
         "tolerations": workers.tolerations,
         "terminationGracePeriodSeconds": GRACE_S,
-        "securityContext": {"runAsNonRoot": True, "fsGroup": USER, "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": {"runAsNonRoot": True, "fsGroup": images.USER, "seccompProfile": {"type": "RuntimeDefault"}},
         "volumes": volumes,
         "containers": [{"name": NODE, "volumeMounts": mounts, "securityContext": restricted}],
     }

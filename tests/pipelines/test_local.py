@@ -17,11 +17,12 @@ from rich.console import Console
 
 from calltune import ledger, tracking
 from calltune.errors import DataError
+from calltune.processes import in_environment
 from components.look.config import LookConfig
 from components.look.step import look
 from pipelines import local
 from pipelines.config import RunConfig, absolute, load
-from pipelines.local import environment, in_environment, variables_of
+from pipelines.local import environment, variables_of
 from pipelines.screen import Screen
 from pipelines.workdir import remember_places
 
