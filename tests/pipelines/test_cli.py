@@ -1,5 +1,6 @@
 """The command line: help, exit codes, errors in one line; and every step by itself, from files to files."""
 
+import io
 import json
 import os
 import re
@@ -7,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import yaml
 
+from calltune import storage
 from pipelines import cli
 
 REPO = Path(__file__).parents[2]
@@ -259,26 +262,31 @@ def steps(tmp_path_factory, tiny_model):
         },
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
-    quiet = {name: "" for name in os.environ if name.startswith("CALLTUNE_") and name != "CALLTUNE_CACHE"}
     said = {}
 
     def step(name, *arguments):
-        environment = {**{key: value for key, value in os.environ.items() if key not in quiet}, "OMP_NUM_THREADS": "1"}
-        command = [*CALLTUNE, *name.split(), "-c", "run.yaml", *arguments]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
-        said[name if name not in said else f"{name} again"] = done.stdout
+        storage.open_store.cache_clear()  # each command starts a server of its own
+        patch.setattr(sys, "argv", ["calltune", *name.split(), "-c", "run.yaml", *arguments])
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            code = cli._code()
+        assert code == 0, f"{name}: {err.getvalue()[-3000:]}"
+        said[name if name not in said else f"{name} again"] = out.getvalue()
 
-    step("ingest", "-o", "records")
-    step("format", "--records", "records", "-o", "dataset")
-    step("train", "--dataset", "dataset", "-o", "trained")
-    step("export", "--adapter", "trained", "-o", "exported")
-    step("evaluate", "--model", "exported", "--dataset", "dataset", "-o", "candidate")
-    step("evaluate", "--model", "base", "--dataset", "dataset", "-o", "base", "--split", "validation")
-    step("gate", "--candidate", "candidate/metrics.json", "--champion", "none", "-o", "decision.json")
-    step("promote", "--model", "exported", "--decision", "decision.json", "-o", "promotion.json")
-    step("models list")
-    step("models history")
+    # In this process, since a new one for each would import for longer than it works; e2e has each step in one of its own.
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("CALLTUNE_") and name != "CALLTUNE_CACHE"]:
+            patch.delenv(name)
+        patch.chdir(folder)
+        step("ingest", "-o", "records")
+        step("format", "--records", "records", "-o", "dataset")
+        step("train", "--dataset", "dataset", "-o", "trained")
+        step("export", "--adapter", "trained", "-o", "exported")
+        step("evaluate", "--model", "exported", "--dataset", "dataset", "-o", "candidate")
+        step("evaluate", "--model", "base", "--dataset", "dataset", "-o", "base", "--split", "validation")
+        step("gate", "--candidate", "candidate/metrics.json", "--champion", "none", "-o", "decision.json")
+        step("promote", "--model", "exported", "--decision", "decision.json", "-o", "promotion.json")
+        step("models list")
+        step("models history")
     return folder, said
 
 

@@ -101,7 +101,7 @@ def test_a_worker_leaves_no_word_of_a_store_that_was_away_and_is_back(s3, server
 
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(worker, "work", bring)
-    assert worker.main("k") == 2
+    assert worker.main("k") == 1
     assert "127.0.0.1:9" in capfd.readouterr().err and Exchange(storage.of_run(), "k").failure() is None
 
     def wrong(*_):
