@@ -191,7 +191,7 @@ def _code() -> int:
     except _Failed as failure:
         code = _say(str(failure), failure.code)
     except OSError as error:
-        if error.errno == errno.ENOSPC and error.filename is None:  # of a file that was opened before
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:  # of a file that was opened before
             code = _say("no room left on the disk: while writing", 2)
         elif error.errno not in OF_THE_USERS_DISK or error.filename is None:
             raise
