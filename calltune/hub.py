@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from calltune.errors import DataError
+from calltune.errors import DataError, Unavailable, UserError
 
 PREFIX = "hf://datasets/"
 FORM = "hf://datasets/OWNER/NAME, with @REVISION and #CONFIG/SPLIT where they are needed"
@@ -47,7 +47,8 @@ def commit_of(uri: str) -> str:
     """The commit that an address means now. Asks the Hub, with the environment's `HF_TOKEN` where there is one.
 
     Raises:
-        DataError: there is no such data set or revision, its terms have not been accepted, or the Hub cannot be reached.
+        DataError: there is no such data set or revision, or its terms have not been accepted.
+        Unavailable: the Hub does not answer, or only with errors of its own.
     """
     from huggingface_hub import HfApi
 
@@ -65,7 +66,7 @@ def date_of(uri: str) -> datetime:
     """When the commit was made that an address means now. Asks the Hub, as :func:`commit_of` does.
 
     Raises:
-        DataError: as there.
+        UserError: as there.
     """
     from huggingface_hub import HfApi
 
@@ -78,7 +79,17 @@ def date_of(uri: str) -> datetime:
     return commits[0].created_at
 
 
-def explained(uri: str, error: Exception) -> DataError:
+def is_away(error: Exception) -> bool:
+    """Whether an error says that the Hub does not answer, or only with errors of its own: the same again may end better."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.HfHubHTTPError):
+        return error.response.status_code >= 500 or error.response.status_code == 429
+    lost = isinstance(error, errors.HTTPError | ConnectionError | TimeoutError | errors.LocalEntryNotFoundError)
+    return lost and not constants.HF_HUB_OFFLINE
+
+
+def explained(uri: str, error: Exception) -> UserError:
     """What went wrong with a data set, in one line.
 
     Raises:
@@ -100,5 +111,6 @@ def explained(uri: str, error: Exception) -> DataError:
     ):
         return DataError(f"{uri}: {' '.join(str(error).split())[:300]}")
     if isinstance(error, errors.HTTPError | OSError):
-        return DataError(f"{uri}: the Hub cannot be reached: {' '.join(str(error).split())[:200]}")
+        kind = Unavailable if is_away(error) else DataError
+        return kind(f"{uri}: the Hub cannot be reached: {' '.join(str(error).split())[:200]}")
     raise error

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from calltune import runtime, storage
+from calltune import hub, runtime, storage
 from calltune.attention import require_full_attention
-from calltune.errors import ConfigError, DataError
+from calltune.errors import ConfigError, DataError, Unavailable
 from calltune.records import sha256
 from calltune.settings import ModelConfig
 
@@ -73,6 +73,7 @@ def fetch(model: ModelConfig) -> ModelFolder:
 
     Raises:
         ConfigError: there is no such model, or a Hub id comes without a pinned revision.
+        Unavailable: the store or the Hub does not answer.
     """
     base = model.base
     if base.startswith("bundled:"):
@@ -245,7 +246,7 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 
 def _from_hub(reference: str, revision: str) -> ModelFolder:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+    from huggingface_hub.errors import GatedRepoError, HTTPError
 
     try:
         path = snapshot_download(
@@ -253,8 +254,9 @@ def _from_hub(reference: str, revision: str) -> ModelFolder:
         )
     except GatedRepoError:
         raise ConfigError(f"model.base: {reference} is gated: accept its terms on its Hub page, then set HF_TOKEN") from None
-    except (HfHubHTTPError, OSError) as error:
-        raise ConfigError(f"model.base: {reference} at {revision} cannot be fetched: {error}") from None
+    except (HTTPError, OSError) as error:
+        kind = Unavailable if hub.is_away(error) else ConfigError
+        raise kind(f"model.base: {reference} at {revision} cannot be fetched: {' '.join(str(error).split())}") from None
     return ModelFolder(Path(path))
 
 

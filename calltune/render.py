@@ -13,7 +13,7 @@ from calltune.errors import ConfigError, DataError
 from calltune.parse import PARSERS
 from calltune.pieces import Pieces
 from calltune.records import Message, Record, Tool, calls_of, canonical, sha256
-from calltune.template import TEMPLATES, Template, template_of
+from calltune.template import TEMPLATES, Template, refusals, template_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -155,8 +155,6 @@ class Renderer:
         Raises:
             NotRepresentable: the template refuses one of them.
         """
-        from jinja2 import TemplateError
-
         each = list(zip(conversations, asks, strict=True))
         try:
             if all(messages and (messages[-1]["role"] != "assistant") == ask for messages, ask in each):
@@ -164,7 +162,7 @@ class Renderer:
                     self.tokenizer, conversations, tools, template=f"{_ASKS_AFTER_OTHERS}{self.tokenizer.chat_template}"
                 )
             return [_texts(self.tokenizer, [messages], tools, ask)[0] for messages, ask in each]
-        except (TemplateError, TypeError) as error:
+        except refusals() as error:
             raise NotRepresentable(f"the template {self.template.name!r} does not take this conversation: {error}") from None
 
     def _answer_span(self, ids: Sequence[int], start: int, turn: Message) -> tuple[int, int]:

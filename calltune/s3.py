@@ -16,7 +16,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from calltune.errors import UserError
+from calltune.errors import Unavailable, UserError
 from calltune.store import AlreadyThere, Object, Store, is_within
 
 
@@ -62,7 +62,8 @@ def hurried() -> Iterator[None]:
 class S3(Store):
     """A store in an S3 bucket, below a prefix.
 
-    Every method raises a UserError where the bucket cannot be reached with the address and the credentials at hand.
+    Every method raises a UserError where the address or the credentials at hand are not right for the bucket, and of these an
+    Unavailable where the server does not answer, or only with errors of its own.
     """
 
     def __init__(self, bucket: str, prefix: str = "") -> None:
@@ -156,15 +157,30 @@ class S3(Store):
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
-        where = f"s3://{self.bucket}/{self._key(key)}"
         try:
             yield
-        except ClientError as error:
-            details = error.response["Error"]
-            says = f"{details.get('Code')}: {details.get('Message', '')}".rstrip(": ")
-            raise UserError(f"{where}: {says}{_WAYS_OUT.get(str(details.get('Code')), '')}") from error
-        except (BotoCoreError, Boto3Error) as error:
-            raise UserError(f"{where}: {' '.join(str(error).split())}{_WAYS_OUT.get(type(error).__name__, '')}") from error
+        except (ClientError, BotoCoreError, Boto3Error) as error:
+            if isinstance(error, ClientError):
+                name = str(error.response["Error"].get("Code"))
+                says = f"{name}: {error.response['Error'].get('Message', '')}".rstrip(": ")
+            else:
+                name, says = type(error).__name__, " ".join(str(error).split())
+            kind = Unavailable if _is_away(error) else UserError
+            raise kind(f"s3://{self.bucket}/{self._key(key)}: {says}{_WAYS_OUT.get(name, '')}") from error
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """Whether an exception of boto's says that the server does not answer, or only with errors of its own."""
+    from boto3.exceptions import RetriesExceededError, S3UploadFailedError
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, IncompleteReadError, SSLError
+
+    if isinstance(error, S3UploadFailedError):  # which names what it is about in its text alone
+        return _is_away(error.__context__)
+    if isinstance(error, ClientError):
+        status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+        return status >= 500 or status == 429
+    lost = isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError | RetriesExceededError)
+    return lost and not isinstance(error, SSLError)  # a certificate that is not trusted is not trusted later either

@@ -50,6 +50,13 @@ class Template:
         return asdict(self)
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """What a chat template raises where it does not take a conversation: its own exception, or that of an expression in it."""
+    from jinja2 import TemplateError
+
+    return TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError
+
+
 def template_in(stats: dict[str, Any]) -> Template:
     """The template that a formatted data set was rendered with, from its `stats.json`."""
     told = stats["chat_template"]

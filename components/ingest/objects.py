@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from calltune import runtime
-from calltune.errors import DataError
+from calltune.errors import DataError, Unavailable
 from calltune.storage import Object
 
 PATIENCE_S = 180.0
@@ -36,7 +36,8 @@ class Fetcher:
         """Copy an object, as it was when it was listed, into a file; go on where a broken transfer stopped.
 
         Raises:
-            DataError: it has changed or gone since it was listed, or the server is away for longer than `PATIENCE_S`.
+            DataError: it has changed or gone since it was listed.
+            Unavailable: the server is away for longer than `PATIENCE_S`.
         """
         where = f"s3://{self.bucket}/{item.key}"
         path.unlink(missing_ok=True)
@@ -54,7 +55,7 @@ class Fetcher:
                 if path.exists() and path.stat().st_size > had:
                     last_progress = time.monotonic()
                 if time.monotonic() - last_progress > PATIENCE_S:
-                    raise DataError(f"{where}: {reason}; tried for {PATIENCE_S:.0f} s") from None
+                    raise Unavailable(f"{where}: {reason}; tried for {PATIENCE_S:.0f} s") from None
                 if not away:
                     runtime.note(f"ingest: {where}: {reason}; trying again for {PATIENCE_S:.0f} s")
                 away = True

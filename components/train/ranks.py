@@ -26,7 +26,7 @@ import torch
 from torch import distributed
 
 from calltune.errors import Stopped
-from calltune.processes import die_with_parent
+from calltune.processes import die_with_parent, in_environment
 
 T = TypeVar("T")
 SILENCE = timedelta(hours=2)
@@ -155,7 +155,8 @@ def run(ranks: int, work: Callable[..., T], arguments: Sequence[Any], machine: M
                 reader, writer = context.Pipe(duplex=False)
                 seat = _Seat(rank, ranks, machine, machine.meeting or f"file://{Path(place) / 'ranks'}")
                 process = context.Process(target=_begin, args=(seat, writer, work, arguments))
-                with _visible(device):
+                # Before anything in it looks for GPUs.
+                with in_environment({"CUDA_VISIBLE_DEVICES": device}):
                     process.start()
                 writer.close()
                 readers[reader] = rank
@@ -229,20 +230,6 @@ def _devices(ranks: int) -> list[str]:
     """What `CUDA_VISIBLE_DEVICES` says to each rank: one of the GPUs that this process may use."""
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
     return (told.split(",") if told else [str(number) for number in range(ranks)])[:ranks]
-
-
-@contextmanager
-def _visible(device: str) -> Iterator[None]:
-    """Have a process that is started in the block see one GPU, before anything in it looks for them."""
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = device
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 @contextmanager

@@ -8,9 +8,6 @@ import signal
 import sys
 from contextlib import suppress
 
-from boto3.exceptions import Boto3Error
-from botocore.exceptions import BotoCoreError
-
 from calltune import models, runtime, storage
 from calltune.errors import UserError
 from components.train import ranks
@@ -37,10 +34,8 @@ def main(key: str) -> int:
     except Exception as error:
         failure = runtime.failure_of("train", error)
         if failure["code"] == 2:
-            # The store itself may be what was away, and may be back by now: then trying again does mend it.
-            if not isinstance(error.__cause__, BotoCoreError | Boto3Error):
-                with suppress(UserError):
-                    Exchange(storage.of_run(), key).put_failure(failure)
+            with suppress(UserError):
+                Exchange(storage.of_run(), key).put_failure(failure)
         elif not isinstance(error, UserError):
             raise
         print(f"calltune: train: {failure['message']}", file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """Where models come from, what is checked on the way, and what a folder says of itself."""
 
 import json
+import socket
 
 import pytest
 
@@ -62,6 +63,21 @@ def test_what_is_in_the_cache_is_read_only_and_stays_what_it_was_made(tmp_path):
     with models.making(tmp_path / "made") as folder:
         (folder / "b").write_text("2")
     assert not (tmp_path / "made" / "b").exists()
+
+
+@pytest.mark.parametrize(("offline", "exit_code"), [(False, 1), (True, 2)])
+def test_a_hub_that_is_not_reached_is_one_line_and_somebodys_mistake_only_where_it_was_switched_off(
+    monkeypatch, tmp_path, offline, exit_code
+):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # its back-off
+    with socket.socket() as nobody:  # bound, and not listening
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        with pytest.raises(UserError, match=r"model\.base: acme/small at 0{40} cannot be fetched: ") as raised:
+            models.fetch(ModelConfig(base="acme/small", revision="0" * 40))
+    assert raised.value.exit_code == exit_code and "\n" not in str(raised.value)
 
 
 def test_other_weights_at_the_same_address_are_fetched_again(s3, folder):

@@ -175,6 +175,25 @@ def test_the_prefix_is_the_same_where_a_template_begins_otherwise_the_longer_a_c
     assert at_once.rows_and_prefix(case) == (each.rows(case), length)
 
 
+@pytest.mark.parametrize(
+    ("expression", "says"),
+    [
+        ("raise_exception('not this')", "not this"),
+        ("1 // (messages | length - 2)", "integer division or modulo by zero"),
+        ("messages[0]['content'] + 1", "can only concatenate str"),
+        ("'%d' % messages[0]['content']", "%d format"),
+        ("tools[0]['function']['name'].foo.bar", "has no attribute 'foo'"),
+        ("'{1}'.format(1)", "out of range"),
+        ("messages[0]['content'].encode('utf-7x')", "unknown encoding"),
+    ],
+)
+def test_whatever_a_template_raises_it_does_not_take_the_conversation(tokenizer, expression, says):
+    hermes = TEMPLATES["hermes"]
+    renderer = Renderer(tokenizer, replace(hermes, text=f"{{{{- {expression} -}}}}{hermes.text}"))
+    with pytest.raises(NotRepresentable, match=f"'hermes' does not take this conversation: .*{says}"):
+        renderer.rows(CASES["call"])
+
+
 def test_a_template_that_takes_the_record_and_no_other_question_is_not_said_to_refuse_the_record(tokenizer):
     hermes = TEMPLATES["hermes"]
     refuses = "{%- if messages[-1]['content'] == 'A' -%}{{- raise_exception('no A') -}}{%- endif -%}"

@@ -1,13 +1,14 @@
 """A folder and a real S3 server behave alike."""
 
 import json
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from calltune import s3 as in_s3
 from calltune import storage
-from calltune.errors import UserError
+from calltune.errors import Unavailable, UserError
 from calltune.storage import AlreadyThere
 
 LARGE = 20 * 2**20  # above boto3's 8 MiB, so that the upload has parts
@@ -202,6 +203,46 @@ def test_no_keys_at_all_are_one_line(s3, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(UserError, match=r"s3://.*/a: Unable to locate credentials \(AWS_ACCESS_KEY_ID"):
         storage.S3(s3.bucket, s3.prefix).get("a")
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """A store at an address where nothing listens, which tries once."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{taken.getsockname()[1]}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "x")
+        with storage.hurried():
+            yield storage.S3("bucket")
+
+
+@pytest.mark.parametrize("operation", ["put", "get", "list", "upload", "download"])
+def test_a_server_that_does_not_answer_is_one_line_and_nobodys_mistake(away, tmp_path, operation):
+    (tmp_path / "file").write_bytes(b"x")
+    act = {
+        "put": lambda: away.put("a", b"x"),
+        "get": lambda: away.get("a"),
+        "list": lambda: away.list("a"),
+        "upload": lambda: away.upload(tmp_path / "file", "a"),
+        "download": lambda: away.download("a", tmp_path / "x"),
+    }[operation]
+    with pytest.raises(Unavailable, match="s3://bucket/a: Could not connect") as raised:
+        act()
+    assert raised.value.exit_code == 1 and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("status", "exit_code"), [(500, 1), (503, 1), (429, 1), (400, 2), (403, 2)])
+@pytest.mark.parametrize("operation", ["put", "upload"])
+def test_a_servers_own_error_may_pass_and_a_refusal_does_not(s3, tmp_path, operation, status, exit_code):
+    from botocore.stub import Stubber  # SeaweedFS has no such errors on demand
+
+    (tmp_path / "file").write_bytes(b"x")
+    with Stubber(s3.client) as stub, pytest.raises(UserError, match=r"/a: .*SlowDown") as raised:
+        stub.add_client_error("put_object", "SlowDown", http_status_code=status)
+        s3.put("a", b"x") if operation == "put" else s3.upload(tmp_path / "file", "a")
+    assert raised.value.exit_code == exit_code
 
 
 def test_a_folders_writes_leave_nothing_half_done_behind(store, tmp_path):

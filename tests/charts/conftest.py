@@ -15,7 +15,7 @@ def rendered(values, namespace="ml"):
     with helm.Chart.load(CHART) as chart:
         chart.validate_schema(chart.merge_values(values))
         texts = chart.render(values, name="calltune", namespace=namespace)
-    documents = [yaml.safe_load_all(text) for path, text in sorted(texts.items()) if path.endswith(".yaml")]
+    documents = [yaml.load_all(text, Loader=yaml.CSafeLoader) for path, text in sorted(texts.items()) if path.endswith(".yaml")]
     return [document for file in documents for document in file if document]
 
 

@@ -284,8 +284,58 @@ def test_the_same_again_runs_only_what_the_new_champion_concerns(second, first):
     assert "unchanged: tiny version 1 is champion already" in second.output
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """A run that Ctrl-C ended in the middle of training, and the run after it.
+
+    Attributes:
+        meanwhile: a run that was started beside it.
+        left: its processes and temporary files, once it had ended.
+        status: what MLflow says of it.
+        aliases: before it.
+        after: the next run.
+    """
+
+    code: int
+    output: str
+    meanwhile: Ended
+    left: list[str]
+    status: str
+    aliases: dict[str, int]
+    after: Ended
+
+
 @pytest.fixture(scope="module")
-def refused(house, second):
+def stopped(house, second, registry):
+    """Ctrl-C in the middle of training, and the run after it, which is the second one again."""
+    aliases = named(registry)
+    with training(house, "--set", "train.epochs=500") as process:
+        assert any("weed" in line for line in processes_of(house).values())
+        meanwhile = run(house)
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    left = [*processes_of(house).values(), *map(str, (house / "work").glob(".calltune-tmp"))]
+    status = last_run(registry).info.status
+    return Stopped(process.returncode, output, meanwhile, left, status, aliases, run(house))
+
+
+def test_ctrl_c_in_the_middle_of_training_leaves_nothing_and_the_next_run_starts_clean(stopped, registry):
+    assert stopped.meanwhile.code == 2 and "another run" in stopped.meanwhile.output and "work" in stopped.meanwhile.output
+    assert stopped.code not in (0, 2, 3) and "Traceback" not in stopped.output
+    assert stopped.left == []
+    assert stopped.status == "KILLED"
+    assert stopped.after.code == 0, stopped.after.output
+    assert stopped.after.summary["outcome"] == "promoted"
+    assert named(registry) == stopped.aliases == {"champion": 1}
+
+
+def test_everything_up_to_the_gate_comes_from_the_cache_when_nothing_has_changed(stopped):
+    assert stopped.after.ran == []
+    assert stopped.after.summary["promoted"]["unchanged"] is True
+
+
+@pytest.fixture(scope="module")
+def refused(house, stopped):
     """A gate that nobody passes."""
     return run(house, "--set", "gate.thresholds.tool_accuracy=0.999", "--require-promotion")
 
@@ -363,59 +413,6 @@ def test_a_refused_candidate_is_exit_code_0_and_a_version_but_no_champion(rewrit
     newest = max(registry.search_model_versions("name = 'tiny'"), key=lambda version: int(version.version))
     assert newest.tags["decision"] == "refused"
     assert int(newest.version) not in named(registry).values()
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """A run that Ctrl-C ended in the middle of training, and the run after it.
-
-    Attributes:
-        meanwhile: a run that was started beside it.
-        left: its processes and temporary files, once it had ended.
-        status: what MLflow says of it.
-        aliases: before it.
-        after: the next run.
-    """
-
-    code: int
-    output: str
-    meanwhile: Ended
-    left: list[str]
-    status: str
-    aliases: dict[str, int]
-    after: Ended
-
-
-@pytest.fixture(scope="module")
-def stopped(house, rewritten, registry):
-    """Ctrl-C in the middle of training, and the run after it."""
-    aliases = named(registry)
-    with training(house, "--set", "train.epochs=500") as process:
-        assert any("weed" in line for line in processes_of(house).values())
-        meanwhile = run(house)
-        os.killpg(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
-    left = [*processes_of(house).values(), *map(str, (house / "work").glob(".calltune-tmp"))]
-    status = last_run(registry).info.status
-    return Stopped(process.returncode, output, meanwhile, left, status, aliases, run(house))
-
-
-def test_ctrl_c_in_the_middle_of_training_leaves_nothing_and_the_next_run_starts_clean(stopped, registry):
-    assert stopped.meanwhile.code == 2 and "another run" in stopped.meanwhile.output and "work" in stopped.meanwhile.output
-    assert stopped.code not in (0, 2, 3) and "Traceback" not in stopped.output
-    assert stopped.left == []
-    assert stopped.status == "KILLED"
-    after = stopped.after
-    assert after.code == 0, after.output
-    assert after.summary["outcome"] == "promoted"
-    assert not {"ingest", "format", "train", "export", "evaluate-base", "evaluate-candidate"} & set(after.ran)
-    assert named(registry)["champion"] in stopped.aliases.values()
-
-
-def test_everything_up_to_the_gate_comes_from_the_cache_when_nothing_has_changed(house, stopped):
-    again = run(house)
-    assert again.code == 0 and again.ran == []
-    assert again.summary["promoted"]["unchanged"] is True
 
 
 def test_a_step_killed_with_sigkill_is_exit_code_1_and_named(house, rewritten, registry):

@@ -146,7 +146,7 @@ class Double:
 
     def upload(self, what, query, body):
         """A package, read as KFP reads it."""
-        pipeline, *_ = yaml.safe_load_all(body)
+        pipeline, *_ = yaml.load_all(body, Loader=yaml.CSafeLoader)
         try:
             json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
         except json_format.ParseError as error:

@@ -15,6 +15,7 @@ CONTENT = "m['content'] | default('', true)"
 IGNORES = TURNS.replace("TURN", "m['content']")
 NO_CALLS = "{{ tools | tojson }}" + TURNS.replace("TURN", CONTENT)
 RAISES = "{{ tools | tojson }}" + TURNS.replace("TURN", "m['content'] or raise_exception('no content')")
+DIVIDES = "{{ tools | tojson }}" + TURNS.replace("TURN", "1 // (m['content'] | length)")
 RENDERS = "{{ tools | tojson }}" + TURNS.replace("TURN", f"({CONTENT}) ~ (m['tool_calls'] | default([], true) | tojson)")
 
 
@@ -25,6 +26,7 @@ RENDERS = "{{ tools | tojson }}" + TURNS.replace("TURN", f"({CONTENT}) ~ (m['too
         (IGNORES, "the model's own template ignores tools"),
         (NO_CALLS, "the model's own template does not print tool calls"),
         (RAISES, "the model's own template fails on a tool call: no content"),
+        (DIVIDES, "the model's own template fails on a tool call: integer division or modulo by zero"),
         (RENDERS, "the model's own template renders tools, but no parser for its call syntax is known"),
     ],
 )

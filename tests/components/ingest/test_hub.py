@@ -89,6 +89,21 @@ def test_what_the_hub_says_is_one_clear_line(error, says):
     assert str(hub.explained(f"{URI}@v9", error)).startswith(f"{URI}@v9: {says}")
 
 
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        (answered(errors.HfHubHTTPError, 503), 1),
+        (answered(errors.HfHubHTTPError, 429), 1),
+        (answered(errors.HfHubHTTPError, 400), 2),
+        (answered(errors.GatedRepoError, 403), 2),
+        (ConnectionError("no route"), 1),
+        (PermissionError("the cache"), 2),
+    ],
+)
+def test_only_of_a_hub_that_is_away_the_same_again_may_end_better(error, exit_code):
+    assert hub.explained(URI, error).exit_code == exit_code
+
+
 def test_an_error_of_another_kind_is_not_explained_away():
     with pytest.raises(ZeroDivisionError):
         hub.explained(URI, ZeroDivisionError())

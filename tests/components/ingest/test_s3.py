@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from calltune import storage
-from calltune.errors import DataError, UserError
+from calltune.errors import DataError, Unavailable, UserError
 from calltune.records import read_jsonl
 from components.ingest import objects
 from components.ingest.config import IngestConfig
@@ -152,7 +152,7 @@ def test_a_server_that_stays_away_ends_the_run_in_one_line(bucket, server, tmp_p
     monkeypatch.setattr(objects, "PATIENCE_S", 0.0)
     with (
         cut_wire(monkeypatch, server["AWS_ENDPOINT_URL_S3"], 100_000, 10**9),
-        pytest.raises(DataError, match=r"gone/a.jsonl: .*; tried for 0 s"),
+        pytest.raises(Unavailable, match=r"gone/a.jsonl: .*; tried for 0 s"),
     ):
         ingest(IngestConfig(source=f"{bucket}/gone/"), tmp_path)
 

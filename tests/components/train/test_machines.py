@@ -42,7 +42,8 @@ class Machines:
     """Two machines that train together, each with a disk of its own; the store is shared."""
 
     def __init__(self, place, rows, model, processes=1, late_sigterm=False, **settings):
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["components.train.step"])  # with torch, which takes longer than what is trained here
         self.answers, self.out, self.processes = context.Queue(), [place / "0", place / "1"], []
         port = free_port()
         for number, out in enumerate(self.out):

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
 from calltune import guard, runtime
 from calltune.parse import PARSERS
 from calltune.records import Call, Message
 from calltune.render import answer_text, prompt_ids
+from calltune.template import refusals
 from components.evaluate.config import ExecutionConfig
 from components.evaluate.engines import hf
 from components.evaluate.engines.answer import Answer
@@ -123,7 +122,7 @@ def _play(served: Served, settings: ExecutionConfig, prepared: Prepared, convers
         for conversation in (one for one in conversations if not one.ended):
             try:
                 prompt = prompt_ids(served.tokenizer, conversation.messages, prepared.tools)
-            except TemplateError:  # some take one call a turn, and say so by an exception
+            except refusals():  # some take one call a turn, and say so by an exception
                 conversation.ended = "refused by the template"
                 continue
             if len(prompt) + settings.max_new_tokens > room:

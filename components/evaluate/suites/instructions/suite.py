@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
 from calltune import runtime
 from calltune.errors import DataError
 from calltune.records import Message, Record, prompt_of
 from calltune.render import answer_text, prompt_ids
+from calltune.template import refusals
 from components.evaluate.config import InstructionsConfig
 from components.evaluate.journal import Asked, Written
 from components.evaluate.questions import seen_in_training
@@ -105,7 +104,7 @@ def _answers(served: Served, records: Sequence[Record], max_new_tokens: int, det
 def _prompt(served: Served, record: Record) -> list[int]:
     try:
         return prompt_ids(served.tokenizer, prompt_of(record), [])
-    except (TemplateError, TypeError) as error:
+    except refusals() as error:
         which, id_ = served.identity["which"], record["id"]
         raise DataError(
             f"evaluate.instructions.questions, row {id_}: the {which}'s chat template does not take it: {error}"

@@ -258,11 +258,18 @@ def test_a_question_that_does_not_fit_the_model_is_named(tiny_model, tmp_path):
         measuring.measured(served(tiny_model), config)
 
 
-def test_a_template_that_does_not_take_a_question_is_named(tiny_model, tmp_path):
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{{ raise_exception('no system message') }}", "no system message"),
+        ("{{ 1 // (messages | length - 1) }}", "integer division or modulo by zero"),
+    ],
+)
+def test_a_template_that_does_not_take_a_question_is_named(tiny_model, tmp_path, template, says):
     model = served(tiny_model)
-    model.tokenizer.chat_template = "{{ raise_exception('no system message') }}"
+    model.tokenizer.chat_template = template
     config = EvaluateConfig(instructions={"questions": str(write(tmp_path / "rows.jsonl", ALPACA))})
-    with pytest.raises(DataError, match="row 1: the candidate's chat template does not take it: no system message"):
+    with pytest.raises(DataError, match=f"row 1: the candidate's chat template does not take it: {says}"):
         measuring.measured(model, config)
 
 
