@@ -50,5 +50,7 @@ def in_environment(variables: dict[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        # One by one, and only what is another now: other threads read this, too, and would for a moment find nothing.
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})

@@ -191,9 +191,12 @@ def _code() -> int:
     except _Failed as failure:
         code = _say(str(failure), failure.code)
     except OSError as error:
-        if error.errno not in OF_THE_USERS_DISK or error.filename is None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:  # of a file that was opened before
+            code = _say("no room left on the disk: while writing", 2)
+        elif error.errno not in OF_THE_USERS_DISK or error.filename is None:
             raise
-        code = _say(f"{error.filename}: {error.strerror}", 2)
+        else:
+            code = _say(f"{error.filename}: {error.strerror}", 2)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ import os
 import tempfile
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
@@ -17,8 +17,8 @@ COMMON = 0.01
 """What more than this share of all texts have, and more than ten of them, is a phrase of the data."""
 RUNS_AT_ONCE = 1_000_000
 """Runs of words in memory at once, about 50 bytes for each; of more, each pass over the texts takes its share."""
-TEXTS_AT_ONCE = 10_000
-WORDS_AT_ONCE = 100_000
+WORDS_AT_ONCE = 500_000
+"""Words in memory at once, or those of one text: texts have a few words each, or a hundred thousand."""
 SHARED = 8
 """Rare words that two texts must share to be compared; fewer, and more are compared; more, and commoner words are looked at."""
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -51,7 +51,7 @@ class Texts:
         self.numbers: defaultdict[str, int] = defaultdict()
         self.numbers.default_factory = self.numbers.__len__
         self.ends, self.new = array("q", [0]), array("I")
-        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # closed by __exit__
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __exit__
 
     def add(self, text: str) -> None:
         """Add one text."""
@@ -76,6 +76,7 @@ class Texts:
 
     def _write(self) -> None:
         self.new.tofile(self.file)
+        self.file.flush()
         self.new = array("I")
 
     def __enter__(self) -> "Texts":
@@ -99,15 +100,17 @@ def near(texts: Texts, training: Sequence[int], held: Sequence[int], least: floa
     """
     sizes, rarity = _measured(texts)
     ours, others = (some[np.argsort(sizes[some], kind="stable")] for some in map(_numbers, (training, held)))
+    sizes_of_others = sizes[others]
     size = np.arange(sizes.max(initial=0) + 1)
     in_common = np.ceil(least * size - ROUNDING).astype(np.int64)
     shared = np.minimum(SHARED, in_common)
-    rarest = size - in_common + shared
-    places, begins = _having(texts, others, rarity, rarest[sizes[others]])
+    rest = in_common - shared
+    rarest = size - rest
+    places, begins = _having(texts, others, rarity, rarest[sizes_of_others])
     lowest, found = least - ROUNDING, []
     for own in np.unique(sizes[ours]).tolist():
-        first = np.searchsorted(sizes[others], lowest * own, "left")
-        last = np.searchsorted(sizes[others], own / lowest, "right")
+        first = np.searchsorted(sizes_of_others, lowest * own, "left")
+        last = np.searchsorted(sizes_of_others, own / lowest, "right")
         if not own or first == last:
             continue
         inside = (places >= first) & (places < last)
@@ -117,23 +120,31 @@ def near(texts: Texts, training: Sequence[int], held: Sequence[int], least: floa
         for at, of, ranks in _words_of(texts, alike, rarity, np.full(len(alike), rarest[own])):
             bounds = np.searchsorted(of, np.arange(of[-1] + 2)).tolist()
             from_where, to_where = starts[ranks].tolist(), starts[ranks + 1].tolist()
-            for text, (i, j) in zip(alike[at : at + TEXTS_AT_ONCE].tolist(), pairwise(bounds), strict=True):
+            for text, (i, j) in zip(alike[at : at + of[-1] + 1].tolist(), pairwise(bounds), strict=True):
                 having = [stretch[start:end] for start, end in zip(from_where[i:j], to_where[i:j], strict=True) if start < end]
                 if having:
                     each = np.sort(np.concatenate(having))
                     often = each[enough - 1 :][each[enough - 1 :] == each[: max(0, len(each) - enough + 1)]]
                     if len(often):
-                        found += _nearest(texts, text, set(others[often + first].tolist()), lowest)
+                        often = often[np.diff(often, prepend=-1) != 0]
+                        times = np.searchsorted(each, often, "right") - np.searchsorted(each, often)
+                        # Any other word of both is commoner than all those looked at of one of them: among the rest of that one.
+                        beside = sizes_of_others[first + often]
+                        most = times + np.maximum(rest[own], rest[beside])
+                        often = often[most >= lowest * (own + beside - most)]
+                        found += _nearest(texts, text, others[first + often].tolist(), lowest)
     return sorted(found, key=lambda pair: pair.train)
 
 
-def _nearest(texts: Texts, text: int, others: Iterable[int], lowest: float) -> list[Pair]:
-    """The text and the nearest of some others, if that is near enough."""
+def _nearest(texts: Texts, text: int, others: list[int], lowest: float) -> list[Pair]:
+    """The text and the nearest of some others, if there is one that is near enough."""
     best, nearest, own = lowest, None, set(texts[text])
     for other in sorted(others):
         alike = likeness(own, set(texts[other]))
         if alike > best:
             best, nearest = alike, other
+        if best == 1:  # none is nearer, and of those as near this is the first
+            break
     if nearest is None:
         return []
     return [Pair(text, nearest, "the same words" if texts[text] == texts[nearest] else f"{best:.0%} of the words of both")]
@@ -144,7 +155,8 @@ def _measured(texts: Texts) -> "tuple[np.ndarray, np.ndarray]":
     numbers = np.arange(len(texts.numbers), dtype=np.uint32)
     sizes, texts_with = np.zeros(len(texts), np.int64), np.zeros(len(numbers), np.int64)
     for first, of, found in _words_of(texts, np.arange(len(texts)), numbers):
-        sizes[first : first + TEXTS_AT_ONCE] = np.bincount(of, minlength=min(TEXTS_AT_ONCE, len(texts) - first))
+        each = np.bincount(of)  # without the last ones, where these have no words
+        sizes[first : first + len(each)] = each
         texts_with += np.bincount(found, minlength=len(numbers))
     rarity = np.empty_like(numbers)
     rarity[np.argsort(texts_with, kind="stable")] = numbers
@@ -161,7 +173,7 @@ def _having(texts: Texts, others: "np.ndarray", rarity: "np.ndarray", rarest: "n
 def _words_of(
     texts: Texts, chosen: "np.ndarray", rarity: "np.ndarray", rarest: "np.ndarray | None" = None
 ) -> "Iterator[tuple[int, np.ndarray, np.ndarray]]":
-    """Yield the words of some texts as their `rarity`, each text's once, the rarest first; `TEXTS_AT_ONCE` texts at a time.
+    """Yield the words of some texts as their `rarity`, each text's once, the rarest first; `WORDS_AT_ONCE` at a time.
 
     Args:
         texts: all texts.
@@ -173,10 +185,10 @@ def _words_of(
         The place of the first text in `chosen`; the texts that the words are of, counted from it; and the words.
     """
     ends = np.asarray(texts.ends)
-    for first in range(0, max(1, len(chosen)), TEXTS_AT_ONCE):
-        some = chosen[first : first + TEXTS_AT_ONCE]
-        of = np.repeat(np.arange(len(some)), ends[some + 1] - ends[some])
-        flat = np.frombuffer(b"".join(texts.bytes_of(text, text + 1) for text in some.tolist()), np.uint32)
+    counts = ends[chosen + 1] - ends[chosen]
+    for first, last in _stretches(counts):
+        of = np.repeat(np.arange(last - first), counts[first:last])
+        flat = np.frombuffer(b"".join(texts.bytes_of(text, text + 1) for text in chosen[first:last].tolist()), np.uint32)
         both = np.sort(of << 32 | rarity[flat])  # np.unique would look them up in a hash table, twenty times as slowly
         both = both[np.diff(both, prepend=-1) != 0]
         of, ranks = both >> 32, both & 0xFFFFFFFF
@@ -190,10 +202,22 @@ def _numbers(some: Sequence[int]) -> "np.ndarray":
     return np.array(some, np.int64)
 
 
+def _stretches(counts: "np.ndarray") -> Iterator[tuple[int, int]]:
+    """Yield from where to where texts of so many words have `WORDS_AT_ONCE` together, or one text has more; at least once."""
+    ends, first = np.cumsum(counts), 0
+    while True:
+        before = ends[first - 1] if first else 0
+        last = min(len(ends), max(first + 1, int(np.searchsorted(ends, before + WORDS_AT_ONCE, "right"))))
+        yield first, last
+        if last == len(ends):
+            return
+        first = last
+
+
 def sharing(texts: Texts, training: Sequence[int], held: Sequence[int], length: int) -> Iterator[Pair]:
     """For each training text that has `length` words in a row from a held-out one, no phrase of all, the first such words.
 
-    Nothing is missed, and the memory is that of `RUNS_AT_ONCE`, however many texts there are.
+    Nothing is missed, and the memory is that of `RUNS_AT_ONCE` and `WORDS_AT_ONCE`, however many texts there are.
     """
     is_held, looked_at = np.zeros((2, len(texts)), np.bool_)
     is_held[_numbers(held)] = looked_at[_numbers(held)] = looked_at[_numbers(training)] = True
@@ -201,11 +225,8 @@ def sharing(texts: Texts, training: Sequence[int], held: Sequence[int], length: 
     passes = 1 + texts.ends[-1] // RUNS_AT_ONCE
     for number in range(passes):
         places, rows, runs = map(np.concatenate, zip(*_runs(texts, looked_at, length, number, passes), strict=True))
-        order = np.argsort(runs, kind="stable")  # of each run the texts in order, and in each of them its places in order
+        order = np.argsort(runs, kind="stable")  # of each run the texts in order
         places, rows, runs = places[order], rows[order], runs[order]
-        new = np.ones(len(runs), np.bool_)
-        new[1:] = (runs[1:] != runs[:-1]) | (rows[1:] != rows[:-1])
-        places, rows, runs = places[new], rows[new], runs[new]
         known, first, counts = np.unique(runs, return_index=True, return_counts=True)
         if not len(known):
             continue
@@ -225,11 +246,14 @@ def sharing(texts: Texts, training: Sequence[int], held: Sequence[int], length: 
 def _runs(
     texts: Texts, looked_at: "np.ndarray", length: int, number: int, passes: int
 ) -> "Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]":
-    """Yield where the runs of one pass begin, the texts that they are in, and their 64-bit hashes: texts after texts."""
+    """Yield where the runs of one pass begin, the texts that they are in, and their 64-bit hashes: texts after texts.
+
+    Of a text each run once, where it is first: a text may have nothing but zeros.
+    """
     ends = np.asarray(texts.ends)
-    for first in range(0, max(1, len(texts)), TEXTS_AT_ONCE):
-        last = min(first + TEXTS_AT_ONCE, len(texts))
-        row_of = np.repeat(np.arange(first, last, dtype=np.int32), np.diff(ends[first : last + 1]))
+    counts = np.diff(ends)
+    for first, last in _stretches(counts):
+        row_of = np.repeat(np.arange(first, last, dtype=np.int32), counts[first:last])
         count = max(0, len(row_of) - length + 1)
         mixed = _mixed(np.frombuffer(texts.bytes_of(first, last), np.uint32).astype(np.uint64))
         runs = np.zeros(count, np.uint64)
@@ -238,6 +262,10 @@ def _runs(
         runs = _mixed(runs)
         whole = row_of[:count] == row_of[len(row_of) - count :]
         places = np.flatnonzero(whole & looked_at[row_of[:count]] & (runs % np.uint64(passes) == number))
+        places = places[np.argsort(runs[places], kind="stable")]
+        new = np.ones(len(places), np.bool_)
+        new[1:] = (np.diff(runs[places]) != 0) | (np.diff(row_of[places]) != 0)
+        places = places[new]
         yield places + ends[first], row_of[places], runs[places]
 
 

@@ -57,14 +57,17 @@ class _Asked:
         self.rows.extend([row] * len(digests))
 
     def also_in(self, others: "_Asked") -> Iterator[tuple[int, int]]:
-        """Yield each row that asks what one of the others asks, with the first of these."""
+        """Yield each row that asks what one of the others asks, with these; a row's first one first."""
         known, first = np.unique(np.array(others.numbers, np.int64), return_index=True)
         if not len(known):
             return
         numbers = np.array(self.numbers, np.int64)
         places = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
-        for at in np.flatnonzero(known[places] == numbers).tolist():
-            yield self.rows[at], others.rows[first[places[at]]]
+        at = np.flatnonzero(known[places] == numbers)
+        rows, asked = np.array(self.rows, np.int64)[at], np.array(others.rows, np.int64)[first[places[at]]]
+        # What a row asks is in no order of its own: a set of texts has another one in each process.
+        order = np.lexsort((asked, rows))
+        yield from zip(rows[order].tolist(), asked[order].tolist(), strict=True)
 
 
 def contaminated(

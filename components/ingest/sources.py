@@ -50,13 +50,13 @@ def _folder(uri: str, folder: Path) -> Source:
     paths = tuple(folder / path for path in visible if layouts.is_data(path.name))
     for path in paths:
         input_files.require_utf8(folder, path)
-    if not paths:
-        raise DataError(f"{uri}: no {_READ} file in this folder{_ALSO}")
-    _say_what_is_left_out(uri, [str(path) for path in visible if not layouts.is_data(path.name)], len(visible))
     for path in inside:
         # It may lead to a folder above it, and from there to itself.
         if (folder / path).is_symlink() and (folder / path).is_dir():
             runtime.note(f"ingest.source: {uri}: the linked folder {_shown(str(path))} is not read")
+    if not paths:
+        raise DataError(f"{uri}: no {_READ} file in this folder{_ALSO}")
+    _say_what_is_left_out(uri, [str(path) for path in visible if not layouts.is_data(path.name)], len(visible))
     return Source(uri, paths, (), sum(path.stat().st_size for path in paths), "bytes")
 
 

@@ -1,6 +1,8 @@
 """A step says how it went: one error event, one line in the log, and the exit code, also where it can hardly write any more."""
 
+import errno
 import json
+import os
 
 import pytest
 
@@ -72,6 +74,13 @@ def test_a_full_disk_is_exit_code_2_and_one_line(store, events, tmp_path, capsys
     assert ended.value.code == 2
     assert [error["message"] for error in events("error")] == ["no room left on the disk: while writing"]
     assert capsys.readouterr().err == "calltune: export: no room left on the disk: while writing\n"
+
+
+def test_a_quota_that_is_used_up_is_a_full_disk(store, events):
+    with pytest.raises(SystemExit) as ended, runtime.step("export"):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+    assert ended.value.code == 2
+    assert [error["message"] for error in events("error")] == ["no room left on the disk: while writing"]
 
 
 def test_a_full_disk_in_the_words_of_safetensors_is_the_same(store, events):

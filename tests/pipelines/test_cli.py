@@ -39,6 +39,20 @@ def calltune(*arguments, cwd=REPO, **options):
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **options)
 
 
+def test_a_disk_that_is_full_while_a_step_writes_is_one_line(tmp_path):
+    messages = [{"role": "user", "content": "Hi? " * 20}, {"role": "assistant", "content": "Hi."}]
+    record = {"id": "1", "messages": messages, "tools": [], "source": {"uri": "rows.jsonl", "row": 1, "sha256": ""}}
+    for folder in ("records", "out"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "records" / "records.jsonl").write_text(json.dumps(record) + "\n")
+    (tmp_path / "out" / "quarantine.jsonl").symlink_to("/dev/full")
+    places = ["--records", tmp_path / "records", "-o", tmp_path / "out", "--workdir", tmp_path / "work"]
+    done = calltune("format", "-c", RECIPE, *places, "--set", "format.max_tokens=16")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "calltune: no room left on the disk: while writing"
+
+
 def test_help_imports_nothing_heavy():
     program = (
         "import sys, pipelines.cli as cli\n"

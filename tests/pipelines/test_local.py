@@ -62,6 +62,14 @@ def test_the_environment_is_as_before_after_a_block_of_its_own(monkeypatch):
     assert dict(os.environ) == before
 
 
+def test_what_a_block_leaves_alone_in_the_environment_is_there_all_the_time(monkeypatch):
+    taken_out, unsetenv = [], os.unsetenv
+    monkeypatch.setattr(os, "unsetenv", lambda name: (taken_out.append(name), unsetenv(name)))
+    with in_environment({"CALLTUNE_X": "1"}):  # other threads read it, too
+        pass
+    assert taken_out == [b"CALLTUNE_X"]
+
+
 @pytest.fixture
 def run_by_hand(tmp_path, empty_mlflow):
     """A workdir, and a config of a run that trains only if something has changed; calls `calltune run` with it."""

@@ -1,5 +1,9 @@
 """Texts that are alike, beside a comparison of all with all."""
 
+import random
+import resource
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +23,6 @@ def rows_of(letters, most):
 def few_at_once():
     """Several parts and passes, for few texts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alike, "TEXTS_AT_ONCE", 4)
         patch.setattr(alike, "RUNS_AT_ONCE", 50)
         patch.setattr(alike, "WORDS_AT_ONCE", 30)
         yield
@@ -87,3 +90,47 @@ def test_what_more_than_ten_texts_have_is_a_phrase(having, telling):
 @pytest.mark.parametrize("rows", [[], [("", "ours"), ("???", "theirs")], [("a b c", "ours")], [("a b c", "theirs")]])
 def test_where_there_is_nothing_to_compare_nothing_is_found(rows):
     assert found(near, rows, 0.8) == found(sharing, rows, 3) == []
+
+
+def test_texts_made_by_one_pattern_are_not_read_to_see_that_they_are_too_far_apart(monkeypatch):
+    compared = []
+    monkeypatch.setattr(alike, "likeness", lambda one, two: compared.append((one, two)) or likeness(one, two))
+    short = [(f"what is the weather like in city{n} on day{n}", "ours" if n % 2 else "theirs") for n in range(40)]
+    long = " ".join(f"word{n}" for n in range(16))
+    rows = [*short, *((f"{text} {long}", whose) for text, whose in short[:20]), (f"no {short[1][0]}", "theirs")]
+    assert [(pair.train, pair.held) for pair in found(near, rows, 0.9)] == [(1, len(rows) - 1)]
+    assert len(compared) == 1
+    assert len(found(near, [("0 1 0", "theirs")] * 20 + [("1 0", "ours")] * 5, 0.9)) == 5
+    assert len(compared) == 6, "none is nearer than the first"
+
+
+@pytest.mark.parametrize("long", [[f"w{n}" for n in range(5_000)], ["0"]], ids=["words", "zeros"])
+def test_long_texts_take_no_more_memory_at_once_than_short_ones(monkeypatch, long):
+    monkeypatch.setattr(alike, "RUNS_AT_ONCE", 20_000)
+    monkeypatch.setattr(alike, "WORDS_AT_ONCE", 20_000)
+
+    def peak(rows, some_words, words_of_each):
+        with Texts() as texts:
+            for row in range(rows):
+                texts.add(" ".join(random.Random(row).choices(some_words, k=words_of_each)))
+            held, ours = range(0, rows, 50), [row for row in range(rows) if row % 50]
+            tracemalloc.start()
+            try:
+                list(sharing(texts, ours, held, 13))
+                list(near(texts, [], held, 0.8))
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+    assert peak(200, long, 2_000) < 4 * peak(200, [f"w{n}" for n in range(5_000)], 95)
+
+
+def test_words_that_the_disk_has_room_for_in_part_are_an_error():
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Texts() as texts:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))  # as on a full disk, the first bytes are still written
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                texts.add(" ".join("a" * 31))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)

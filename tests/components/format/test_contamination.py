@@ -50,6 +50,17 @@ def test_what_the_test_asks_last_is_found_in_any_turn_of_a_training_conversation
     ]  # fmt: skip
 
 
+def test_of_several_questions_that_a_row_asks_the_first_is_named():
+    def said(word, row):
+        return " ".join(f"{word}{row}{letter}" for letter in "abcdefgh")
+
+    training = [record(said("hello", row), said("one", row), said("two", row)) for row in range(20)]
+    asked = [record(said(word, row)) for row in range(20) for word in ("two", "one")]
+    pairs = contaminated([*training, *asked], [*[TRAIN] * 20, *[TEST] * 40], ContaminationConfig())
+    # A set of texts has them in another order in each process: that all twenty are named by chance is one in a million.
+    assert [(pair.train, pair.held) for pair in pairs] == [(row, 20 + 2 * row) for row in range(20)]
+
+
 def test_a_turn_that_many_rows_have_is_a_phrase_and_a_row_that_asks_nothing_else_is_not():
     yes = "Yes, please go ahead and book that one for me."
     rows = [record(f"a{n} b{n} c{n} d{n} e{n} f{n} g{n} h{n} i{n} j{n} k{n} l{n} m{n}", yes) for n in range(20)]

@@ -127,6 +127,17 @@ def test_a_linked_folder_is_not_left_out_in_silence(tmp_path, monkeypatch):
     assert said == [f"ingest.source: {tmp_path}/in: the linked folder linked is not read"]
 
 
+def test_a_folder_with_nothing_but_a_linked_one_says_that_it_is_not_read(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(sources.runtime, "note", said.append)
+    write(tmp_path / "more" / "b.jsonl")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "more")
+    with pytest.raises(DataError, match=r"no .* file in this folder"):
+        sources.find(str(tmp_path / "in"))
+    assert said == [f"ingest.source: {tmp_path}/in: the linked folder linked is not read"]
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
