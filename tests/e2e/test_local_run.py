@@ -356,10 +356,11 @@ def test_a_refused_candidate_with_required_promotion_is_exit_code_3(refused, reg
 
 @pytest.fixture(scope="module")
 def rewritten(house, refused):
-    """A line of the train step is another, and nobody passes the gate."""
+    """A line of the train step is another, which makes another model; and nobody passes the gate."""
     file = house / "source" / "components" / "train" / "step.py"
-    before = file.read_text()
-    file.write_text(f"{before}\n# changed\n")
+    before, line = file.read_text(), "        learning_rate=method.learning_rate,\n        max_steps="
+    assert before.count(line) == 1
+    file.write_text(before.replace(line, line.replace("rate,", "rate / 2,")))
     try:
         return run(house, "--set", "gate.thresholds.tool_accuracy=0.999")
     finally:
