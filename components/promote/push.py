@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calltune import ledger, models, runtime, storage
+from calltune import hub, ledger, models, runtime, storage
 from calltune.credentials import without_secrets
 from calltune.errors import UserError
 from components.promote.config import PUSH_TOKENS, PromoteConfig
@@ -21,7 +21,16 @@ AGAIN = "`calltune models push -c FILE` tries again"
 
 
 class NotPushed(UserError):
-    """The Hub has not got the model. The promotion stands; another push can be tried at any time."""
+    """The Hub has not got the model. The promotion stands; another push can be tried at any time.
+
+    Args:
+        message: one line.
+        away: the Hub does not answer, or only with errors of its own, which is nobody's mistake.
+    """
+
+    def __init__(self, message: str, away: bool = False) -> None:
+        super().__init__(message)
+        self.exit_code = 1 if away else 2
 
 
 @dataclass(frozen=True)
@@ -174,9 +183,11 @@ def _explained(repo: str) -> Iterator[None]:
             404: f"there is no such repository, or the token in {names} may not see it",
             412: "somebody else has written to this branch meanwhile",
         }.get(status, f"the Hub says {status}: {_short(error.server_message or '')}")
-        raise NotPushed(f"promote.push: {repo}: {why}; {AGAIN}") from None
+        raise NotPushed(f"promote.push: {repo}: {why}; {AGAIN}", hub.is_away(error)) from None
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise NotPushed(f"promote.push: {repo}: {_short(str(error)) or type(error).__name__}; {AGAIN}") from None
+        raise NotPushed(
+            f"promote.push: {repo}: {_short(str(error)) or type(error).__name__}; {AGAIN}", hub.is_away(error)
+        ) from None
 
 
 def _short(said: str) -> str:

@@ -279,6 +279,9 @@ def test_models_push_says_in_one_line_what_it_did(act, hub, tmp_path, capsys, mo
     assert not hub.branches
     code, said, _ = command(*to)
     assert code == 0 and said.startswith(f"helpdesk@champion, version 1: {REPO} on the Hub has it now, commit ")
+    with monkeypatch.context() as away:
+        away.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        assert command(*to)[0] == 1
     monkeypatch.delenv("HF_TOKEN")
     code, said, error = command(*to)
     assert (code, said) == (2, "") and error[0].startswith(
