@@ -298,7 +298,7 @@ BAD_ROWS = [
         "openai",
         {"messages": [{"role": "assistant", "function_call": {}}]},
         "invalid_call",
-        "function_call: a call needs a name, not nothing",
+        "a call needs a name, not nothing",
     ),
     (
         "openai",
@@ -352,7 +352,7 @@ BAD_ROWS = [
         "tool_choice",
         {"user_content": "Q", "tool_name": ""},
         "invalid_call",
-        "tool_name, tool_arguments: a call needs a name, not ''",
+        "tool_arguments: a call needs a name, not ''",
     ),
     ("alpaca", {"instruction": "I"}, "missing_field", "output: must be a string, not nothing"),
     ("alpaca", {"instruction": "I", "output": "O", "history": [["Q"]]}, "invalid_message", r"history\[0\]: must be a pair"),
