@@ -32,6 +32,10 @@ class RawRow:
     done: int
     problem: tuple[str, str] | None = None
 
+    def place(self, source: str) -> str:
+        """Which row it is in messages about a source: with its file, where that is not the source itself."""
+        return f"row {self.row}" if self.uri == source else f"row {self.row} of {self.uri}"
+
 
 def lines(file: BinaryIO, uri: str, offset: int = 0) -> Iterator[RawRow]:
     """Yield the lines that are not blank; `done` counts the bytes, from the `offset` where the file stands.

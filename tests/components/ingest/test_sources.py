@@ -96,6 +96,13 @@ def test_all_of_a_folder_is_read_in_order_and_what_is_not_is_said(tmp_path):
     assert "1 of 3 files are not read" in (tmp_path / "events.jsonl").read_text()
 
 
+def test_a_folder_of_two_dialects_names_the_file_of_the_first_refused_row(tmp_path):
+    write(tmp_path / "in" / "a.jsonl", [chat(f"{n}?") for n in range(9)])
+    write(tmp_path / "in" / "b.jsonl")
+    with pytest.raises(DataError, match=r"5 of 14 rows .*; first, row 1 of .*/in/b\.jsonl: messages: must be a list"):
+        take(tmp_path / "in", tmp_path / "out")
+
+
 def test_a_folder_without_rows_says_what_would_be_read(tmp_path):
     (tmp_path / "readme.txt").write_text("no rows")
     with pytest.raises(DataError, match=r"no \.jsonl, \.ndjson, \.json, \.csv, \.parquet file in this folder"):
