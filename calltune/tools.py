@@ -1,13 +1,12 @@
 """Tool schemas: from documented Python functions, a file of tools, an OpenAPI document or an MCP dump, to JSON Schema."""
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
-from calltune import python_file, references, storage
+from calltune import python_tools, references, storage
 from calltune.errors import DataError, no_such_file
 from calltune.loose_types import from_loose_types
 from calltune.plain_schemas import is_plain
@@ -21,7 +20,7 @@ def load(path: str | Path) -> list[Tool]:
         path: a Python file, whose public functions with type hints and Google-style docstrings become tools; or a JSON or
             YAML file: a list of tools in the OpenAI form, bare ``{"name", "description", "parameters"}`` or with xLAM's
             loose types; an OpenAPI 3 document, whose operations become tools; or what an MCP server answered to
-            `tools/list`. At ``s3://…`` no Python: what a store holds is never run.
+            `tools/list`, of several pages a list of the answers. At ``s3://…`` no Python: what a store holds is never run.
 
     Raises:
         DataError: no such file, no tool in it, or a tool whose schema is not valid.
@@ -33,7 +32,10 @@ def load(path: str | Path) -> list[Tool]:
         path = Path(path)
         if not path.is_file():
             raise no_such_file(path, "tools")
-        tools = _from_python(path) if path.suffix == ".py" else _from_document(path.read_bytes(), address)
+        if path.suffix == ".py":
+            tools = [normalise(function, address) for function in python_tools.functions_of(path)]
+        else:
+            tools = _from_document(path.read_bytes(), address)
     if not tools:
         raise DataError(f"{path}: no tool in it; a Python file needs public, documented functions")
     names = [tool["function"]["name"] for tool in tools]
@@ -84,33 +86,6 @@ def names_of(tools: list[Tool]) -> list[str]:
     return [tool["function"]["name"] for tool in tools]
 
 
-def _from_python(path: Path) -> list[Tool]:
-    # Importing torch-free: transformers' schema helper only reads signatures and docstrings.
-    from transformers.utils import get_json_schema
-
-    tools = []
-    for name, function in inspect.getmembers(python_file.load(path), inspect.isfunction):
-        if name.startswith("_") or function.__module__ != python_file.name_of(path):
-            continue
-        try:
-            tools.append((function.__code__.co_firstlineno, get_json_schema(function)["function"]))
-        except Exception as error:  # the hints and the docstring are the user's own: anything can be wrong with them
-            where = f"{path}, line {function.__code__.co_firstlineno}: function {name!r}"
-            raise DataError(f"{where}: {_what_is_wrong(error)}") from None
-    return [normalise(schema, str(path)) for _, schema in sorted(tools, key=lambda pair: pair[0])]
-
-
-def _what_is_wrong(error: Exception) -> str:
-    """Why a function is no tool, and what would be right; of errors of the hints themselves, what Python says."""
-    text = " ".join(str(error).split())
-    if type(error).__name__ == "DocstringParsingException":
-        wrong = text.rpartition(" because ")[2].rstrip("!").removeprefix("it has ")
-        return f"{wrong}: it needs one that says what it does, with a line for each argument below `Args:`"
-    if text.startswith("Argument ") and "missing a type hint" in text:
-        return f"argument {text.split()[1]!r} has no type hint, as `name: str` has"
-    return f"{type(error).__name__}: {text}"
-
-
 def _stored(uri: str) -> bytes:
     store, key = storage.at(uri)
     data = store.get(key)
@@ -124,17 +99,24 @@ def _from_document(data: bytes, path: str) -> list[Tool]:
     if isinstance(document, dict):
         from calltune import openapi
 
-        # JSON-RPC wraps the answer of an MCP server.
-        result = document.get("result", document)
         if openapi.is_document(document):
             return [normalise(tool, path) for tool in openapi.tools(document, path)]
-        if isinstance(result, dict) and isinstance(result.get("tools"), list):
-            if result.get("nextCursor"):
-                raise DataError(f"{path}: is one page of `tools/list`, and `nextCursor` says that more follow: dump them all")
-            document = result["tools"]
+    answers = document if isinstance(document, list) else [document]
+    pages = [page for page in map(_page, answers) if page is not None]
+    if pages and len(pages) == len(answers):
+        if pages[-1].get("nextCursor"):
+            more = "dump them all: a JSON list of the answers, in order, is read"
+            raise DataError(f"{path}: is one page of `tools/list`, and `nextCursor` says that more follow: {more}")
+        document = [tool for page in pages for tool in page["tools"]]
     if not isinstance(document, list) or not all(isinstance(tool, dict) for tool in document):
         raise DataError(f"{path}: must be a JSON list of tools, an OpenAPI 3 document, or an MCP server's answer to tools/list")
     return [_listed(tool, f"{path}, tool {number}") for number, tool in enumerate(document, 1)]
+
+
+def _page(answer: Any) -> dict[str, Any] | None:
+    """What an MCP server answered to `tools/list`, out of the JSON-RPC that wraps it; None where it is no such answer."""
+    result = answer.get("result", answer) if isinstance(answer, dict) else None
+    return result if isinstance(result, dict) and isinstance(result.get("tools"), list) else None
 
 
 def _document(data: bytes, path: str) -> Any:

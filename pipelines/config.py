@@ -1,5 +1,6 @@
 """A run's config: the steps' own settings, composed; YAML in, validated, frozen."""
 
+import copy
 import difflib
 import os
 from collections.abc import Mapping, Sequence
@@ -189,16 +190,26 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: must be a mapping of sections; pipelines/recipes/ has examples")
+    in_file = copy.deepcopy(raw)
     for override in overrides:
         _apply(raw, override)
     try:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
         said = explained(error, RunConfig)
-        where = "--set" if any(said.startswith(f"{override.partition('=')[0]}:") for override in overrides) else path
+        set_there = any(said.startswith(f"{override.partition('=')[0]}:") for override in overrides)
+        where = "--set" if set_there or (overrides and _is_right(in_file)) else path
         raise ConfigError(f"{where}: {said}") from None
     _refuse_lossy_numbers(raw, config.model_dump(), str(path), ())
     return config
+
+
+def _is_right(raw: dict[str, Any]) -> bool:
+    try:
+        RunConfig.model_validate(raw)
+    except ValidationError:
+        return False
+    return True
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -61,7 +61,8 @@ def _sentence(root: type[Settings], place: tuple[int | str, ...], found: list[Er
         return "has no value; give it one, or leave the key out"
     given = "" if isinstance(first["input"], dict) else f", not {_shown(first['input'])}"
     if first["type"] == "value_error":
-        return f"{'the key ' if wrong_key else ''}{first['ctx']['error']}{given}"
+        text = str(first["ctx"]["error"])
+        return f"{'the key ' if wrong_key else ''}{text}{'' if repr(first['input']) in text else given}"
     choices = [_WORDS[one["type"]].format(**one.get("ctx", {})) if one["type"] in _WORDS else one["msg"] for one in found]
     return f"{'the key ' if wrong_key else ''}must be {' or '.join(dict.fromkeys(choices))}{given}"
 

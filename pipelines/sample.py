@@ -49,7 +49,9 @@ def look(config: SourceConfig, source: Source, given: list[Tool]) -> Sample:
     if not read:
         raise DataError(f"{config.source}: is empty; at least one row is needed")
     if not any(isinstance(row, dict) for _, row in read):
-        raise DataError(f"{config.source}: none of {len(read)} rows is a JSON object; first, row {read[0][0].row}: {read[0][1]}")
+        raise DataError(
+            f"{config.source}: none of {len(read)} rows is a JSON object; first, {read[0][0].place(config.source)}: {read[0][1]}"
+        )
     dialect, why = dialect_of(config, read)
     records: list[Record] = []
     rules: Counter[str] = Counter()
@@ -61,7 +63,7 @@ def look(config: SourceConfig, source: Source, given: list[Tool]) -> Sample:
             records.append(record_of(row, dialect, given)[0])
         except RowError as error:
             rules[error.rule] += 1
-            first = first or f"row {raw.row}: {error}"
+            first = first or f"{raw.place(config.source)}: {error}"
     if not records:
         raise DataError(f"{config.source}: none of the first {len(read)} rows can be used; first, {first}")
     return Sample(len(read), records, rules, first, dialect, why)

@@ -8,7 +8,7 @@ from typing import Any
 
 from calltune.dialects.alpaca import instruction
 from calltune.dialects.openai import content_text
-from calltune.dialects.reading import Row, RowError, json_field, shown, text_field
+from calltune.dialects.reading import Row, RowError, json_field, role_of, shown, text_field
 from calltune.dialects.sharegpt import ROLES
 
 
@@ -42,10 +42,8 @@ def _said(turns: Any, where: str) -> Iterator[str]:
         if isinstance(turn, list):
             yield from _said(turn, place)
             continue
-        role = turn.get("role", turn.get("from")) if isinstance(turn, dict) else None
-        if not isinstance(role, str):
-            raise RowError("invalid_message", f"{place}: must be an object with a role, not {shown(turn)}")
-        if ROLES.get(role) == "user":
+        field = "from" if isinstance(turn, dict) and "from" in turn else "role"
+        if ROLES.get(role_of(turn, place, field)) == "user":
             yield content_text(turn.get("content", turn.get("value")), place) or ""
 
 

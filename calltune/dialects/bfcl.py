@@ -10,7 +10,7 @@ The leaderboard keeps the answers in files of their own; they are joined by `id`
 
 from typing import Any
 
-from calltune.dialects.reading import Row, RowError, guarded, json_field, record, shown, tools_field
+from calltune.dialects.reading import Row, RowError, guarded, json_field, record, role_of, shown, tools_field
 from calltune.guard import check_value
 from calltune.match import plain_values
 from calltune.records import Call, Message, Record, Tool
@@ -46,16 +46,17 @@ def _messages(question: Any) -> list[Message]:
     if not isinstance(question, list) or not question:
         raise RowError("missing_field", f"question: must be a text or a list of messages, not {shown(question)}")
     for number, message in enumerate(question):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise RowError("invalid_message", f"question[{number}]: must be an object with a role, not {shown(message)}")
+        role_of(message, f"question[{number}]")
     return [{key: message[key] for key in ("role", "content") if key in message} for message in question]
 
 
 def _expected(call: Any, where: str) -> dict[str, Any]:
     if isinstance(call, str | list):
         raise RowError("not_representable", f"{where}: is {shown(call)}, a text or code, not a call with its accepted values")
-    if not isinstance(call, dict) or len(call) != 1:
+    if not isinstance(call, dict):
         raise RowError("invalid_expected", f"{where}: must be an object with one call, by its name, not {shown(call)}")
+    if len(call) != 1:
+        raise RowError("invalid_expected", f"{where}: must have one call, by its name, not {len(call)}")
     ((name, arguments),) = call.items()
     if not isinstance(arguments, dict):
         raise RowError("invalid_expected", f"{where}.{name}: must have an object of arguments, not {shown(arguments)}")

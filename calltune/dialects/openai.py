@@ -10,7 +10,7 @@ Read by `from_openai`.
 
 from typing import Any
 
-from calltune.dialects.reading import Row, RowError, json_field, record, shown, tool_call, tools_field
+from calltune.dialects.reading import Row, RowError, json_field, record, role_of, shown, tool_call, tools_field
 from calltune.records import Message, Record, Tool
 
 
@@ -30,12 +30,11 @@ def from_openai(row: Row, tools: list[Tool]) -> Record:
 
 
 def _message(message: Any, where: str, names: dict[str, str]) -> Message:
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise RowError("invalid_message", f"{where}: must be an object with a role, not {shown(message)}")
+    said = role_of(message, where)
     if message.get("weight") == 0:
         # Calltune trains on every assistant turn: taking this one in would teach what its author excluded.
         raise RowError("unsupported_weight", f"{where}.weight: 0 excludes a turn from training, which is not supported")
-    role = {"function": "tool"}.get(message["role"], message["role"])
+    role = {"function": "tool"}.get(said, said)
     read: Message = {"role": role}
     content = content_text(message.get("content"), where)
     calls = _calls(message, where, names)

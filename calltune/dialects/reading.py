@@ -68,6 +68,20 @@ def optional_text(row: Row, name: str) -> str:
     return "" if row.get(name) is None else text_field(row, name)
 
 
+def role_of(message: Any, where: str, field: str = "role") -> str:
+    """The role of a message, which stands in this field.
+
+    Raises:
+        RowError: it is no message, or has none.
+    """
+    if not isinstance(message, dict):
+        raise RowError("invalid_message", f"{where}: must be an object with a role, not {shown(message)}")
+    role = message.get(field)
+    if not isinstance(role, str):
+        raise RowError("invalid_message", f"{where}.{field}: must be a string, not {shown(role)}")
+    return role
+
+
 def tools_field(row: Row, name: str, given: list[Tool], loose: bool = False) -> list[Tool]:
     """The row's own tools; where the field is absent, null or blank, those `given` beside. An empty list means no tools.
 
@@ -106,8 +120,10 @@ def tool_call(value: Any, where: str) -> dict[str, Any]:
         RowError: it has no name, or its arguments are no object.
     """
     function = value.get("function", value) if isinstance(value, dict) else value
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise RowError("invalid_call", f"{where}: a call needs a name and arguments, not {shown(value)}")
+    if not isinstance(function, dict):
+        raise RowError("invalid_call", f"{where}: a call needs a name and arguments, not {shown(function)}")
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        raise RowError("invalid_call", f"{where}: a call needs a name, not {shown(function.get('name'))}")
     arguments = function.get("arguments")
     if isinstance(arguments, str) and arguments.strip():
         try:
@@ -149,7 +165,9 @@ def shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, bool | int | float | str) and len(repr(value)) <= 60:
         return repr(value)
-    return "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "a long value"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return "an object" if isinstance(value, dict) else "a long value"
 
 
 @lru_cache(maxsize=8192)

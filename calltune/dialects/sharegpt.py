@@ -41,8 +41,11 @@ def from_sharegpt(row: Row, tools: list[Tool]) -> Record:
 
 
 def _add(messages: list[Message], turn: Any, where: str) -> None:
-    if not isinstance(turn, dict) or not isinstance(turn.get("from"), str) or not isinstance(turn.get("value"), str):
+    if not isinstance(turn, dict):
         raise RowError("invalid_message", f"{where}: a turn needs `from` and `value`, both strings, not {shown(turn)}")
+    for field in ("from", "value"):
+        if not isinstance(turn.get(field), str):
+            raise RowError("invalid_message", f"{where}.{field}: must be a string, not {shown(turn.get(field))}")
     role = ROLES.get(turn["from"])
     if role is None:
         raise RowError("unknown_role", f"{where}.from: {turn['from']!r} is not one of {', '.join(ROLES)}")

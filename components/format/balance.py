@@ -107,7 +107,7 @@ def _untaught(train: Counted, test: Counted, unseen: Collection[str]) -> str:
     without = [label for label in asked if not taught.get(label)]
     few = [f"{label} ({taught[label]})" for label in asked if 0 < taught.get(label, 0) < FEW]
     said = [f"{len(without)} have no training row: {_first(without)}"] if without else []
-    said += [f"{len(few)} have fewer than {FEW}: {_first(few)}"] if few else []
+    said += [f"{len(few)} have fewer than {FEW} training rows: {_first(few)}"] if few else []
     return f"of {len(asked)} kinds of answer in the test {'; '.join(said)}" if said else ""
 
 

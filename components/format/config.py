@@ -106,5 +106,7 @@ class FormatConfig(Settings):
             return value
         try:
             return Path(value).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"cannot be read: {error}") from None
+        except OSError as error:
+            raise ValueError(f"{value!r} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{value!r} is no text in UTF-8: {error}") from None

@@ -88,8 +88,10 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         shortened = {row: rows.shortened[place] for row, place in enumerate(kept.places) if place in rows.shortened}
         repeated = contaminated(kept, parts, config.contamination, phrases, shortened)
         for pair in repeated:
-            message = f"asks what row {kept[pair.held]['id']} of the {parts[pair.held]} part asks: {pair.why}"
-            rows.refuse(kept.places[pair.train], records[kept.places[pair.train]], "contaminated", message)
+            record, held = records[kept.places[pair.train]], kept[pair.held]
+            of_file = "" if held["source"]["uri"] == record["source"]["uri"] else f" ({held['source']['uri']})"
+            message = f"asks what row {held['id']}{of_file} of the {parts[pair.held]} part asks: {pair.why}"
+            rows.refuse(kept.places[pair.train], record, "contaminated", message)
         _require_few_contaminated(kept, parts, repeated, config, out)
         training = (place for place, of in zip(kept.places, parts, strict=True) if of == TRAIN and rows.has(place))
         benchmarks = require_unasked(Some(records, training), config.with_files(input_files.local).contamination, out)
@@ -101,7 +103,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
                 for record, rendered in shown(part, chosen_rows, records, rows, renderer, config, unseen):
                     file.add(record, rendered)
             written[part] = file
-        _require_rows(written, rows)
+        _require_rows(written, rows, config)
     train = written[TRAIN]
     if config.tool_detail != "none":
         looked_at = train.first[:LOOKED_AT]
@@ -263,9 +265,13 @@ def _require_few_quarantined(source: Path, read: int, rows: Rows, config: Format
     )
 
 
-def _require_rows(written: dict[str, Part], rows: Rows) -> None:
+def _require_rows(written: dict[str, Part], rows: Rows, config: FormatConfig) -> None:
     because = f" ({rows.rules.total()} rows quarantined: {validate.commonest(rows.rules)})" if rows.rules else ""
-    for name, settings in ((TRAIN, "more rows"), (TEST, "more rows, or a larger format.split.test")):
+    more = "more rows"
+    if rows.rules["contaminated"]:
+        limits = f"format.contamination.similarity ({config.contamination.similarity:g}) or shared_words"
+        more = f"more rows that ask nearly what the held-out ones ask do not help; others, or a higher {limits}"
+    for name, settings in ((TRAIN, more), (TEST, "more rows, or a larger format.split.test")):
         if not written[name].records:
             raise DataError(f"no row is left for {name}{because}: {settings} would be right")
 

@@ -23,6 +23,17 @@ CELL_LETTERS = 1 << 26
 _NO_PYTHON = (KeyError, OverflowError, UnicodeDecodeError)
 """What comes out of pyarrow for a map with a key twice, a date beyond Python's, and a string that is not UTF-8."""
 _BOM = codecs.BOM_UTF8
+_SAVE = "save the rows as JSON lines or CSV in UTF-8"
+_NO_TEXT = {
+    b"\x1f\x8b": "gzip: the name of such a file must end in .gz",
+    b"\x28\xb5\x2f\xfd": "zstd: the name of such a file must end in .zst",
+    b"PAR1\x15": "Parquet: the name of such a file must end in .parquet",
+    b"PK\x03\x04": f"a zip archive, as .xlsx is one: {_SAVE}",
+    b"\xd0\xcf\x11\xe0": f"an old Office file, as .xls is one: {_SAVE}",
+    **{b"BZh%d1AY&SY" % level: "bzip2: unpack it, or pack it as .gz or .zst" for level in range(1, 10)},
+    **dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), f"UTF-16: {_SAVE}"),
+}
+"""What a file looks like that begins so, and what would be right."""
 
 
 def rows(path: Path, uri: str) -> Iterator[RawRow]:
@@ -60,6 +71,9 @@ def _unpacked(file: BinaryIO, packing: str) -> BinaryIO:
 
 def _text(file: BinaryIO, uri: str, layout: str) -> Iterator[RawRow]:
     start: bytes = file.peek(len(_BOM) + 1024)  # type: ignore[attr-defined]
+    other = next((what for begins, what in _NO_TEXT.items() if start.startswith(begins)), None)
+    if other is not None:
+        raise DataError(f"{uri}: is no text in UTF-8, but looks like {other}")
     offset = len(file.read(len(_BOM))) if start.startswith(_BOM) else 0
     if layout == "csv":
         yield from _csv(_Lines(file, uri, offset), uri)
@@ -81,7 +95,7 @@ class _Lines:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 byte = line[error.start]
-                raise jsontext.not_utf8(self.uri, self.offset + error.start, byte, f"line {number}, ") from None
+                raise jsontext.not_utf8(self.uri, self.offset + error.start, byte, f"line {number}, ", "CSV") from None
             self.offset += len(line)
             yield text
 
@@ -159,4 +173,12 @@ def json_text(row: dict[str, Any]) -> tuple[str, tuple[str, str] | None]:
 
     # A date or a decimal has one spelling that everybody means; bytes have none.
     text = json.dumps(_given(row), ensure_ascii=False, default=as_text)
-    return text, ("not_json", "the row holds bytes, which no JSON has") if "bytes" in refused else None
+    if "bytes" not in refused:
+        return text, None
+    columns = ", ".join(name for name, value in row.items() if _has_bytes(value))
+    return text, ("not_json", f"{columns}: holds bytes, which no JSON has; leave the column out, or make text of it")
+
+
+def _has_bytes(value: Any) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, bytes) or any(map(_has_bytes, inside))

@@ -9,6 +9,7 @@ from typing import BinaryIO
 from calltune.errors import DataError
 
 CHUNK_BYTES = 1 << 20
+_ARRAY = "a JSON array in a file whose name ends in .json"
 # How near to the end of what has been read a JSON error can still come from a value that goes on beyond it: `\u00e` or `-1.5e`.
 _TAIL = 16
 
@@ -31,6 +32,10 @@ class RawRow:
     done: int
     problem: tuple[str, str] | None = None
 
+    def place(self, source: str) -> str:
+        """Which row it is in messages about a source: with its file, where that is not the source itself."""
+        return f"row {self.row}" if self.uri == source else f"row {self.row} of {self.uri}"
+
 
 def lines(file: BinaryIO, uri: str, offset: int = 0) -> Iterator[RawRow]:
     """Yield the lines that are not blank; `done` counts the bytes, from the `offset` where the file stands.
@@ -45,7 +50,16 @@ def lines(file: BinaryIO, uri: str, offset: int = 0) -> Iterator[RawRow]:
             raise not_utf8(uri, offset + error.start, line[error.start], f"line {number}, ") from None
         offset += len(line)
         if text:
-            yield RawRow(uri, number, text, offset)
+            yield RawRow(uri, number, text, offset, _more_than_a_line(text, number))
+
+
+def _more_than_a_line(text: str, number: int) -> tuple[str, str] | None:
+    """Rule and message of a line that shows that the file is no JSON lines."""
+    if text == "{":
+        return "not_json", f"the row is an object over several lines: one a line, or {_ARRAY} would be right"
+    if text == "[" or (number == 1 and text.startswith("[") and text.endswith("]")):
+        return "not_an_object", f"a row must be a JSON object, not a list: one a line, or {_ARRAY} would be right"
+    return None
 
 
 def array(file: BinaryIO, uri: str, offset: int = 0) -> Iterator[RawRow]:
@@ -78,13 +92,15 @@ class _Window:
 
     Attributes:
         offset: bytes read from the file.
+        line: the line in which `text` begins.
+        before: letters of this line that have been forgotten.
     """
 
     def __init__(self, file: BinaryIO, uri: str, offset: int) -> None:
         self.file, self.uri, self.offset = file, uri, offset
         self.utf8 = codecs.getincrementaldecoder("utf-8")()
         self.json = json.JSONDecoder()
-        self.text, self.position, self.line, self.ended = "", 0, 1, False
+        self.text, self.position, self.line, self.before, self.ended = "", 0, 1, 0, False
 
     def next(self) -> str:
         """The next letter that is not a space, left in place; empty at the end of the file."""
@@ -118,15 +134,21 @@ class _Window:
                     return self.text[start:end]
 
     def error(self, message: str, position: int | None = None) -> DataError:
-        """What is wrong, with the line where it is."""
-        line = self.line + self.text.count("\n", 0, self.position if position is None else position)
-        return DataError(f"{self.uri}, line {line}: {message}; a JSON array is read whole or not at all (JSON lines are not)")
+        """What is wrong, with the place where it is."""
+        position = self.position if position is None else position
+        line = self.line + self.text.count("\n", 0, position)
+        begin = self.text.rfind("\n", 0, position) + 1
+        character = position - begin + 1 + (0 if begin else self.before)
+        cut = "" if self.text[position:].strip() or not self.ended else ", and the file ends there"
+        return DataError(
+            f"{self.uri}, line {line}, character {character}: {message}{cut}; "
+            "a JSON array is read whole or not at all (JSON lines are not)"
+        )
 
     def _grow(self) -> bool:
-        """Read on, and forget what has been passed; false at the end of the file."""
+        """Read on, and forget what has been passed; at the end of the file false, and nothing is forgotten."""
         if self.ended:
             return False
-        self.line += self.text.count("\n", 0, self.position)
         # Doubling keeps a value of any length linear in cost, although it is decoded anew each time.
         chunk = self.file.read(max(CHUNK_BYTES, len(self.text) - self.position))
         self.offset += len(chunk)
@@ -136,10 +158,14 @@ class _Window:
         except UnicodeDecodeError as error:
             at = self.offset - len(error.object) + error.start
             raise not_utf8(self.uri, at, error.object[error.start]) from None
-        self.text, self.position = self.text[self.position :] + more, 0
+        if not self.ended:
+            begin = self.text.rfind("\n", 0, self.position) + 1
+            self.line += self.text.count("\n", 0, self.position)
+            self.before = self.position - begin + (0 if begin else self.before)
+            self.text, self.position = self.text[self.position :] + more, 0
         return not self.ended
 
 
-def not_utf8(uri: str, offset: int, byte: int, line: str = "") -> DataError:
-    """The error for a byte that no UTF-8 text has there."""
-    return DataError(f"{uri}: {line}byte {offset}: not UTF-8 (0x{byte:02x}); JSON lines or a JSON array in UTF-8 would be right")
+def not_utf8(uri: str, offset: int, byte: int, line: str = "", right: str = "JSON lines or a JSON array") -> DataError:
+    """The error for a byte that no UTF-8 text has there, counted from the file's beginning."""
+    return DataError(f"{uri}: {line}byte {offset} of the file: not UTF-8 (0x{byte:02x}); {right} in UTF-8 would be right")

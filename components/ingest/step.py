@@ -165,6 +165,7 @@ class _Intake:
     def __init__(self, config: IngestConfig, files: dict[str, "_Lines"], seen: Seen, given: list[Tool]) -> None:
         self.config, self.files, self.seen, self.given = config, files, seen, given
         self.several = len(config.sources) > 1
+        self.source = "" if self.several else config.source
         self.read = self.kept = self.duplicates = 0
         self.rules: Counter[str] = Counter()
         self.first_refusal = ""
@@ -209,7 +210,7 @@ class _Intake:
         # A message may quote half a surrogate pair out of a JSON escape, which no UTF-8 file can hold; and a key.
         text = masked(message)[:MESSAGE_LETTERS].encode("utf-8", "backslashreplace").decode()
         self.rules[rule] += 1
-        self.first_refusal = self.first_refusal or f"row {raw.row}: {text}"
+        self.first_refusal = self.first_refusal or f"{raw.place(self.source)}: {text}"
         self.profile.refused(rule, f"{raw.uri}, row {raw.row}: {text}")
         entry = {"source": raw.uri, "row": raw.row, "rule": rule, "message": text, "raw": self.privacy.shown_row(raw.text)}
         self.files["quarantine"].write(json.dumps(entry, ensure_ascii=False))

@@ -72,6 +72,8 @@ def test_it_is_what_the_records_users_say(name, answer):
         ({"question": 4}, "question: must be a list of messages, not 4"),
         ({"question": [["Who?"]]}, r"question\[0\]\[0\]: must be an object with a role, not 'Who\?'"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "only parts of type text can be used"),
+        ({"conversations": [{"value": "Who?"}]}, r"conversations\[0\].role: must be a string, not nothing"),
+        ({"conversations": [{"from": 5}]}, r"conversations\[0\].from: must be a string, not 5"),
         ({"query": None}, "query: must be a string, not nothing"),
     ],
 )

@@ -260,7 +260,9 @@ def test_a_type_without_counterpart_is_named():
 
 
 BAD_ROWS = [
-    ("openai", {"messages": []}, "missing_field", "messages: must be a list of messages, not a list"),
+    ("openai", {"messages": []}, "missing_field", "messages: must be a list of messages, not an empty list"),
+    ("openai", {"messages": [{"content": "Hi"}]}, "invalid_message", r"messages\[0\].role: must be a string, not nothing"),
+    ("openai", {"messages": [{"from": "user"}]}, "invalid_message", r"messages\[0\].role: must be a string, not nothing"),
     ("openai", {"messages": [5]}, "invalid_message", r"messages\[0\]: must be an object with a role, not 5"),
     (
         "openai",
@@ -292,7 +294,12 @@ BAD_ROWS = [
         "invalid_call",
         r"arguments: must be an object, not a list",
     ),
-    ("openai", {"messages": [{"role": "assistant", "function_call": {}}]}, "invalid_call", "function_call: a call needs a name"),
+    (
+        "openai",
+        {"messages": [{"role": "assistant", "function_call": {}}]},
+        "invalid_call",
+        "a call needs a name, not nothing",
+    ),
     (
         "openai",
         {"messages": [{"role": "assistant", "content": "Hi", "weight": 0}]},
@@ -335,12 +342,18 @@ BAD_ROWS = [
         "sharegpt",
         {"conversations": [{"role": "user"}]},
         "invalid_message",
-        r"conversations\[0\]: a turn needs `from` and `value`",
+        r"conversations\[0\].from: must be a string, not nothing",
     ),
+    ("sharegpt", {"conversations": [5]}, "invalid_message", r"conversations\[0\]: a turn needs `from` and `value`, .*, not 5"),
     ("sharegpt", {"conversations": [{"from": "bard", "value": ""}]}, "unknown_role", "'bard' is not one of human, user"),
     ("sharegpt", {"conversations": [{"from": "function_call", "value": "f()"}]}, "not_json", "value: the string is not JSON"),
     ("tool_choice", {"user_content": None}, "missing_field", "user_content: must be a string, not nothing"),
-    ("tool_choice", {"user_content": "Q", "tool_name": ""}, "invalid_call", "tool_name, tool_arguments: a call needs a name"),
+    (
+        "tool_choice",
+        {"user_content": "Q", "tool_name": ""},
+        "invalid_call",
+        "tool_arguments: a call needs a name, not ''",
+    ),
     ("alpaca", {"instruction": "I"}, "missing_field", "output: must be a string, not nothing"),
     ("alpaca", {"instruction": "I", "output": "O", "history": [["Q"]]}, "invalid_message", r"history\[0\]: must be a pair"),
 ]

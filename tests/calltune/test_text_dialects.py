@@ -140,6 +140,7 @@ def test_bfcl_answers_with_the_first_accepted_values_and_expects_them_all():
         (None, None, "missing_field", "ground_truth: must be a list of calls with accepted values, not nothing"),
         (["geo.weather('Oslo')"], None, "not_representable", r"ground_truth\[0\]: is .*a text or code"),
         ([{"geo.weather": {"city": []}}], None, "invalid_expected", r"ground_truth\[0\].geo.weather.city: must be a list of"),
+        ([{"a": {}, "b": {}}], None, "invalid_expected", r"ground_truth\[0\]: must have one call, by its name, not 2"),
         ([{"geo.weather": {}}], [[], []], "not_representable", "question: has 2 turns"),
     ],
 )

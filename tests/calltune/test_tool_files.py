@@ -151,6 +151,13 @@ def test_what_an_mcp_server_lists_are_tools(load, dump):
 def test_one_page_of_an_mcp_servers_tools_is_not_taken_for_all(load):
     with pytest.raises(DataError, match="`nextCursor` says that more follow"):
         load({"result": {"tools": [MCP], "nextCursor": "2"}})
+    with pytest.raises(DataError, match="a JSON list of the answers, in order, is read"):
+        load([{"tools": [MCP], "nextCursor": "2"}, {"tools": [], "nextCursor": "3"}])
+
+
+def test_all_pages_of_an_mcp_servers_tools_are_a_list_of_its_answers(load):
+    other = {**MCP, "name": "seek"}
+    assert load([{"result": {"tools": [MCP], "nextCursor": "2"}}, {"tools": [other]}]) == load([MCP, other])
 
 
 def test_a_list_of_tools_may_have_loose_types(load):

@@ -76,12 +76,57 @@ def test_a_file_that_cannot_be_imported_is_one_line_with_file_line_and_error(loa
         ("def f(name: str):\n    pass\n", "no docstring: it needs one that says what it does, with .* `Args:`$"),
         (
             'def f(name: str):\n    """Find."""\n',
-            "the docstring has no description for the argument 'name': it needs .* `Args:`$",
+            "the docstring does not describe the argument 'name' as Google style does: "
+            "it needs a line `name: what it is` below `Args:`$",
+        ),
+        (
+            'def f(name: str):\n    """Find.\n\n    Parameters\n    ----------\n    name : str\n        Whom.\n    """\n',
+            "the docstring's arguments are in NumPy's style, not in Google's: it needs a line `name: what it is` below `Args:`$",
+        ),
+        (
+            'def f(name: str):\n    """Find.\n\n    :param name: Whom.\n    """\n',
+            "the docstring's arguments are in Sphinx's style, not in Google's: it needs a line `name: what it is`",
+        ),
+        (
+            'def f(a: int, day: "list[datetime.date]"):\n    """Find.\n\n    Args:\n        a: A.\n        day: On.\n    """\n'
+            "import datetime\n",
+            r"argument 'day': the type hint list\[datetime.date\] has no JSON Schema; those that have one: str, int,",
+        ),
+        (
+            'class Size(dict): pass\ndef f(a: Size):\n    """Find.\n\n    Args:\n        a: It.\n    """\n',
+            "argument 'a': the type hint Size has no JSON Schema",
         ),
         ('def f(name: \'Nobody\'):\n    """Find.\n\n    Args:\n        name: Whom.\n    """\n', "NameError: name 'Nobody'"),
     ],
 )
 def test_a_function_that_is_no_tool_is_one_line_with_its_line(loaded, function, message):
-    with pytest.raises(DataError, match=rf"^my/tools\.py, line 3: function 'f': {message}") as caught:
+    with pytest.raises(DataError, match=rf"^my/tools\.py, line [34]: function 'f': {message}") as caught:
         loaded(f"x = 1\n\n{function}")
     assert not re.search(r"\n", str(caught.value))
+
+
+def test_two_functions_of_one_name_are_refused_and_not_the_last_one_taken(loaded):
+    again = GOOD.replace("Find a colleague", "Find a book")
+    with pytest.raises(DataError, match=r"^my/tools\.py: function 'second' is defined twice, in lines 4 and 19; keep one$"):
+        loaded(GOOD + "\n\n" + again)
+
+
+def test_a_private_function_may_be_defined_twice(loaded):
+    assert len(loaded(GOOD + "\n\ndef _f(): pass\n\n\ndef _f(): pass\n")) == 2
+
+
+def test_a_google_style_docstring_may_have_types(loaded):
+    (tool,) = loaded(
+        "def find(isbn: str, author: str | None = None, n: int = 1, tags: list[str] = []):\n"
+        '    """Find a book (or two): any.\n\n    Args:\n        isbn (str): The ISBN (its number): 13 digits,\n'
+        "            author (if any): not here.\n        author (Optional[str], optional): Who wrote it.\n        n : How many.\n"
+        "        tags (list(str)):\n            What for.\n\n    Returns:\n        dict (str): It.\n"
+        '    """\n'
+    )
+    assert tool["function"]["description"] == "Find a book (or two): any."
+    assert {name: one["description"] for name, one in tool["function"]["parameters"]["properties"].items()} == {
+        "isbn": "The ISBN (its number): 13 digits, author (if any): not here.",
+        "author": "Who wrote it.",
+        "n": "How many.",
+        "tags": "What for.",
+    }

@@ -412,6 +412,9 @@ def test_the_last_set_wins(written):
         ("train.epochs=lots", r"^--set: train\.epochs: .*not 'lots'"),
         ("train={epochs: 1, epochs: 2}", r"--set train=\{.*\}: epochs: is there twice"),
         ("name=" + "[" * 3000, r"is nested too deeply"),
+        ("ingst.dialect=openai", r"^--set: ingst: unknown key; did you mean ingest\?"),
+        ("format.split.test=0", r"^--set: format\.split\.test is 0: the gate needs held-out questions$"),
+        ("format.template=nope.jinja", r"^--set: format\.template: 'nope\.jinja' cannot be read: No such file or directory$"),
         ("train.epocs=3", r"^--set: train\.epocs: unknown key; did you mean epochs\?"),
     ],
 )

@@ -80,7 +80,7 @@ def test_answers_of_the_test_that_training_hardly_teaches_are_said():
     test = mixed(1, search=5, ticket=5, book=5, search_ticket=2, book_book=1)
     assert said(train, test) == {
         "untaught": "of 5 kinds of answer in the test 1 have no training row: book + book; "
-        "1 have fewer than 5: search + ticket (4)"
+        "1 have fewer than 5 training rows: search + ticket (4)"
     }
     assert said(train, mixed(1, search=5, book=5)) == {}
 
@@ -168,7 +168,7 @@ def test_what_is_said_of_the_example_is_true_and_in_stats_json_and_in_the_log(he
     assert list(stats["warnings"]) == ["untaught"]
     taught = stats["strata"]["train"]
     few = [label for label in stats["strata"]["test"] if 0 < taught.get(label, 0) < 5]
-    assert f"{len(few)} have fewer than 5: {few[0]} ({taught[few[0]]})" in stats["warnings"]["untaught"]
+    assert f"{len(few)} have fewer than 5 training rows: {few[0]} ({taught[few[0]]})" in stats["warnings"]["untaught"]
     assert ("no training row" in stats["warnings"]["untaught"]) == bool(stats["strata"]["test"].keys() - taught.keys())
 
 

@@ -252,6 +252,30 @@ def test_a_training_row_that_nearly_repeats_a_test_question_is_quarantined_and_t
         formatted(some, tiny, tmp_path / "refused", split=growing, contamination={"max_share": 0.01})
 
 
+def test_a_held_out_row_of_another_file_is_named_with_it(some, tiny, tmp_path):
+    for row in some[:15]:
+        row["source"]["uri"] = "data/b.jsonl"
+    some[3]["messages"][0]["content"] = some[20]["messages"][0]["content"]
+    split = SplitConfig(test_source="b.jsonl", validation=0)
+    _, out = formatted(some, tiny, tmp_path, split=split)
+    assert quarantined(out)[some[20]["id"]]["message"].startswith(
+        f"asks what row {some[3]['id']} (data/b.jsonl) of the test part asks"
+    )
+
+
+def test_no_training_row_left_by_contamination_is_not_told_that_more_rows_help(some, tiny, tmp_path):
+    for number, row in enumerate(some):
+        row["messages"][0]["content"] = (
+            f"could you please find out who at our london office looks after the printers number {number}"
+        )
+    with pytest.raises(
+        DataError,
+        match=r"no row is left for train \((\d+) rows quarantined: \1 contaminated\): more rows that ask nearly .* do not help; "
+        r"others, or a higher format\.contamination\.similarity \(0\.8\) or shared_words would be right$",
+    ):
+        formatted(some, tiny, tmp_path, max_quarantined=1, split=SplitConfig(test=0.3, validation=0))
+
+
 def test_a_phrase_of_many_conversations_is_not_what_the_model_was_trained_on(some, tiny, tmp_path):
     for row in some[:15]:
         asked, answer = row["messages"]

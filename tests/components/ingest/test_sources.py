@@ -1,3 +1,4 @@
+import bz2
 import csv
 import gzip
 import json
@@ -95,6 +96,13 @@ def test_all_of_a_folder_is_read_in_order_and_what_is_not_is_said(tmp_path):
     assert "1 of 3 files are not read" in (tmp_path / "events.jsonl").read_text()
 
 
+def test_a_folder_of_two_dialects_names_the_file_of_the_first_refused_row(tmp_path):
+    write(tmp_path / "in" / "a.jsonl", [chat(f"{n}?") for n in range(9)])
+    write(tmp_path / "in" / "b.jsonl")
+    with pytest.raises(DataError, match=r"5 of 14 rows .*; first, row 1 of .*/in/b\.jsonl: messages: must be a list"):
+        take(tmp_path / "in", tmp_path / "out")
+
+
 def test_a_folder_without_rows_says_what_would_be_read(tmp_path):
     (tmp_path / "readme.txt").write_text("no rows")
     with pytest.raises(DataError, match=r"no \.jsonl, \.ndjson, \.json, \.csv, \.parquet file in this folder"):
@@ -148,7 +156,12 @@ def test_a_folder_with_nothing_but_a_linked_one_says_that_it_is_not_read(tmp_pat
         ("a.csv", b"query;answers\nx;y\n", "a.csv: its header 'query;answers' has no comma"),
         ("a.csv", b"query,query\nx,y\n", "a.csv: two columns have one name"),
         ("a.csv", b'query,answers\nx,"y\n', "a.csv, line 2: not CSV: unexpected end of data"),
-        ("a.csv", b"query,answers\nx,\xe9\n", "a.csv: line 2, byte 16: not UTF-8"),
+        ("a.csv", b"query,answers\nx,\xe9\n", "a.csv: line 2, byte 16 of the file: not UTF-8 .0xe9.; CSV in UTF-8 would"),
+        ("a.csv", "query,answers\n".encode("utf-16"), "a.csv: is no text in UTF-8, but looks like UTF-16: save the rows as"),
+        ("a.xlsx", b"PK\x03\x04\x14\x00", "a.xlsx: is no text in UTF-8, but looks like a zip archive, as .xlsx is one: save"),
+        ("a.jsonl", gzip.compress(lines(ROWS)), "looks like gzip: the name of such a file must end in .gz"),
+        ("a.jsonl", bz2.compress(lines(ROWS)), "looks like bzip2: unpack it"),
+        ("a.jsonl", zstd(lines(ROWS)), "looks like zstd: the name of such a file must end in .zst"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_one_clear_line(tmp_path, name, data, message):
@@ -180,6 +193,12 @@ def test_parquet_with_real_lists_and_structs_reads_like_json_lines(tmp_path):
     ]
     result = take(write(tmp_path / "a.parquet", rows), tmp_path / "out")
     assert result.fingerprint == take(write(tmp_path / "a.jsonl", rows), tmp_path / "out").fingerprint
+
+
+def test_a_column_of_bytes_is_named(tmp_path):
+    path = write(tmp_path / "a.parquet", [{**ROWS[0], "image": {"bytes": b"\x89PNG", "path": None}}])
+    with pytest.raises(DataError, match=r"row 1: image: holds bytes, which no JSON has; leave the column out"):
+        take(path, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.csv"])

@@ -245,7 +245,7 @@ def test_a_file_that_is_not_utf8_names_line_and_byte(tmp_path):
     path = tmp_path / "latin.jsonl"
     path.write_bytes(json.dumps(chat("A?")).encode() + b'\n{"q": "caf\xe9"}\n')
     start = path.read_bytes().index(b"\xe9")
-    with pytest.raises(DataError, match=rf"latin.jsonl: line 2, byte {start}: not UTF-8 \(0xe9\)"):
+    with pytest.raises(DataError, match=rf"latin.jsonl: line 2, byte {start} of the file: not UTF-8 \(0xe9\); JSON lines or"):
         ingest(IngestConfig(source=str(path)), tmp_path / "out")
 
 
@@ -254,7 +254,7 @@ def test_an_array_that_is_not_utf8_names_the_byte(tmp_path, monkeypatch, before)
     monkeypatch.setattr(jsontext, "CHUNK_BYTES", 7)
     path = tmp_path / "latin.json"
     path.write_bytes(b'[{"q": "\xc3\xa4' + b"\xc3\xa4" * before + b'\xe9"}]')
-    with pytest.raises(DataError, match=rf"latin.json: byte {path.read_bytes().index(0xE9)}: not UTF-8"):
+    with pytest.raises(DataError, match=rf"latin.json: byte {path.read_bytes().index(0xE9)} of the file: not UTF-8"):
         ingest(IngestConfig(source=str(path)), tmp_path / "out")
 
 
@@ -280,18 +280,39 @@ def test_an_array_reads_like_lines_wherever_its_chunks_end(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"a": 1},\n{"b": }]', "line 2: not JSON: Expecting value"),
-        ('[{"a": 1}\n{"b": 2}]', "line 2: a comma or the end of the array should follow"),
-        ('[{"a": 1},\n\n{"b": "cut', "line 3: not JSON: Unterminated string"),
-        ('[{"a": 1}', "line 1: a comma or the end of the array should follow"),
-        ('[{"a": 1},', "line 1: not JSON: Expecting value"),
-        ('[{"a": 1}]\n{"b": 2}', "line 2: something follows the end of the array"),
-        ("[" * 100_000, "line 1: not JSON: "),
+        ('[{"a": 1},\n{"b": }]', "line 2, character 7: not JSON: Expecting value;"),
+        ('[{"a": 1}\n{"b": 2}]', "line 2, character 1: a comma or the end of the array should follow"),
+        ('[{"a": 1},\n\n{"b": "cut', "line 3, character 7: not JSON: Unterminated string"),
+        ('[{"a": 1}', "line 1, character 10: a comma or the end of the array should follow, and the file ends there;"),
+        ('[{"a": 1},', "line 1, character 11: not JSON: Expecting value, and the file ends there;"),
+        ('[{"a": 1}]\n{"b": 2}', "line 2, character 1: something follows the end of the array"),
+        ("[" * 100_000, "line 1, character 2: not JSON: "),
     ],
 )
-def test_a_broken_array_is_refused_as_a_whole(take, text, message):
+@pytest.mark.parametrize("chunk", [1, 5, 1 << 20])
+def test_a_broken_array_is_refused_as_a_whole(take, monkeypatch, chunk, text, message):
+    monkeypatch.setattr(jsontext, "CHUNK_BYTES", chunk)
     with pytest.raises(DataError, match=f"rows.json, {message}.*a JSON array is read whole or not at all"):
         take([text], name="rows.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            json.dumps([chat("A?")]),
+            "not_an_object.*row 1: a row must be a JSON object, not a list: one a line, or a JSON array in",
+        ),
+        (
+            json.dumps([chat("A?")], indent=1),
+            "row 1: a row must be .* a JSON array in a file whose name ends in .json would be right",
+        ),
+        (json.dumps(chat("A?"), indent=1), "row 1: the row is an object over several lines: one a line, or a JSON array in"),
+    ],
+)
+def test_a_jsonl_file_that_holds_no_lines_is_told_what_it_holds(take, text, message):
+    with pytest.raises(DataError, match=message):
+        take([text], name="rows.jsonl")
 
 
 def test_a_json_file_may_hold_lines(take):
@@ -384,6 +405,6 @@ def test_a_line_that_is_no_text_is_told_by_helpers_too_and_no_file_looks_whole(t
     monkeypatch.setattr(in_order, "cpus", lambda: 2)
     lines = [json.dumps(chat(f"{n}?")).encode() for n in range(100)]
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join([*lines, b"\xff"]))
-    with pytest.raises(DataError, match=r"rows\.jsonl: line 101, byte \d+: not UTF-8"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: line 101, byte \d+ of the file: not UTF-8"):
         ingest(IngestConfig(source=str(tmp_path / "rows.jsonl")), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
