@@ -33,10 +33,12 @@ def ingest(config: Config, out: OutFolder, set_: Overrides = [], workdir: Workdi
 
     Example: calltune ingest -c pipelines/recipes/helpdesk.yaml -o out/records
     """
+    from pipelines.apart import require_apart
     from pipelines.config import load
     from pipelines.standalone import standalone
 
     settings = load(config, set_)
+    require_apart("ingest", out, settings, {"-c": config})
     with standalone(settings, workdir):
         from components.ingest.step import ingest
 
@@ -56,10 +58,12 @@ def format_(
 
     Example: calltune format -c pipelines/recipes/helpdesk.yaml --records out/records -o out/dataset
     """
+    from pipelines.apart import require_apart
     from pipelines.config import load
     from pipelines.standalone import standalone
 
     settings = load(config, set_)
+    require_apart("format", out, settings, {"-c": config, "--records": records})
     with standalone(settings, workdir):
         from components.format.step import format_rows
 
@@ -76,6 +80,7 @@ def train(config: Config, dataset: Dataset, out: OutFolder, set_: Overrides = []
     Example: calltune train -c pipelines/recipes/helpdesk.yaml --dataset out/dataset -o out/trained
     """
     from calltune import runtime
+    from pipelines.apart import require_apart
     from pipelines.code import code_of
     from pipelines.config import load
     from pipelines.local import require_one_node
@@ -83,6 +88,7 @@ def train(config: Config, dataset: Dataset, out: OutFolder, set_: Overrides = []
 
     settings = load(config, set_)
     require_one_node(settings)
+    require_apart("train", out, settings, {"-c": config, "--dataset": dataset})
     with standalone(settings, workdir, store=True):
         from calltune import ledger
         from components.look.step import start_at
@@ -113,12 +119,14 @@ def export(
     """
     import shutil
 
+    from pipelines.apart import require_apart
     from pipelines.config import load
     from pipelines.standalone import standalone
 
     settings = load(config, set_)
     weights = _weights(adapter)
     rows = dataset or _dataset_of(weights)
+    require_apart("export", out, settings, {"-c": config, "--adapter": adapter, "its adapter": weights, "--dataset": rows})
     with standalone(settings, workdir, store=True):
         from calltune import models
         from components.export.step import export
@@ -152,6 +160,7 @@ def evaluate(
     Example: calltune evaluate -c pipelines/recipes/helpdesk.yaml --model out/exported --dataset out/dataset -o out/candidate
     """
     from calltune import models, runtime
+    from pipelines.apart import require_apart
     from pipelines.ask import folder_of
     from pipelines.config import load
     from pipelines.standalone import standalone
@@ -162,6 +171,8 @@ def evaluate(
         raise UserError(
             f"--model {model}: neither `base`, nor a folder with {models.SERVING} in it or in its model/, nor model.json"
         )
+    given = {} if model == "base" else {"--model": Path(model), "its model": folder or Path(model)}
+    require_apart("evaluate", out, settings, {"-c": config, "--dataset": dataset, **given})
     with standalone(settings, workdir, store=folder is None and model != "base"):
         from components.evaluate import step
         from components.evaluate.served import base, exported, of_folder
@@ -208,14 +219,17 @@ def gate(
 
     from calltune import runtime
     from components.gate.step import run
+    from pipelines.apart import require_apart
     from pipelines.config import load
 
     settings = load(config, set_)
+    beside = candidate.with_name("predictions.jsonl")
+    answers = predictions or (beside if beside.is_file() else None)
+    given = {"--candidate": candidate, "--baseline": baseline, "--champion": champion, "--predictions": answers}
+    require_apart("gate", out, settings, {"-c": config, **{name: Path(file) for name, file in given.items() if file}})
     # A pass from before must not survive: nor where the data, whose age is asked for below, is gone.
     out.unlink(missing_ok=True)
     os.environ.setdefault("CALLTUNE_EVENTS", os.devnull)  # every check is printed below, not only those that fail
-    beside = candidate.with_name("predictions.jsonl")
-    answers = predictions or (beside if beside.is_file() else None)
     if champion not in (None, NO_CHAMPION) and not Path(champion).is_file():
         raise UserError(f"--champion {champion}: no such file; `{NO_CHAMPION}` says that there is no champion yet")
     with tempfile.TemporaryDirectory() as folder:
@@ -245,11 +259,13 @@ def promote(
     Example: calltune promote -c pipelines/recipes/helpdesk.yaml --model out/exported --decision out/decision.json
     -o out/promotion.json
     """
+    from pipelines.apart import require_apart
     from pipelines.config import load
     from pipelines.standalone import standalone
 
     settings = load(config, set_)
     exported = _model_json(model)
+    require_apart("promote", out, settings, {"-c": config, "--model": exported, "--decision": decision})
     with standalone(settings, workdir, store=True):
         from calltune import tracking
         from components.look.config import LookConfig

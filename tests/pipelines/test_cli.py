@@ -16,6 +16,7 @@ import yaml
 
 from calltune import storage
 from pipelines import cli
+from pipelines.apart import WRITES
 
 REPO = Path(__file__).parents[2]
 CALLTUNE = [str(Path(sys.executable).parent / "calltune")]
@@ -314,6 +315,9 @@ def test_each_step_writes_what_the_next_one_reads(steps):
     written = {"records.jsonl", "quarantine.jsonl", "duplicates.jsonl", "profile.json", "profile.html", "sources.json"}
     assert {path.name for path in (folder / "records").iterdir()} == written
     assert said["ingest"] == f"{ROWS} of {ROWS} rows kept, 0 quarantined, 0 duplicates: records\n"
+    for name, place in {"format": "dataset", "train": "trained", "export": "exported", "evaluate": "candidate"}.items():
+        assert {path.name for path in (folder / place).iterdir()} <= set(WRITES[name])
+    assert written <= set(WRITES["ingest"])
     wanted = {"train.parquet", "validation.parquet", "validation.jsonl", "test.jsonl", "preview.txt", "stats.json"}
     assert wanted <= {path.name for path in (folder / "dataset").iterdir()}
     assert {"adapter", "metrics.json", "loss.csv"} <= {path.name for path in (folder / "trained").iterdir()}
