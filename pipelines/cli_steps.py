@@ -43,7 +43,8 @@ def ingest(config: Config, out: OutFolder, set_: Overrides = [], workdir: Workdi
         from components.ingest.step import ingest
 
         done = ingest(settings.ingest, out)
-    print(f"{done.kept} of {done.read} rows kept, {done.quarantined} quarantined, {done.duplicates} duplicates: {out}")
+    left_out = f" ({done.left_out} more are left out by their weight)" if done.left_out else ""
+    print(f"{done.kept} of {done.read} rows{left_out} kept, {done.quarantined} quarantined, {done.duplicates} duplicates: {out}")
 
 
 @app.command("format", rich_help_panel=PANEL)
