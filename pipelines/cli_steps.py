@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from calltune.errors import UserError
+from pipelines import written
 from pipelines.options import Config, Dataset, OutFile, OutFolder, Overrides, Workdir
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 PANEL = "One step by itself"
-INPUTS = "inputs.json"
-"""Beside an adapter: where the rows lie that it was trained on, so that export need not be told."""
 NO_CHAMPION = "none"
 Model = Annotated[Path, typer.Option(help="What `calltune export` wrote.", exists=True)]
 
@@ -43,8 +42,8 @@ def ingest(config: Config, out: OutFolder, set_: Overrides = [], workdir: Workdi
         from components.ingest.step import ingest
 
         done = ingest(settings.ingest, out)
-    left_out = f" ({done.left_out} more are left out by their weight)" if done.left_out else ""
-    print(f"{done.kept} of {done.read} rows{left_out} kept, {done.quarantined} quarantined, {done.duplicates} duplicates: {out}")
+    left_out = f", {done.left_out} more left out by their weight" if done.left_out else ""
+    print(f"{done.kept} of {done.read} rows kept, {done.quarantined} quarantined, {done.duplicates} duplicates{left_out}: {out}")
 
 
 @app.command("format", rich_help_panel=PANEL)
@@ -99,7 +98,7 @@ def train(config: Config, dataset: Dataset, out: OutFolder, set_: Overrides = []
         if settings.train.start_from == "champion":
             champion = start_at(next(reversed(ledger.entries(settings.name, settings.promote.alias)), None))
         done = train(dataset, settings.model, settings.train, out / "adapter", out, code_of(("train",))["train"], champion)
-    runtime.write_json(out / INPUTS, {"dataset": str(dataset.resolve())})
+    runtime.write_json(out / written.INPUTS, {"dataset": str(dataset.resolve())})
     validated = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
     print(f"{done.steps} steps of {done.method} in {done.seconds:.0f} s, loss {done.train_loss:.4f}{validated}: {out}")
 
@@ -125,8 +124,8 @@ def export(
     from pipelines.standalone import standalone
 
     settings = load(config, set_)
-    weights = _weights(adapter)
-    rows = dataset or _dataset_of(weights)
+    weights = written.adapter(adapter)
+    rows = dataset or written.dataset_of(weights)
     require_apart("export", out, settings, {"-c": config, "--adapter": adapter, "its adapter": weights, "--dataset": rows})
     with standalone(settings, workdir, store=True):
         from calltune import models
@@ -183,7 +182,7 @@ def evaluate(
         elif folder is not None:
             served = of_folder(models.ModelFolder(folder), {"which": "candidate"})
         else:
-            served = exported(runtime.read_json(_model_json(Path(model))), "candidate")
+            served = exported(runtime.read_json(written.model_json(Path(model))), "candidate")
         questions, results = dataset / f"{split}.jsonl", (out / "metrics.json", out / "predictions.jsonl")
         done = step.evaluate(served, questions, settings.evaluate, *results)
     for name, row in {**done["metrics"], **done["suites"]}.items():
@@ -265,7 +264,7 @@ def promote(
     from pipelines.standalone import standalone
 
     settings = load(config, set_)
-    exported = _model_json(model)
+    exported = written.model_json(model)
     require_apart("promote", out, settings, {"-c": config, "--model": exported, "--decision": decision})
     with standalone(settings, workdir, store=True):
         from calltune import tracking
@@ -292,31 +291,3 @@ def _data_age(config: "RunConfig") -> int | None:
         return None
     with standalone(config, None):
         return age_days([part.source for part in config.ingest.sources], datetime.now(UTC))
-
-
-def _weights(path: Path) -> Path:
-    found = [folder for folder in (path, path / "adapter") if (folder / "method.json").is_file()]
-    if not found:
-        raise UserError(f"--adapter {path}: no method.json in it or in its adapter/: it must be what `calltune train` wrote")
-    return found[0]
-
-
-def _dataset_of(weights: Path) -> Path:
-    from calltune import runtime
-
-    note = weights.parent / INPUTS
-    if not note.is_file():
-        raise UserError(f"{note}: no such file, so that the rows are not known: add --dataset DIR, what `calltune format` wrote")
-    return Path(runtime.read_json(note)["dataset"])
-
-
-def _model_json(path: Path) -> Path:
-    from calltune import runtime
-
-    found = [file for file in (path, path / "model.json", path.parent / "model.json") if file.is_file()]
-    if not found:
-        raise UserError(f"--model {path}: no model.json in it: it must be what `calltune export` wrote")
-    told = runtime.read_json(found[0])
-    if not isinstance(told, dict) or not {"uri", "digest", "files"} <= told.keys():
-        raise UserError(f"--model {found[0]}: no `uri`, `digest` and `files` in it: it must be what `calltune export` wrote")
-    return found[0]

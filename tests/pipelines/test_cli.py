@@ -195,6 +195,18 @@ def test_a_first_candidate_can_be_judged_by_hand_under_conditions_about_a_champi
     assert "against champion" not in first
 
 
+def test_ingest_says_how_many_rows_a_weight_leaves_out(tmp_path, command):
+    chat = '{"messages": [{"role": "user", "content": "%s?"}, {"role": "assistant", "content": "Hi."}]}'
+    (tmp_path / "rows.jsonl").write_text("\n".join(chat % n for n in range(40)))
+    given = ["--set", f"ingest.source={tmp_path / 'rows.jsonl'}", "--set", "ingest.weight=0.5", "-o", tmp_path / "out"]
+    code, out, _ = command("ingest", "-c", RECIPE, *given)
+    kept = int(out.split()[0])
+    counts = (
+        f"{kept} of {kept} rows kept, 0 quarantined, 0 duplicates, {40 - kept} more left out by their weight: {tmp_path}/out\n"
+    )
+    assert (code, out) == (0, counts)
+
+
 def test_without_arguments_the_help_is_shown():
     done = calltune()
     assert done.returncode == 2
