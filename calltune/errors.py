@@ -22,7 +22,13 @@ class DataError(UserError):
 
 
 def no_such_file(path: Path | str, kind: str = "") -> DataError:
-    """The error for a file that is not where somebody said; of a relative path also where that was looked for."""
+    """The error for a file that is not where somebody said; of a relative path also where that was looked for.
+
+    Where something else is in its place, such as a device or a pipe, it says so.
+    """
+    if Path(path).exists():
+        what = "a folder" if Path(path).is_dir() else "neither a file nor a folder"
+        return DataError(f"{path}: is {what}; name {f'the {kind}' if kind else 'a'} file")
     from_where = "" if Path(path).is_absolute() else f" in {Path.cwd()}, from where paths count"
     return DataError(f"{path}: no such {f'{kind} file' if kind else 'file'}{from_where}")
 

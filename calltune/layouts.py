@@ -11,6 +11,11 @@ def is_data(name: str) -> bool:
     return suffix_of(name).removesuffix(packing_of(name)) in SUFFIXES
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a file is left out of a folder that is the source, by its path below it: it or a folder on the way is hidden."""
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
 def suffix_of(name: str) -> str:
     """What its name says of a file's layout: ``.jsonl``, ``.csv.gz``, ``.parquet``; in small letters."""
     path, packing = Path(name.lower()), packing_of(name)

@@ -96,10 +96,12 @@ def compile(
 
     Example: calltune compile -c pipelines/recipes/helpdesk.yaml -o finetune.yaml
     """
+    from pipelines.apart import require_apart
     from pipelines.config import load
     from pipelines.package import package
 
     settings = load(config, set_)
+    require_apart("compile", out, settings, {"-c": config})
     made = package(settings)
     try:
         out.write_text(made.text, encoding="utf-8")

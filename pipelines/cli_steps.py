@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from calltune.errors import UserError
+from pipelines import written
 from pipelines.options import Config, Dataset, OutFile, OutFolder, Overrides, Workdir
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 PANEL = "One step by itself"
-INPUTS = "inputs.json"
-"""Beside an adapter: where the rows lie that it was trained on, so that export need not be told."""
 NO_CHAMPION = "none"
 Model = Annotated[Path, typer.Option(help="What `calltune export` wrote.", exists=True)]
 
@@ -33,15 +32,18 @@ def ingest(config: Config, out: OutFolder, set_: Overrides = [], workdir: Workdi
 
     Example: calltune ingest -c pipelines/recipes/helpdesk.yaml -o out/records
     """
+    from pipelines.apart import require_apart
     from pipelines.config import load
     from pipelines.standalone import standalone
 
     settings = load(config, set_)
+    require_apart("ingest", out, settings, {"-c": config})
     with standalone(settings, workdir):
         from components.ingest.step import ingest
 
         done = ingest(settings.ingest, out)
-    print(f"{done.kept} of {done.read} rows kept, {done.quarantined} quarantined, {done.duplicates} duplicates: {out}")
+    left_out = f", {done.left_out} more left out by their weight" if done.left_out else ""
+    print(f"{done.kept} of {done.read} rows kept, {done.quarantined} quarantined, {done.duplicates} duplicates{left_out}: {out}")
 
 
 @app.command("format", rich_help_panel=PANEL)
@@ -56,10 +58,12 @@ def format_(
 
     Example: calltune format -c pipelines/recipes/helpdesk.yaml --records out/records -o out/dataset
     """
+    from pipelines.apart import require_apart
     from pipelines.config import load
     from pipelines.standalone import standalone
 
     settings = load(config, set_)
+    require_apart("format", out, settings, {"-c": config, "--records": records})
     with standalone(settings, workdir):
         from components.format.step import format_rows
 
@@ -76,6 +80,7 @@ def train(config: Config, dataset: Dataset, out: OutFolder, set_: Overrides = []
     Example: calltune train -c pipelines/recipes/helpdesk.yaml --dataset out/dataset -o out/trained
     """
     from calltune import runtime
+    from pipelines.apart import require_apart
     from pipelines.code import code_of
     from pipelines.config import load
     from pipelines.local import require_one_node
@@ -83,6 +88,7 @@ def train(config: Config, dataset: Dataset, out: OutFolder, set_: Overrides = []
 
     settings = load(config, set_)
     require_one_node(settings)
+    require_apart("train", out, settings, {"-c": config, "--dataset": dataset})
     with standalone(settings, workdir, store=True):
         from calltune import ledger
         from components.look.step import start_at
@@ -92,7 +98,7 @@ def train(config: Config, dataset: Dataset, out: OutFolder, set_: Overrides = []
         if settings.train.start_from == "champion":
             champion = start_at(next(reversed(ledger.entries(settings.name, settings.promote.alias)), None))
         done = train(dataset, settings.model, settings.train, out / "adapter", out, code_of(("train",))["train"], champion)
-    runtime.write_json(out / INPUTS, {"dataset": str(dataset.resolve())})
+    runtime.write_json(out / written.INPUTS, {"dataset": str(dataset.resolve())})
     validated = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
     print(f"{done.steps} steps of {done.method} in {done.seconds:.0f} s, loss {done.train_loss:.4f}{validated}: {out}")
 
@@ -113,12 +119,14 @@ def export(
     """
     import shutil
 
+    from pipelines.apart import require_apart
     from pipelines.config import load
     from pipelines.standalone import standalone
 
     settings = load(config, set_)
-    weights = _weights(adapter)
-    rows = dataset or _dataset_of(weights)
+    weights = written.adapter(adapter)
+    rows = dataset or written.dataset_of(weights)
+    require_apart("export", out, settings, {"-c": config, "--adapter": adapter, "its adapter": weights, "--dataset": rows})
     with standalone(settings, workdir, store=True):
         from calltune import models
         from components.export.step import export
@@ -152,6 +160,7 @@ def evaluate(
     Example: calltune evaluate -c pipelines/recipes/helpdesk.yaml --model out/exported --dataset out/dataset -o out/candidate
     """
     from calltune import models, runtime
+    from pipelines.apart import require_apart
     from pipelines.ask import folder_of
     from pipelines.config import load
     from pipelines.standalone import standalone
@@ -162,6 +171,8 @@ def evaluate(
         raise UserError(
             f"--model {model}: neither `base`, nor a folder with {models.SERVING} in it or in its model/, nor model.json"
         )
+    given = {} if model == "base" else {"--model": Path(model), "its model": folder or Path(model)}
+    require_apart("evaluate", out, settings, {"-c": config, "--dataset": dataset, **given})
     with standalone(settings, workdir, store=folder is None and model != "base"):
         from components.evaluate import step
         from components.evaluate.served import base, exported, of_folder
@@ -171,7 +182,7 @@ def evaluate(
         elif folder is not None:
             served = of_folder(models.ModelFolder(folder), {"which": "candidate"})
         else:
-            served = exported(runtime.read_json(_model_json(Path(model))), "candidate")
+            served = exported(runtime.read_json(written.model_json(Path(model))), "candidate")
         questions, results = dataset / f"{split}.jsonl", (out / "metrics.json", out / "predictions.jsonl")
         done = step.evaluate(served, questions, settings.evaluate, *results)
     for name, row in {**done["metrics"], **done["suites"]}.items():
@@ -208,14 +219,17 @@ def gate(
 
     from calltune import runtime
     from components.gate.step import run
+    from pipelines.apart import require_apart
     from pipelines.config import load
 
     settings = load(config, set_)
+    beside = candidate.with_name("predictions.jsonl")
+    answers = predictions or (beside if beside.is_file() else None)
+    given = {"--candidate": candidate, "--baseline": baseline, "--champion": champion, "--predictions": answers}
+    require_apart("gate", out, settings, {"-c": config, **{name: Path(file) for name, file in given.items() if file}})
     # A pass from before must not survive: nor where the data, whose age is asked for below, is gone.
     out.unlink(missing_ok=True)
     os.environ.setdefault("CALLTUNE_EVENTS", os.devnull)  # every check is printed below, not only those that fail
-    beside = candidate.with_name("predictions.jsonl")
-    answers = predictions or (beside if beside.is_file() else None)
     if champion not in (None, NO_CHAMPION) and not Path(champion).is_file():
         raise UserError(f"--champion {champion}: no such file; `{NO_CHAMPION}` says that there is no champion yet")
     with tempfile.TemporaryDirectory() as folder:
@@ -245,11 +259,13 @@ def promote(
     Example: calltune promote -c pipelines/recipes/helpdesk.yaml --model out/exported --decision out/decision.json
     -o out/promotion.json
     """
+    from pipelines.apart import require_apart
     from pipelines.config import load
     from pipelines.standalone import standalone
 
     settings = load(config, set_)
-    exported = _model_json(model)
+    exported = written.model_json(model)
+    require_apart("promote", out, settings, {"-c": config, "--model": exported, "--decision": decision})
     with standalone(settings, workdir, store=True):
         from calltune import tracking
         from components.look.config import LookConfig
@@ -275,31 +291,3 @@ def _data_age(config: "RunConfig") -> int | None:
         return None
     with standalone(config, None):
         return age_days([part.source for part in config.ingest.sources], datetime.now(UTC))
-
-
-def _weights(path: Path) -> Path:
-    found = [folder for folder in (path, path / "adapter") if (folder / "method.json").is_file()]
-    if not found:
-        raise UserError(f"--adapter {path}: no method.json in it or in its adapter/: it must be what `calltune train` wrote")
-    return found[0]
-
-
-def _dataset_of(weights: Path) -> Path:
-    from calltune import runtime
-
-    note = weights.parent / INPUTS
-    if not note.is_file():
-        raise UserError(f"{note}: no such file, so that the rows are not known: add --dataset DIR, what `calltune format` wrote")
-    return Path(runtime.read_json(note)["dataset"])
-
-
-def _model_json(path: Path) -> Path:
-    from calltune import runtime
-
-    found = [file for file in (path, path / "model.json", path.parent / "model.json") if file.is_file()]
-    if not found:
-        raise UserError(f"--model {path}: no model.json in it: it must be what `calltune export` wrote")
-    told = runtime.read_json(found[0])
-    if not isinstance(told, dict) or not {"uri", "digest", "files"} <= told.keys():
-        raise UserError(f"--model {found[0]}: no `uri`, `digest` and `files` in it: it must be what `calltune export` wrote")
-    return found[0]

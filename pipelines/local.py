@@ -20,6 +20,7 @@ from calltune import runtime, storage, tracking
 from calltune.errors import ConfigError, UserError, no_such_file
 from calltune.processes import in_environment
 from pipelines import answering, leash, suites
+from pipelines.apart import require_outside_sources
 from pipelines.config import RunConfig, absolute
 from pipelines.embedded import alone, s3_server
 from pipelines.screen import Screen
@@ -54,10 +55,11 @@ def run(config: RunConfig, workdir: Path, screen: Screen) -> Outcome:
         DataError: a source, the tools file or a file of evaluate's suites is not there.
         ConfigError: a suite has no such task, or its library is not installed; or what evaluate is to answer with is not here, or
             no grammar can be made of a tool.
-        UserError: the workdir is in use, has no room, has files of the user in it or goes with another store, or the store
-            cannot be started.
+        UserError: the workdir is in use, has no room, has files of the user in it, lies in a source's folder or goes with another
+            store, or the store cannot be started.
         KeyboardInterrupt: Ctrl-C, after everything that was started has been ended.
     """
+    require_outside_sources("--workdir", workdir, config)
     workdir = workdir.resolve()
     workdir.mkdir(parents=True, exist_ok=True)
     require_own(workdir)

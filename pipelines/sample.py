@@ -47,7 +47,7 @@ def look(config: SourceConfig, source: Source, given: list[Tool]) -> Sample:
     """
     read = first_rows(parsed(source.rows()))
     if not read:
-        raise DataError(f"{config.source}: is empty; at least one row is needed")
+        raise DataError(f"{config.source}: has no rows; at least one is needed")
     if not any(isinstance(row, dict) for _, row in read):
         raise DataError(
             f"{config.source}: none of {len(read)} rows is a JSON object; first, {read[0][0].place(config.source)}: {read[0][1]}"

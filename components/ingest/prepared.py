@@ -68,6 +68,11 @@ def prepare(rows: list[RawRow], config: IngestConfig, dialect: str, given: list[
             if isinstance(row, RowError):
                 raise row
             whole, line = record_of(row, dialect, given)
+        except RowError as error:
+            privacy.count(raw.text)
+            found.append((error.rule, str(error)))
+            continue
+        try:
             record = privacy.take(whole, line)
         except RowError as error:
             found.append((error.rule, str(error)))

@@ -15,13 +15,15 @@ from components.ingest.sensitive import PERSONAL, SECRETS, found, masked
 _IN_TEXTS = ("messages", "expected")
 """Where personal data is looked for. The tools are the application's own: an address in a description is its example."""
 _IN_ALL = ("messages", "expected", "tools")
+_ESCAPE = re.compile(r"(\\u[0-9A-Fa-f]{4}|\\.)")
+"""In JSON the letter of `\\n` would look like the first one of the word after it."""
 
 
 class Privacy:
     """Looks through records one by one.
 
     Attributes:
-        rows: how many rows hold each kind of secret or personal data.
+        rows: how many rows hold each kind of secret or personal data, those that go into the quarantine among them.
     """
 
     def __init__(self, config: IngestConfig) -> None:
@@ -39,17 +41,28 @@ class Privacy:
             RowError: it must not be kept, or cannot be without what was replaced.
         """
         replaced: list[tuple[str, str]] = []
-        rule = ""
+        rule, refused = "", None
         for name, kinds, parts in (("secrets", SECRETS, _IN_ALL), ("personal_data", PERSONAL, _IN_TEXTS)):
             there = {name: kind for name, kind in kinds.items() if kind.may_be_in(line)}
             seen = [one for part in parts for text in _texts(record.get(part)) for one in found(text, there)] if there else []
             held = list(dict.fromkeys(kind for kind, _ in seen))
             self.rows[name].update(held)
             if seen and self.modes[name] == "quarantine":
-                raise RowError(name, f"holds {', '.join(held)}, and ingest.{name} says quarantine")
+                refused = refused or RowError(name, f"holds {', '.join(held)}, and ingest.{name} says quarantine")
             if seen and self.modes[name] == "redact":
                 replaced, rule = [*replaced, *seen], rule or name
+        if refused is not None:
+            raise refused
         return _redacted(record, replaced, rule) if replaced else record
+
+    def count(self, raw: str) -> None:
+        """Count what is anywhere in a row that cannot be used, and that goes into the quarantine as it is."""
+        try:
+            texts = list(_texts(strict_json(raw)))
+        except (ValueError, RecursionError):
+            texts = [raw, *_ESCAPE.split(raw)]
+        for name, kinds in (("secrets", SECRETS), ("personal_data", PERSONAL)):
+            self.rows[name].update({kind for text in texts for kind, _ in found(text, kinds)})
 
     def shown(self, text: str) -> str:
         """An id or another text of a row, without what must not be kept anywhere."""
@@ -62,7 +75,7 @@ class Privacy:
         try:
             text = json.dumps(_changed(strict_json(raw), masked), ensure_ascii=False)
         except (ValueError, RecursionError):
-            return masked(raw)
+            return "".join(map(masked, _ESCAPE.split(masked(raw))))
         # Half a surrogate pair becomes the escape again that it was.
         return text.encode("utf-8", "backslashreplace").decode()
 

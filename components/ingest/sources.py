@@ -45,7 +45,7 @@ def _prefix(uri: str) -> Source:
 
 def _folder(uri: str, folder: Path) -> Source:
     found = sorted(path.relative_to(folder) for path in folder.rglob("*"))
-    inside = [path for path in found if not any(part.startswith((".", "_")) for part in path.parts)]
+    inside = [path for path in found if not layouts.is_hidden(path)]
     visible = [path for path in inside if (folder / path).is_file()]
     paths = tuple(folder / path for path in visible if layouts.is_data(path.name))
     for path in paths:

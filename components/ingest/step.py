@@ -40,6 +40,7 @@ class Ingested:
     """What became of the rows: ``read == kept + quarantined + duplicates``.
 
     Attributes:
+        left_out: further rows of the sources, which a weight leaves out.
         fingerprint: SHA-256 of the usable rows' content, whatever their order.
         dialect: how the rows were laid out.
     """
@@ -48,6 +49,7 @@ class Ingested:
     kept: int
     quarantined: int
     duplicates: int
+    left_out: int
     fingerprint: str
     dialect: str
 
@@ -58,7 +60,7 @@ def ingest(config: IngestConfig, out: Path, page: Path | None = None) -> Ingeste
     Args:
         config: the step's settings.
         out: gets `records.jsonl`, `quarantine.jsonl`, `duplicates.jsonl` (each with the row that it repeats), `profile.json` and
-            `sources.json` (what was read), also when the run fails for what is in them.
+            `sources.json` (what was read). When too few rows can be used, all but `records.jsonl`; one from before goes, too.
         page: gets the profile as HTML; without it `profile.html` in `out` does.
 
     Raises:
@@ -76,7 +78,11 @@ def ingest(config: IngestConfig, out: Path, page: Path | None = None) -> Ingeste
         intake = _Intake(config, files, seen, given)
         found = [_take_all(part, source, intake) for part, source in zip(config.sources, sources, strict=True)]
         dialects = ", ".join(dict.fromkeys(one["dialect"] for one in found))
-        result = Ingested(intake.read, intake.kept, intake.rules.total(), intake.duplicates, seen.fingerprint(), dialects)
+        counts = (intake.read, intake.kept, intake.rules.total(), intake.duplicates, sum(one["left_out"] for one in found))
+        result = Ingested(*counts, seen.fingerprint(), dialects)
+    unusable = _why_unusable(config, result, intake, out / "quarantine.jsonl")
+    if unusable is not None:
+        (out / "records.jsonl").unlink()  # or the next step would take it for a result
     profile = {**vars(result), "dialect_reason": found[0]["dialect_reason"], "sources": found, **intake.as_json()}
     try:
         runtime.write_json(
@@ -90,14 +96,16 @@ def ingest(config: IngestConfig, out: Path, page: Path | None = None) -> Ingeste
         if rows_with:
             kinds = ", ".join(f"{kind} in {count} rows" for kind, count in rows_with.most_common())
             runtime.note(f"ingest.{name}: {kinds} ({intake.privacy.modes[name]})")
-    _require_usable(config, result, intake, out / "quarantine.jsonl")
+    if unusable is not None:
+        raise unusable
     return result
 
 
 def _take_all(part: SourceConfig, source: Source, intake: "_Intake") -> dict[str, Any]:
     """Take a source's rows; returns what became of them."""
     before = (intake.read, intake.kept)
-    rows = taken(_followed(source), part.weight)
+    followed = _Followed(source)
+    rows = taken(followed, part.weight)
     sample = first_rows(parsed(rows))
     dialect, why = dialect_of(part, sample)
     runtime.note(f"ingest.dialect: {f'{part.source}: ' if intake.several else ''}{dialect} ({why})")
@@ -106,16 +114,27 @@ def _take_all(part: SourceConfig, source: Source, intake: "_Intake") -> dict[str
     with closing(in_order(all_rows, there(), there, ALONE)) as done:
         for batch, prepared in done:
             intake.take(batch, prepared)
-    counts = {"read": intake.read - before[0], "kept": intake.kept - before[1]}
+    read = intake.read - before[0]
+    counts = {"read": read, "left_out": followed.rows - read, "kept": intake.kept - before[1]}
+    if part.weight < 1:
+        runtime.note(f"ingest.weight: {part.source}: {read} of its {followed.rows} rows are taken ({part.weight:g})")
     return {"source": part.source, "weight": part.weight, "dialect": dialect, "dialect_reason": why, **counts}
 
 
-def _followed(source: Source) -> Iterator[RawRow]:
-    progress = runtime.Progress("ingest", source.total, source.unit)
-    for read, raw in enumerate(source.rows(), 1):
-        yield raw
-        progress.update(min(raw.done, source.total - 1), f"{read} rows")  # a small file is read before its first row is
-    progress.update(source.total)
+class _Followed:
+    """The rows of a source, with their progress; `rows` counts them, also those that a weight leaves out."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.rows = source, 0
+
+    def __iter__(self) -> Iterator[RawRow]:
+        source = self.source
+        progress = runtime.Progress("ingest", source.total, source.unit)
+        for raw in source.rows():
+            self.rows += 1
+            yield raw
+            progress.update(min(raw.done, source.total - 1), f"{self.rows} rows")  # a small file is read before its first row is
+        progress.update(source.total)
 
 
 def _names(config: IngestConfig) -> str:
@@ -225,13 +244,20 @@ class _Intake:
         }
 
 
-def _require_usable(config: IngestConfig, result: Ingested, intake: _Intake, quarantine: Path) -> None:
+def _why_unusable(config: IngestConfig, result: Ingested, intake: _Intake, quarantine: Path) -> DataError | None:
+    """Why there is nothing to go on with: no row, none that can be used, or too few."""
+    if result.read == 0 and result.left_out:
+        return DataError(f"{_names(config)}: none of {result.left_out} rows is taken: a larger ingest.weight would be right")
     if result.read == 0:
-        raise DataError(f"{_names(config)}: is empty; at least one row is needed")
+        return DataError(f"{_names(config)}: has no rows; at least one is needed")
     if result.kept == 0:
-        raise DataError(
+        return DataError(
             f"{_names(config)}: none of {result.read} rows can be used ({validate.commonest(intake.rules)}); "
             f"first, {intake.first_refusal}; all in {quarantine}"
         )
     limit = ("ingest", config.max_quarantined)
-    validate.require_few_refused(_names(config), result.read, intake.rules, intake.first_refusal, limit, quarantine)
+    try:
+        validate.require_few_refused(_names(config), result.read, intake.rules, intake.first_refusal, limit, quarantine)
+    except DataError as error:
+        return error
+    return None

@@ -191,7 +191,7 @@ def test_what_a_run_would_stumble_over_is_refused(checked, sections, error, mess
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([""], r"is empty; at least one row"),
+        ([""], r"has no rows; at least one is needed"),
         (['{"a": 1}', '{"b": 2}'], r"no known dialect: they have 'a', 'b'"),
         (["7", "[1]"], r"none of 2 rows is a JSON object; first, row 1"),
         (['{"messages": []}'], r"none of the first 1 rows can be used; first, row 1: messages"),

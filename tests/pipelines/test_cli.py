@@ -16,6 +16,7 @@ import yaml
 
 from calltune import storage
 from pipelines import cli
+from pipelines.apart import WRITES
 
 REPO = Path(__file__).parents[2]
 CALLTUNE = [str(Path(sys.executable).parent / "calltune")]
@@ -194,6 +195,18 @@ def test_a_first_candidate_can_be_judged_by_hand_under_conditions_about_a_champi
     assert "against champion" not in first
 
 
+def test_ingest_says_how_many_rows_a_weight_leaves_out(tmp_path, command):
+    chat = '{"messages": [{"role": "user", "content": "%s?"}, {"role": "assistant", "content": "Hi."}]}'
+    (tmp_path / "rows.jsonl").write_text("\n".join(chat % n for n in range(40)))
+    given = ["--set", f"ingest.source={tmp_path / 'rows.jsonl'}", "--set", "ingest.weight=0.5", "-o", tmp_path / "out"]
+    code, out, _ = command("ingest", "-c", RECIPE, *given)
+    kept = int(out.split()[0])
+    counts = (
+        f"{kept} of {kept} rows kept, 0 quarantined, 0 duplicates, {40 - kept} more left out by their weight: {tmp_path}/out\n"
+    )
+    assert (code, out) == (0, counts)
+
+
 def test_without_arguments_the_help_is_shown():
     done = calltune()
     assert done.returncode == 2
@@ -314,6 +327,9 @@ def test_each_step_writes_what_the_next_one_reads(steps):
     written = {"records.jsonl", "quarantine.jsonl", "duplicates.jsonl", "profile.json", "profile.html", "sources.json"}
     assert {path.name for path in (folder / "records").iterdir()} == written
     assert said["ingest"] == f"{ROWS} of {ROWS} rows kept, 0 quarantined, 0 duplicates: records\n"
+    for name, place in {"format": "dataset", "train": "trained", "export": "exported", "evaluate": "candidate"}.items():
+        assert {path.name for path in (folder / place).iterdir()} <= set(WRITES[name])
+    assert written <= set(WRITES["ingest"])
     wanted = {"train.parquet", "validation.parquet", "validation.jsonl", "test.jsonl", "preview.txt", "stats.json"}
     assert wanted <= {path.name for path in (folder / "dataset").iterdir()}
     assert {"adapter", "metrics.json", "loss.csv"} <= {path.name for path in (folder / "trained").iterdir()}

@@ -123,6 +123,25 @@ def test_quarantine_takes_the_row_out_whole_and_its_message_has_no_key(take, tmp
     assert AWS not in refused["message"]
 
 
+def test_what_is_in_rows_that_are_quarantined_for_another_reason_is_counted_too(take, tmp_path):
+    cut = json.dumps(asks(f"Key:\n{AWS}", text="x"))[:-20]
+    rows = [asks("Hi", n=1), asks(f"Key {AWS} of a@b.io", n="x"), {"id": AWS}, cut, json.dumps([AWS]), {"note": [f"a\n{AWS}"]}]
+    take(rows, max_quarantined=0.9)
+    profile = json.loads((tmp_path / "out" / "profile.json").read_text())
+    assert (profile["secrets"], profile["personal_data"]) == ({"aws_key": 5}, {"email": 1})
+    page = (tmp_path / "out" / "profile.html").read_text()
+    assert "None was found" not in page and "they stand as they were" in page
+    take(rows, max_quarantined=0.9, secrets="redact")
+    assert AWS not in left(tmp_path)
+    assert "they stand with such texts masked" in (tmp_path / "out" / "profile.html").read_text()
+
+
+def test_a_row_that_is_quarantined_for_a_key_has_its_personal_data_counted(take, tmp_path):
+    take([asks("Hi", n=1), asks(f"Key {AWS} of a@b.io", text="x")], secrets="quarantine", max_quarantined=0.5)
+    profile = json.loads((tmp_path / "out" / "profile.json").read_text())
+    assert (profile["secrets"], profile["personal_data"]) == ({"aws_key": 1}, {"email": 1})
+
+
 def test_no_message_of_another_rule_shows_a_key(take):
     with pytest.raises(DataError, match=r"not the string \"\[AWS_KEY\]\"") as raised:
         take([asks("Hi", n=1), asks("Hi there", n=AWS)])

@@ -271,6 +271,23 @@ def test_a_weight_takes_its_share_of_the_rows_and_always_the_same_ones(tmp_path,
     assert first < kept([*rows, *(chat(f"{n}?") for n in range(200, 300))])
 
 
+def test_the_rows_that_a_weight_leaves_out_are_counted(tmp_path, take, monkeypatch):
+    monkeypatch.setenv("CALLTUNE_EVENTS", str(tmp_path / "events.jsonl"))
+    (tmp_path / "more.jsonl").write_text(json.dumps(chat("More?")))
+    result = take([chat(f"{n}?") for n in range(200)], weight=0.25, more=[{"source": str(tmp_path / "more.jsonl")}])
+    taken = result.read - 1
+    assert result.left_out == 200 - taken
+    profile = json.loads((tmp_path / "out" / "profile.json").read_text())
+    assert profile["left_out"] == result.left_out
+    assert [(one["read"], one["left_out"]) for one in profile["sources"]] == [(taken, 200 - taken), (1, 0)]
+    assert f"{taken} of its 200 rows are taken (0.25)" in (tmp_path / "events.jsonl").read_text()
+
+
+def test_a_weight_that_leaves_nothing_says_so(take):
+    with pytest.raises(DataError, match=r"rows.jsonl: none of 3 rows is taken: a larger ingest.weight would be right"):
+        take([chat(f"{n}?") for n in range(3)], weight=1e-9)
+
+
 def test_a_second_source_that_is_not_there_is_told_before_the_first_is_read(tmp_path, take):
     with pytest.raises(DataError, match="nowhere: no such file"):
         take([chat("A?")], more=[{"source": str(tmp_path / "nowhere")}])

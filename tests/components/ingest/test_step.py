@@ -95,6 +95,7 @@ def test_the_profile_counts_what_is_in_the_rows(take, tmp_path):
         "kept": 3,
         "quarantined": 1,
         "duplicates": 1,
+        "left_out": 0,
         "dialect": "openai",
         "dialect_reason": "5 of the first 5 rows have `messages`",
         "rules": {"unknown_tool": 1},
@@ -195,6 +196,17 @@ def test_too_many_bad_rows_fail_the_run_after_the_quarantine_is_written(take, tm
     assert json.loads((tmp_path / "out" / "profile.json").read_text())["kept"] == 20
 
 
+@pytest.mark.parametrize("bad", [["{", "{"], ["{"], []], ids=["too many", "all", "no row"])
+def test_a_failed_ingest_leaves_no_records_also_not_those_from_before(take, tmp_path, bad):
+    take([chat("Hi?")])
+    with pytest.raises(DataError):
+        take([*([chat("Bye?")] if len(bad) > 1 else []), *bad])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("quarantine.jsonl", "duplicates.jsonl", "profile.json", "profile.html", "sources.json")
+    }
+    assert len(written(tmp_path, "quarantine")) == len(bad)
+
+
 def test_a_call_of_an_unknown_tool_names_the_nearest(take, tmp_path):
     with pytest.raises(DataError, match="none of 1 rows can be used"):
         take([call("Who?", "Ana", tool="fnid")])
@@ -231,9 +243,17 @@ def test_no_such_file(tmp_path):
         ingest(IngestConfig(source=str(tmp_path / "nowhere.jsonl")), tmp_path / "out")
 
 
-def test_an_empty_array(take):
-    with pytest.raises(DataError, match=r"rows.json: is empty"):
-        take(["[ ]"], name="rows.json")
+def test_what_is_no_file_is_not_said_to_be_absent(take, tmp_path):
+    with pytest.raises(DataError, match=r"^/dev/null: is neither a file nor a folder; name a file$"):
+        ingest(IngestConfig(source="/dev/null"), tmp_path / "out")
+    with pytest.raises(DataError, match=r": is a folder; name the tools file$"):
+        take([chat("Hi?")], tools=str(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "text"), [("rows.json", "[ ]"), ("rows.csv", "prompt,completion\n"), ("rows.jsonl", "")])
+def test_a_file_without_rows(take, name, text):
+    with pytest.raises(DataError, match=rf"{name}: has no rows; at least one is needed"):
+        take([text], name=name)
 
 
 def test_rows_of_no_known_dialect_are_told_what_is_known(take):

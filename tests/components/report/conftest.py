@@ -248,6 +248,7 @@ def material() -> Material:
             "kept": 637,
             "quarantined": 3,
             "duplicates": 1,
+            "left_out": 7,
             "fingerprint": "9b" * 32,
             "dialect": "calltune",
             "tools": dict(zip(TOOLS, [201, 118, 96, 104, 84], strict=True)),

@@ -48,6 +48,7 @@ def test_the_report_has_every_section_in_reading_order(material: Material) -> No
         "origin",
     ]
     assert html.count("<svg ") == 5
+    assert "Left out by their weight 7" in section(html, "data")
 
 
 def test_the_report_is_one_small_file_that_fetches_nothing(material: Material) -> None:
