@@ -19,10 +19,13 @@ if [ -d "$packages"/calltune ] && [ ! -d "$packages"/torch ]; then
     find "$packages"/transformers/models -path '*/auto' -prune -o -type f \
         \( -name 'modeling_*.py' -o -name 'modular_*.py' -o -name '*image_processing_*.py' -o -name 'video_processing_*.py' \) \
         -exec rm {} +
-    # Time series, signals, formats of files and pictures that no step reads or writes, what only pip would read, and the compiled
-    # doubles of Python files that matplotlib hardly calls.
-    rm -rf "$packages"/statsmodels/tsa "$packages"/scipy/signal "$packages"/scipy/io "$packages"/PIL/_avif* \
-        "$packages"/pillow.libs/libavif* "$packages"/*.dist-info/RECORD
+    # Models of statistics (of statsmodels only the intervals of shares are used), signals, formats of files and pictures that no step
+    # reads or writes, what only pip would read, and the compiled doubles of Python files that matplotlib hardly calls.
+    for part in tsa genmod discrete sandbox regression nonparametric robust graphics gam; do
+        rm -rf "$packages"/statsmodels/$part
+    done
+    rm -rf "$packages"/scipy/signal "$packages"/scipy/io "$packages"/PIL/_avif* "$packages"/pillow.libs/libavif* \
+        "$packages"/*.dist-info/RECORD
     find "$packages"/fontTools \( -name '*.so' -o -name '*.c' \) -delete
     exec "$1"/bin/python "$(dirname "$0")"/precompile.py
 fi
