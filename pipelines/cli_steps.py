@@ -89,6 +89,7 @@ def train(config: Config, dataset: Dataset, out: OutFolder, set_: Overrides = []
     settings = load(config, set_)
     require_one_node(settings)
     require_apart("train", out, settings, {"-c": config, "--dataset": dataset})
+    written.require_whole(dataset)
     with standalone(settings, workdir, store=True):
         from calltune import ledger
         from components.look.step import start_at
@@ -127,6 +128,7 @@ def export(
     weights = written.adapter(adapter)
     rows = dataset or written.dataset_of(weights)
     require_apart("export", out, settings, {"-c": config, "--adapter": adapter, "its adapter": weights, "--dataset": rows})
+    written.require_whole(rows)
     with standalone(settings, workdir, store=True):
         from calltune import models
         from components.export.step import export
@@ -173,6 +175,7 @@ def evaluate(
         )
     given = {} if model == "base" else {"--model": Path(model), "its model": folder or Path(model)}
     require_apart("evaluate", out, settings, {"-c": config, "--dataset": dataset, **given})
+    written.require_whole(dataset)
     with standalone(settings, workdir, store=folder is None and model != "base"):
         from components.evaluate import step
         from components.evaluate.served import base, exported, of_folder

@@ -34,6 +34,16 @@ def dataset_of(weights: Path) -> Path:
     return Path(runtime.read_json(note)["dataset"])
 
 
+def require_whole(dataset: Path) -> None:
+    """Refuse a data set that format has not written to its end: `stats.json` is the last file of it.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not (dataset / "stats.json").is_file():
+        raise UserError(f"--dataset {dataset}: no stats.json in it: it must be what `calltune format` wrote, to its end")
+
+
 def model_json(path: Path) -> Path:
     """The file that says where the store has a model: of it, its folder, or the folder `model` beside it.
 

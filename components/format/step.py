@@ -31,6 +31,7 @@ from components.format.split import TEST, TRAIN, VALIDATION, parts_of, unseen_to
 from components.format.template import chosen
 from components.format.tool_loss import with_tools
 
+STATS = "stats.json"
 PREVIEW_ROWS = 3
 BATCH_LINES = 64
 HELPED = 10_000
@@ -69,6 +70,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
     source = records_dir / "records.jsonl"
     lines = RecordFile(source)  # before anything is said or made: it may not be there
     out.mkdir(parents=True, exist_ok=True)
+    (out / STATS).unlink(missing_ok=True)  # the last file: where it is, the others are whole
     folder = models.fetch(model).path
     tokenizer = models.tokenizer(folder)
     choice = chosen(config, tokenizer, folder)
@@ -116,7 +118,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
     (out / "preview.txt").write_text(_preview(train.first, renderer), encoding="utf-8")
     result = Formatted(train.records, written[VALIDATION].records, written[TEST].records, rows.rules.total())
     runtime.write_json(
-        out / "stats.json",
+        out / STATS,
         {
             **asdict(result),
             "template": choice.template.name,

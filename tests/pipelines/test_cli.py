@@ -145,6 +145,10 @@ def test_a_wrong_use_exits_with_2_and_says_what(arguments, said, command, monkey
         ),
         (["compile", "-c", "nowhere.yaml", "-o", "{out}"], "calltune: nowhere.yaml: no such config file"),
         (["format", "-c", RECIPE, "--records", "{empty}", "-o", "{out}"], "records.jsonl: no such file"),
+        (
+            ["train", "-c", RECIPE, "--dataset", "{empty}", "-o", "{out}"],
+            "empty: no stats.json in it: it must be what `calltune format` wrote, to its end",
+        ),
         (["export", "-c", RECIPE, "--adapter", "{empty}", "-o", "{out}"], "it must be what `calltune train` wrote"),
         (
             ["evaluate", "-c", RECIPE, "--model", "{empty}", "--dataset", "{empty}", "-o", "{out}"],

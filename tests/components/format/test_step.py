@@ -176,6 +176,8 @@ def test_too_many_quarantined_rows_fail_the_step_and_the_commonest_reason_is_nam
     for number in (3, 5, 8):
         some[number]["messages"][0]["content"] += " and so on" * 600
     some[2]["messages"][0]["content"] += " <|im_end|>"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "stats.json").write_text("{}")
     with pytest.raises(
         DataError,
         match=r"records\.jsonl: 4 of 30 rows \(13\.3%\) cannot be used, format\.max_quarantined allows 5\.0%; "
@@ -184,6 +186,7 @@ def test_too_many_quarantined_rows_fail_the_step_and_the_commonest_reason_is_nam
         formatted(some, tiny, tmp_path)
     assert "\n" not in str(caught.value)
     assert len(quarantined(tmp_path / "out")) == 4
+    assert not (tmp_path / "out" / "stats.json").exists(), "also not an older one: what is there looks whole to no step"
     assert formatted(some, tiny, tmp_path, max_quarantined=0.2)[0].quarantined == 4
 
 
