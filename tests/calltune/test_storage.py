@@ -169,19 +169,23 @@ def test_an_address_leads_back_to_its_object(place):
     assert [key.rsplit("/", 1)[1] for key in store.list(f"{prefix}/")] == ["config.json"]
 
 
+def acts(store, folder):
+    """What can be done with a store, by name."""
+    (folder / "file").write_bytes(b"x")
+    return {
+        "put": lambda: store.put("a", b"x"),
+        "get": lambda: store.get("a"),
+        "list": lambda: store.list("a"),
+        "upload": lambda: store.upload(folder / "file", "a"),
+        "download": lambda: store.download("a", folder / "x"),
+    }
+
+
 @pytest.mark.parametrize("operation", ["put", "get", "list", "upload", "download"])
 @pytest.mark.parametrize("wrong", ["secret", "key"])
 def test_a_wrong_key_is_one_line_that_says_where(s3, monkeypatch, tmp_path, operation, wrong):
     monkeypatch.setenv({"secret": "AWS_SECRET_ACCESS_KEY", "key": "AWS_ACCESS_KEY_ID"}[wrong], "wrong")
-    stranger = storage.S3(s3.bucket, s3.prefix)
-    (tmp_path / "file").write_bytes(b"x")
-    act = {
-        "put": lambda: stranger.put("a", b"x"),
-        "get": lambda: stranger.get("a"),
-        "list": lambda: stranger.list("a"),
-        "upload": lambda: stranger.upload(tmp_path / "file", "a"),
-        "download": lambda: stranger.download("a", tmp_path / "x"),
-    }[operation]
+    act = acts(storage.S3(s3.bucket, s3.prefix), tmp_path)[operation]
     with pytest.raises(UserError, match=rf"{s3.uri}/a: .*(403|SignatureDoesNotMatch|InvalidAccessKeyId|AccessDenied)") as raised:
         act()
     assert "\n" not in str(raised.value)
@@ -220,14 +224,7 @@ def away(monkeypatch):
 
 @pytest.mark.parametrize("operation", ["put", "get", "list", "upload", "download"])
 def test_a_server_that_does_not_answer_is_one_line_and_nobodys_mistake(away, tmp_path, operation):
-    (tmp_path / "file").write_bytes(b"x")
-    act = {
-        "put": lambda: away.put("a", b"x"),
-        "get": lambda: away.get("a"),
-        "list": lambda: away.list("a"),
-        "upload": lambda: away.upload(tmp_path / "file", "a"),
-        "download": lambda: away.download("a", tmp_path / "x"),
-    }[operation]
+    act = acts(away, tmp_path)[operation]
     with pytest.raises(Unavailable, match="s3://bucket/a: Could not connect") as raised:
         act()
     assert raised.value.exit_code == 1 and "\n" not in str(raised.value)
