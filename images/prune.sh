@@ -17,7 +17,7 @@ done
 if [ -d "$packages"/calltune ] && [ ! -d "$packages"/torch ]; then
     # Without torch a model's code cannot even be imported; its config and its tokenizer can.
     find "$packages"/transformers/models -path '*/auto' -prune -o -type f \
-        \( -name 'modeling_*.py' -o -name 'modular_*.py' -o -name '*image_processing_*.py' -o -name 'video_processing_*.py' \) \
+        \( -name 'modeling_*.py' -o -name 'modular_*.py' -o -name '*processing_*.py' -o -name 'feature_extraction_*.py' \) \
         -exec rm {} +
     # Models of statistics (of statsmodels only the intervals of shares are used), signals, formats of files and pictures that no step
     # reads or writes, what only pip would read, and the compiled doubles of Python files that matplotlib hardly calls.
@@ -25,7 +25,8 @@ if [ -d "$packages"/calltune ] && [ ! -d "$packages"/torch ]; then
         rm -rf "$packages"/statsmodels/$part
     done
     rm -rf "$packages"/scipy/signal "$packages"/scipy/io "$packages"/PIL/_avif* "$packages"/pillow.libs/libavif* \
-        "$packages"/*.dist-info/RECORD
+        "$packages"/matplotlib/mpl-data/sample_data "$packages"/matplotlib/mpl-data/fonts/afm \
+        "$packages"/matplotlib/mpl-data/fonts/pdfcorefonts "$packages"/*.dist-info/RECORD
     find "$packages"/fontTools \( -name '*.so' -o -name '*.c' \) -delete
     exec "$1"/bin/python "$(dirname "$0")"/precompile.py
 fi
