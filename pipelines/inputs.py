@@ -123,8 +123,8 @@ class Inputs:
         found = next((pattern for pattern in patterns if _meant(self._copies.values(), pattern) == held), None)
         if found is None:
             raise ConfigError(
-                f"format.split.test_source: {wanted!r} means {len(held)} files here, which in the store one pattern does not tell "
-                "from the others: have them in a folder of their own below the source's"
+                f"format.split.test_source: {wanted!r} means {len(held)} files here, which in the store no pattern tells from "
+                "the others: have them in a folder of their own below the source's"
             )
         return found
 

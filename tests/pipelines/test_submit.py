@@ -9,12 +9,12 @@ import kfp_server_api as api
 import pytest
 
 from calltune import models, runtime, tools
-from calltune.errors import Stopped
+from calltune.errors import ConfigError, Stopped
 from calltune.settings import ModelConfig
+from components.format.split import matching
 from components.ingest.config import IngestConfig
 from components.ingest.step import ingest
 from components.look.fingerprint import fingerprint
-from components.format.split import matching
 from pipelines import submit
 from pipelines.config import load
 from pipelines.inputs import Inputs
@@ -243,6 +243,8 @@ def test_the_tests_source_is_that_of_the_copies_which_have_other_folders(cluster
     named = wanted.format(here=tmp_path)
     inputs = Inputs(s3.uri, s3)
     config = inputs.bring(load(cluster.config, [f"ingest.more={sources}", f"format.split.test_source='{named}'"]))
+    with pytest.raises(ConfigError, match="'data/\\*' means 2 files here, which in the store no pattern tells from the others"):
+        inputs.bring(load(cluster.config, [f"ingest.more={sources}", "format.split.test_source='data/*'"]))
     asked, copies = config.format.split.test_source, [f"{s3.uri}/{key}" for key in inputs.uploaded if "tools" not in key]
     if not held:
         assert asked == named
