@@ -83,6 +83,8 @@ def is_away(error: Exception) -> bool:
     """Whether an error says that the Hub does not answer, or only with errors of its own: the same again may end better."""
     from huggingface_hub import constants, errors
 
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        return is_away(error.__cause__)  # which is what the Hub said: it may have refused
     if isinstance(error, errors.HfHubHTTPError):
         return error.response.status_code >= 500 or error.response.status_code == 429
     lost = isinstance(error, errors.HTTPError | ConnectionError | TimeoutError | errors.LocalEntryNotFoundError)
@@ -107,7 +109,7 @@ def explained(uri: str, error: Exception) -> UserError:
     if isinstance(error, errors.RepositoryNotFoundError):
         return DataError(f"{uri}: no such data set on the Hub, or a private one: then set HF_TOKEN to a token that may read it")
     if isinstance(error, errors.HFValidationError | ValueError | DatasetsError | FileNotFoundError) and not isinstance(
-        error, errors.HfHubHTTPError
+        error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError
     ):
         return DataError(f"{uri}: {' '.join(str(error).split())[:300]}")
     if isinstance(error, errors.HTTPError | OSError):

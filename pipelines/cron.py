@@ -40,6 +40,10 @@ def six_fields(cron: str) -> str:
     # KFP counts weekdays from 0, Sunday, to 6 only.
     if re.search(r"(?<![\d/])7(?!\d)", fields[4]):
         raise ConfigError(f"--cron {cron!r}: day of the week 7: Sunday is 0 in KFP: {EXAMPLE}")
+    # KFP goes on from there to 6, Saturday, and others to 7, which is Sunday again.
+    step = re.search(r"(?:^|,)(\w+)(/\d+)", fields[4])
+    if step:
+        raise ConfigError(f"--cron {cron!r}: {step[0].strip(',')!r} does not say where it ends: {step[1]}-6{step[2]} does")
     next_times(cron, "UTC")
     return " ".join(["0", *fields])
 

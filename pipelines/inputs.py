@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from calltune.errors import ConfigError, DataError
 from calltune.layouts import is_data
 from calltune.processes import in_environment
 from calltune.records import sha256
+from components.format.split import matching
 from components.ingest import sources
 from pipelines.cluster import Resources
 from pipelines.config import RunConfig
@@ -59,6 +60,8 @@ class Inputs:
     def __init__(self, uri: str, store: storage.Store | None) -> None:
         self.uri, self.store = uri.rstrip("/"), store
         self.uploaded: list[str] = []
+        self._copies: dict[str, str] = {}
+        """Of each file of rows its path, as a run on this machine has it, and the address of its copy."""
 
     def bring(self, config: RunConfig) -> RunConfig:
         """Upload source, tools and base model where they are local, and name their copies.
@@ -85,7 +88,9 @@ class Inputs:
             estimated = {step: one.model_copy(update=room) for step, one in asked.items() if not one.scratch_gib}
             sections["resources"] = {**config.resources, **estimated}
         sections["evaluate"] = config.evaluate.with_files(self._named)
-        sections["format"] = config.format.with_files(self._named)
+        form = config.format.with_files(self._named)
+        split = form.split.model_copy(update={"test_source": self._test_source(form.split.test_source)})
+        sections["format"] = form.model_copy(update={"split": split})
         return config.model_copy(update=sections)
 
     def _named(self, setting: str, place: str) -> str:
@@ -102,6 +107,27 @@ class Inputs:
             self._file(file, f"{key}/{name}", there)
         return f"{self.uri}/{key}"
 
+    def _test_source(self, wanted: str) -> str:
+        """What `format.split.test_source` means here, said of the copies, which have other folders.
+
+        Raises:
+            ConfigError: no one pattern says it.
+        """
+        held = {self._copies[path] for path in _meant(self._copies, wanted)}
+        if not held or _meant(self._copies.values(), wanted) == held:
+            return wanted
+        if len(held) == 1:
+            return held.pop()
+        parts = wanted.split("/")
+        patterns = (f"{self.uri}/inputs/*/{'/'.join(parts[start:])}" for start in range(1, len(parts)))
+        found = next((pattern for pattern in patterns if _meant(self._copies.values(), pattern) == held), None)
+        if found is None:
+            raise ConfigError(
+                f"format.split.test_source: {wanted!r} means {len(held)} files here, which in the store no pattern tells from "
+                "the others: have them in a folder of their own below the source's"
+            )
+        return found
+
     def _source(self, file: Path) -> str:
         if file.is_dir():
             return self._folder(file)
@@ -109,7 +135,8 @@ class Inputs:
             raise DataError(f"ingest.source: {file}: no such file")
         # In S3 only these names are read; `.json` is read as a file of any other name is.
         name = file.name if is_data(file.name) else f"{file.name}.json"
-        return self._file(file, f"inputs/{models.file_sha256(file)}/{name}")
+        copy = self._copies[os.path.abspath(file)] = self._file(file, f"inputs/{models.file_sha256(file)}/{name}")
+        return copy
 
     def _folder(self, folder: Path) -> str:
         """The files that ingest would read here, which are those that it reads there."""
@@ -117,7 +144,7 @@ class Inputs:
         key = f"inputs/{sha256({name: models.file_sha256(path) for name, path in read.items()})}"
         there = set(self.store.list(key)) if self.store is not None else set()
         for name, path in read.items():
-            self._file(path, f"{key}/{name}", there)
+            self._copies[os.path.abspath(path)] = self._file(path, f"{key}/{name}", there)
         return f"{self.uri}/{key}"
 
     def _tools(self, path: str) -> str:
@@ -147,3 +174,10 @@ class Inputs:
             self.store.upload(file, key)
             self.uploaded.append(key)
         return f"{self.uri}/{key}"
+
+
+def _meant(uris: Collection[str], wanted: str) -> set[str]:
+    """Those that `format.split.test_source` means; none where it is not set, or means what is not among them."""
+    with suppress(DataError):
+        return matching(uris, wanted) if wanted else set()
+    return set()

@@ -16,6 +16,8 @@ from pipelines.cluster import ClusterConfig
 from pipelines.package import Package
 
 TIMEOUT_S = 15
+RETRIES = 3
+"""Of a request whose connection fails, at once: urllib3's own."""
 PAGE = 50
 INSIDE = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 """Where a pod finds the API of an installation with the usual names."""
@@ -79,6 +81,7 @@ class Kubeflow:
         self.namespace = place.namespace if _health(place).get("multi_user") else None
         import kfp
         from kfp.client import ServiceAccountTokenVolumeCredentials
+        from urllib3 import Retry
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -90,6 +93,9 @@ class Kubeflow:
                 credentials=ServiceAccountTokenVolumeCredentials(str(place.token_file)) if place.token_file else None,
                 cookies=os.environ.get("CALLTUNE_KFP_COOKIE"),
             )
+        # The client would take the login page, to which a gateway sends whoever it does not know any more, for an answer.
+        pools = self.client._run_api.api_client.rest_client.pool_manager
+        pools.connection_pool_kw["retries"] = Retry(RETRIES, redirect=False)
 
     def link(self, what: str, id_: str) -> str:
         """Address of a run (`runs`) or a schedule (`recurringrun`) in the UI."""
@@ -158,6 +164,8 @@ class Kubeflow:
         text = " ".join(text.split())[:300]
         if status in (401, 403):
             return _denied(self.place, status, text)
+        if 300 <= status < 400:
+            return _denied(self.place, 401)
         if status == 404:
             return Missing(f"{self.place.host}: not found: {text}; `calltune runs list` and `schedule list` name what there is")
         return UserError(f"{self.place.host}: Kubeflow Pipelines refuses (HTTP {status}): {text}")

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from calltune import storage
-from calltune.errors import UserError
+from calltune.errors import Unavailable, UserError
 from pipelines.check import check
 from pipelines.config import RunConfig
 from pipelines.inputs import Inputs, require_cluster_places, store_of
-from pipelines.kubeflow import Kubeflow
+from pipelines.kubeflow import Kubeflow, Missing
 from pipelines.package import Package, package
 from pipelines.preflight import look
 
@@ -128,10 +128,13 @@ def _polled(kubeflow: Kubeflow, run_id: str) -> Iterator[Any]:
         try:
             yield kubeflow.run(run_id)
             failures = 0
+        except Missing:
+            raise
         except UserError as error:
             failures += 1
             if failures == PATIENCE:
-                raise UserError(f"{error}; the run goes on, `calltune runs show {run_id}` says how it is") from None
+                # Nothing is wrong with config or data: an exit code of 2 would say so.
+                raise Unavailable(f"{error}; the run goes on, `calltune runs show {run_id}` says how it is") from None
             time.sleep(POLL_S)
 
 

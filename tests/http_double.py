@@ -10,11 +10,11 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Refused(Exception):
-    """What a server answers instead: a status and a message."""
+    """What a server answers instead: a status and a message, or where else to look."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, location: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.location = status, location
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,15 @@ def serve(answer: Callable[[Request], Any], refusal: Callable[[str], dict[str, s
             parts = urlsplit(self.path)
             query = {key: values[0] for key, values in parse_qs(parts.query).items()}
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            location = ""
             try:
                 status, made = 200, answer(Request(self.command, parts.path, query, body, self.headers))
             except Refused as refused:
-                status, made = refused.status, refusal(str(refused))
+                status, made, location = refused.status, refusal(str(refused)), refused.location
             text = made if isinstance(made, str) else json.dumps(made)
             self.send_response(status)
+            if location:
+                self.send_header("Location", location)
             self.send_header("Content-Type", "text/plain" if isinstance(made, str) else "application/json")
             self.end_headers()
             self.wfile.write(text.encode())

@@ -227,6 +227,26 @@ def test_mlflow_makes_its_database_and_no_argument_holds_the_address(tmp_path):
     )
 
 
+@pytest.mark.parametrize("address", ["10.1.2.3", "fd00::1"])
+def test_prometheus_which_asks_a_pod_by_its_address_is_let_in_and_no_other_address(tmp_path, address):
+    from mlflow.server.security_utils import is_allowed_host_header
+
+    given = variables(rendered(yaml.safe_load((VALUES[0].parent / "production.yaml").read_text())), "Deployment", "mlflow")
+    assert given["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    for name, does in {"mlflow": 'printf "%s\\n" "$@"', "python3": ":"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    plain = {name: value for name, value in given.items() if isinstance(value, str)}
+    environment = {**plain, "MLFLOW_AUTH_MODE": "mesh", "POD_IP": address, "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    said = subprocess.run(
+        ["sh", str(CHART / "files" / "mlflow.sh")], env=environment, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    allowed = said[said.index("--allowed-hosts") + 1].split(",")
+    for host, lets_in in {"10.1.2.3:5000": True, "[fd00::1]:5000": True, "10.1.2.4:5000": False}.items():
+        assert is_allowed_host_header(allowed, host) == (lets_in and address in host)
+    assert is_allowed_host_header(allowed, "calltune-mlflow:5000") and "--expose-prometheus" in said
+
+
 def init_bucket(environment, bucket):
     script = [sys.executable, str(CHART / "files" / "init_bucket.py"), bucket]
     return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)

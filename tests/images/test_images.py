@@ -5,6 +5,7 @@ They are built and run by `make test-containers` (containers.py beside this).
 
 import ast
 import re
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
@@ -123,6 +124,32 @@ def test_a_dockerfile_keeps_to_the_rules(path):
     for label in ("title", "description", "licenses", "version", "revision"):
         assert f"org.opencontainers.image.{label}=" in final
     assert not re.search(r"(?i)(token|password|secret)=", text.replace("type=secret", ""))
+
+
+WITHOUT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Without(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if any(name == one or name.startswith(f"{one}.") for one in sys.argv[1:]):
+            raise ModuleNotFoundError(f"{name} is not in the image")
+
+sys.meta_path.insert(0, Without())
+import datasketch, matplotlib.backends.backend_agg, matplotlib.figure
+from calltune.stats import wilson
+print(wilson(1, 2))
+"""
+
+
+def test_what_is_taken_out_of_the_libraries_is_not_imported():
+    text = (IMAGES / "prune.sh").read_text()
+    (parts,) = re.findall(r"for part in (.*); do\n *rm -rf \"\$packages\"/statsmodels/\$part", text)
+    gone = [f"statsmodels.{part}" for part in parts.split()]
+    gone += [f"scipy.{part}" for part in re.findall(r'"\$packages"/scipy/(\w+)', text)]
+    assert {"statsmodels.genmod", "scipy.signal"} < set(gone)
+    done = subprocess.run([sys.executable, "-c", WITHOUT, *gone], cwd=IMAGES.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_in_a_container_the_doctor_looks_where_a_step_would(s3, tmp_path, monkeypatch):

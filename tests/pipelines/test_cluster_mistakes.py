@@ -42,6 +42,20 @@ def answers(status, where=""):
     return prepare
 
 
+def logged_out(cluster, patch):
+    """A gateway that knew who asked when the command began."""
+    plain = cluster.double.handle
+
+    def handle(method, path, query, body):
+        if path.startswith("/dex"):
+            return '<html><form action="/dex/auth?state=x"></form></html>'
+        if path.startswith("/apis") and not path.endswith("healthz"):
+            raise Refused(302, "Found", "/dex/auth?state=x")
+        return plain(method, path, query, body)
+
+    cluster.double.handle = handle
+
+
 def expired(cluster, patch):
     cluster.double.token = "new"
     patch.setenv("CALLTUNE_KFP_TOKEN", "old")
@@ -94,6 +108,7 @@ MISTAKES = {
     "another server": (answers(404, "healthz"), SUBMIT, "is not the API of Kubeflow Pipelines 2"),
     "expired token": (expired, SUBMIT, "your token or cookie has expired: CALLTUNE_KFP_TOKEN"),
     "login page": (answers(302), SUBMIT, "CALLTUNE_KFP_COOKIE"),
+    "login page later": (logged_out, ("runs", "show", "r1", "-c", "run.yaml"), "cookie has expired: .*CALLTUNE_KFP_COOKIE"),
     "no token file": (nothing, (*SUBMIT, "--token-file", "none"), "--token-file none: no such file"),
     "no text of a token": (
         lambda cluster, patch: (cluster.folder / "token").write_bytes(b"\xff"),
@@ -163,6 +178,7 @@ MISTAKES = {
     "no minute": (nothing, (*CRON, "61 3 * * 1"), "bad minute"),
     "no weekday": (nothing, (*CRON, "0 3 * * L"), "'L' is no day of the week"),
     "Sunday as 7": (nothing, (*CRON, "0 3 * * 7"), "Sunday is 0 in KFP"),
+    "a step to Sunday": (nothing, (*CRON, "0 3 * * 0,1/2"), "'1/2' does not say where it ends: 1-6/2 does"),
     "no such day": (nothing, (*CRON, "0 3 30 2 *"), "day"),
     "no time zone": (nothing, (*CRON, "0 3 * * 1", "--set", "cluster.timezone=Berlin"), "'Berlin' is no time zone"),
     "empty name": (nothing, (*CRON, "0 3 * * 1", "--name", " "), "--name: is empty"),

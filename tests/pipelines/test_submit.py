@@ -9,13 +9,16 @@ import kfp_server_api as api
 import pytest
 
 from calltune import models, runtime, tools
-from calltune.errors import Stopped
+from calltune.errors import ConfigError, Stopped
 from calltune.settings import ModelConfig
+from components.format.split import matching
 from components.ingest.config import IngestConfig
 from components.ingest.step import ingest
 from components.look.fingerprint import fingerprint
+from pipelines import submit
 from pipelines.config import load
 from pipelines.inputs import Inputs
+from tests.http_double import Refused
 
 SUMMARY = {"outcome": "promoted", "promoted": {"model": "lights", "version": 3, "alias": "champion", "unchanged": False}}
 REFUSAL = {"outcome": "refused", "gate": {"checks": [{"passed": False, "reason": "tool_accuracy 0.7 is below 0.8"}]}}
@@ -134,6 +137,22 @@ def test_a_training_that_was_preempted_is_submitted_again(cluster, command, s3, 
     assert "train: stopped by SIGTERM at step 3 of 8" in out and "; submitted again" in out and "SIGTERM" in err
 
 
+@pytest.mark.parametrize(("status", "code", "says"), [(503, 1, "the run goes on, `calltune runs show"), (404, 2, "not found")])
+def test_an_api_that_is_away_while_a_run_goes_on_is_no_error_in_it(cluster, command, status, code, says):
+    plain, asked = cluster.double.handle, []
+
+    def handle(method, path, query, body):
+        if method == "GET" and path.startswith("/apis/v2beta1/runs/"):
+            asked.append(path)
+            raise Refused(status, "no")
+        return plain(method, path, query, body)
+
+    cluster.double.handle = handle
+    done, _, err = command("submit", "-c", cluster.config, "--wait", "--no-preflight")
+    assert (done, len(asked)) == (code, submit.PATIENCE if status == 503 else 1)
+    assert says in err
+
+
 def stopping(run):
     run.state = "CANCELING"
 
@@ -201,6 +220,37 @@ def test_a_folder_of_rows_is_brought_as_run_reads_it(cluster, s3, tmp_path):
     assert ingest(IngestConfig(source=brought.ingest.source, tools=brought.ingest.tools), tmp_path / "out").kept == 60
     again = Inputs(s3.uri, s3)
     assert again.bring(config) == brought and again.uploaded == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "held"),
+    [
+        ("held.txt", ["held.txt.json"]),
+        ("data/held.txt", ["held.txt.json"]),
+        ("./data/rows.jsonl", ["rows.jsonl"]),
+        ("rows/test/*", ["test/b.jsonl", "test/c.jsonl"]),
+        ("{here}/rows/test/c.jsonl", ["test/c.jsonl"]),
+        ("test/*", ["test/b.jsonl", "test/c.jsonl"]),
+        ("s3://bucket/test/*", []),
+    ],
+)
+def test_the_tests_source_is_that_of_the_copies_which_have_other_folders(cluster, s3, tmp_path, wanted, held):
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    for number, name in enumerate(["data/held.txt", "data/rows.jsonl", "rows/a.jsonl", "rows/test/b.jsonl", "rows/test/c.jsonl"]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("".join(lines[number : number + 2]))
+    sources = "[{source: data/held.txt}, {source: data/rows.jsonl}, {source: rows}]"
+    named = wanted.format(here=tmp_path)
+    inputs = Inputs(s3.uri, s3)
+    config = inputs.bring(load(cluster.config, [f"ingest.more={sources}", f"format.split.test_source='{named}'"]))
+    with pytest.raises(ConfigError, match="'data/\\*' means 2 files here, which in the store no pattern tells from the others"):
+        inputs.bring(load(cluster.config, [f"ingest.more={sources}", "format.split.test_source='data/*'"]))
+    asked, copies = config.format.split.test_source, [f"{s3.uri}/{key}" for key in inputs.uploaded if "tools" not in key]
+    if not held:
+        assert asked == named
+        return
+    assert sorted(uri.removeprefix(f"{s3.uri}/inputs/").split("/", 1)[1] for uri in matching(copies, asked)) == held
+    assert config.ingest.source not in matching(copies, asked)
 
 
 def test_room_for_a_brought_model_is_that_of_its_files(cluster, s3):

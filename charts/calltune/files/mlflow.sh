@@ -4,7 +4,12 @@
 set -eu
 # `mlflow db upgrade` takes the address as an argument only.
 python3 -c 'import os; from mlflow.db import upgrade; upgrade.callback(os.environ["MLFLOW_BACKEND_STORE_URI"])'
-set -- server --host 0.0.0.0 --port 5000 --workers "$MLFLOW_WORKERS" --serve-artifacts --allowed-hosts "$MLFLOW_ALLOWED_HOSTS"
+hosts=$MLFLOW_ALLOWED_HOSTS
+if [ "${MLFLOW_METRICS:-}" = yes ]; then
+    # Prometheus asks each pod by its address.
+    case $POD_IP in *:*) hosts="$hosts,[$POD_IP]:5000" ;; *) hosts="$hosts,$POD_IP:5000" ;; esac
+fi
+set -- server --host 0.0.0.0 --port 5000 --workers "$MLFLOW_WORKERS" --serve-artifacts --allowed-hosts "$hosts"
 if [ "$MLFLOW_AUTH_MODE" = basic ]; then
     # In an ini file a percent sign, as in an encoded password, is written twice.
     users=$(printf %s "${MLFLOW_AUTH_DATABASE_URI:-$MLFLOW_BACKEND_STORE_URI}" | sed 's/%/%%/g')

@@ -72,6 +72,12 @@ def answered(kind, status=404):
     return kind("no", response=Response(status, request=Request("GET", "https://huggingface.co")))
 
 
+def not_in_the_cache_either(cause):
+    error = errors.LocalEntryNotFoundError("cannot find the appropriate snapshot folder")
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
@@ -98,6 +104,9 @@ def test_what_the_hub_says_is_one_clear_line(error, says):
         (answered(errors.GatedRepoError, 403), 2),
         (ConnectionError("no route"), 1),
         (PermissionError("the cache"), 2),
+        (not_in_the_cache_either(ConnectionError("no route")), 1),
+        (not_in_the_cache_either(answered(errors.HfHubHTTPError, 503)), 1),
+        (not_in_the_cache_either(answered(errors.HfHubHTTPError, 403)), 2),
     ],
 )
 def test_only_of_a_hub_that_is_away_the_same_again_may_end_better(error, exit_code):
