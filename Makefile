@@ -20,11 +20,10 @@ setup: $(RUN_STAMP) ## make .venv with the pinned libraries and the bundled mode
 demo: setup ## run the whole pipeline on the example, on this machine
 	$(BIN)/calltune run -c pipelines/recipes/helpdesk.yaml
 
-# Three at a time, for two cores, since many tests wait; a file by one of them, since its tests share what they made; each with one
-# thread of arithmetic. The longest file comes first, or one would end with it alone; every folder is named, since pytest takes out
-# what another one holds.
+# Two at a time, a file by one of them, since its tests share what they made; each with one thread of arithmetic. The longest file
+# comes first, or one of the two would end with it alone; every folder is named, since pytest takes out what another one holds.
 test: check ## what CI runs: the checks, then every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/e2e \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/e2e \
 		$(filter-out tests/e2e/ tests/__pycache__/,$(wildcard tests/*/))
 
 check: $(TEST_STAMP) ## format, lint, types, generated docs; changes nothing
