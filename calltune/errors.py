@@ -1,6 +1,10 @@
 """Errors that a user can fix: one clear line, exit code 2, no traceback."""
 
+import errno
 from pathlib import Path
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk that is full, and of a quota that is used up."""
 
 
 class UserError(Exception):

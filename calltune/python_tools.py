@@ -72,6 +72,8 @@ def _require_distinct(path: Path) -> None:
 
 def _what_is_wrong(error: Exception, function: Callable[..., Any]) -> str:
     """Why a function is no tool, and what would be right; of errors of the hints themselves, what Python says."""
+    from transformers.utils import DocstringParsingException, TypeHintParsingException
+
     text = " ".join(str(error).split())
     undescribed = re.search(r"no description for the argument '(\w+)'", text)
     if undescribed:
@@ -80,11 +82,11 @@ def _what_is_wrong(error: Exception, function: Callable[..., Any]) -> str:
             if mark.search(function.__doc__ or ""):
                 return f"the docstring's arguments are in {style} style, not in Google's: {right}"
         return f"the docstring does not describe the argument {undescribed[1]!r} as Google style does: {right}"
-    if type(error).__name__ == "DocstringParsingException":
+    if isinstance(error, DocstringParsingException):
         return "no docstring: it needs one that says what it does, with a line for each argument below `Args:`"
     if text.startswith("Argument ") and "missing a type hint" in text:
         return f"argument {text.split()[1]!r} has no type hint, as `name: str` has"
-    if type(error).__name__ == "TypeHintParsingException":
+    if isinstance(error, TypeHintParsingException):
         name, hint = _unknown_hint(function)
         return f"argument {name!r}: the type hint {hint} has no JSON Schema; those that have one: {HINTS}"
     return f"{type(error).__name__}: {text}"
@@ -92,7 +94,7 @@ def _what_is_wrong(error: Exception, function: Callable[..., Any]) -> str:
 
 def _unknown_hint(function: Callable[..., Any]) -> tuple[str, str]:
     """The first argument whose hint has no JSON Schema, and the hint as it is written."""
-    from transformers.utils import get_json_schema
+    from transformers.utils import TypeHintParsingException, get_json_schema
 
     def alone(value: Any) -> None:
         """Have one argument.
@@ -105,6 +107,6 @@ def _unknown_hint(function: Callable[..., Any]) -> tuple[str, str]:
         alone.__annotations__ = {"value": hint}
         try:
             get_json_schema(alone)
-        except Exception:
+        except TypeHintParsingException:
             return name, inspect.formatannotation(hint, function.__module__)
     raise AssertionError("each hint by itself has a schema, and all together have none")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from calltune import storage
-from calltune.errors import UserError
+from calltune.errors import NO_ROOM, UserError
 
 T = TypeVar("T")
 LOCAL_INTERVAL_S = 0.2
@@ -150,7 +150,7 @@ def failure_of(name: str, error: Exception) -> dict[str, Any]:
     if isinstance(error, UserError):
         return {"step": name, "code": error.exit_code, "message": str(error)}
     # Safetensors and torch say it in errors of their own, which have no number.
-    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or os.strerror(errno.ENOSPC) in str(error):
+    if (isinstance(error, OSError) and error.errno in NO_ROOM) or os.strerror(errno.ENOSPC) in str(error):
         where = error.filename if isinstance(error, OSError) and error.filename else "while writing"
         return {"step": name, "code": 2, "message": f"no room left on the disk: {where}"}
     return {"step": name, "code": 1, "message": f"{type(error).__name__}: {error}"}

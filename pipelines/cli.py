@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from calltune.errors import UserError
+from calltune.errors import NO_ROOM, UserError
 from pipelines import cli_cluster, cli_registry, cli_steps
 from pipelines.options import REFUSED, Config, Overrides, Workdir
 
@@ -31,8 +31,7 @@ OF_THE_USERS_DISK = {
     errno.ENOTDIR,
     errno.EISDIR,
     errno.ENAMETOOLONG,
-    errno.ENOSPC,
-    errno.EDQUOT,
+    *NO_ROOM,
 }
 """What a path that somebody has named can be wrong by; that a file is not there is said where it is looked for."""
 
@@ -193,7 +192,7 @@ def _code() -> int:
     except _Failed as failure:
         code = _say(str(failure), failure.code)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:  # of a file that was opened before
+        if error.errno in NO_ROOM and error.filename is None:  # of a file that was opened before
             code = _say("no room left on the disk: while writing", 2)
         elif error.errno not in OF_THE_USERS_DISK or error.filename is None:
             raise

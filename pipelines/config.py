@@ -1,6 +1,5 @@
 """A run's config: the steps' own settings, composed; YAML in, validated, frozen."""
 
-import copy
 import difflib
 import os
 from collections.abc import Mapping, Sequence
@@ -179,7 +178,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     file = Path(path)
     try:
-        raw = plain_yaml.read(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        raw = plain_yaml.read(text)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -190,7 +190,6 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: must be a mapping of sections; pipelines/recipes/ has examples")
-    in_file = copy.deepcopy(raw)
     for override in overrides:
         _apply(raw, override)
     try:
@@ -198,7 +197,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except ValidationError as error:
         said = explained(error, RunConfig)
         set_there = any(said.startswith(f"{override.partition('=')[0]}:") for override in overrides)
-        where = "--set" if set_there or (overrides and _is_right(in_file)) else path
+        where = "--set" if set_there or (overrides and _is_right(plain_yaml.read(text))) else path
         raise ConfigError(f"{where}: {said}") from None
     _refuse_lossy_numbers(raw, config.model_dump(), str(path), ())
     return config

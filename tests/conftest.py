@@ -1,7 +1,6 @@
 """What many tests share: the real bundled model, a tiny one of the same family, the helpdesk rows, real stores."""
 
 import fcntl
-import gc
 import os
 import shutil
 import signal
@@ -15,12 +14,6 @@ from calltune.settings import ModelConfig
 
 REPO = Path(__file__).parents[1]
 HELPDESK = REPO / "examples" / "helpdesk"
-
-
-def pytest_collection_finish():
-    """What the test files have imported is no garbage: to look through it again and again takes a quarter of all the time."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
