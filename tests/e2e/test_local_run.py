@@ -440,5 +440,5 @@ def test_a_users_mistake_is_exit_code_2_and_one_line(house, arguments, message):
 
 def test_a_file_that_is_not_utf8_is_exit_code_2_and_says_where(house):
     (house / "latin.jsonl").write_bytes((house / "questions.jsonl").read_bytes() + b'{"id": "61", "messages": "caf\xe9"}\n')
-    ended = run(house, "--set", "storage.uri=./store", "--set", "ingest.source=latin.jsonl", workdir="mistakes")
+    ended = run(house, "--set", "ingest.source=latin.jsonl")
     assert ended.code == 2 and "line 62" in ended.output and "UTF-8" in ended.output

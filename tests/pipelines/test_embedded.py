@@ -137,7 +137,6 @@ def test_a_port_that_is_taken_meanwhile_costs_one_more_try(tmp_path, monkeypatch
     real, calls = embedded.free_ports, []
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        taken.listen()
 
         def unlucky(count):
             calls.append(count)
@@ -153,7 +152,6 @@ def test_a_port_that_is_taken_meanwhile_costs_one_more_try(tmp_path, monkeypatch
 def test_a_server_that_never_starts_is_a_user_error_with_the_end_of_its_log(tmp_path, monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        taken.listen()
         monkeypatch.setattr(embedded, "STARTS", 1)
         monkeypatch.setattr(embedded, "free_ports", lambda count: [taken.getsockname()[1]] * count)
         with pytest.raises(UserError, match=r"did not start; .*server\.log ends: .+"), s3_server(tmp_path):

@@ -11,7 +11,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.utils.rest_utils import verify_rest_response
 
-from calltune import ledger, models
+from calltune import ledger, models, s3
 from calltune.tracking import aliases, register, run_of, set_alias
 from pipelines.config import load
 from pipelines.registry import promotions
@@ -197,6 +197,7 @@ def test_a_store_that_does_not_answer_hides_no_versions_and_is_tried_once(cut_of
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "any")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr(s3, "HURRIED_ANSWER_S", 1)
     there = f"storage={{uri: 's3://bucket', endpoint_url: '{silent.address}'}}"
     code, printed, said = command("models", "list", "-c", cut_off, "--set", there)
     assert code == 0 and "champion" in printed and "not held against the promotion ledger: s3://bucket/ledger/" in said
