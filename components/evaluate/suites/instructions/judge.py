@@ -28,6 +28,8 @@ BACKOFF_S = 1.0
 LONGEST_WAIT_S = 60
 AGAIN = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses after which the same again may end better."""
+NOT_TAKEN = (400, 422)
+"""Where what is asked for beside the messages may not be known, or a question is too long or not allowed."""
 SHOWN = 200
 """Letters of a judge's own error that a message quotes."""
 _SCHEMA = {
@@ -96,7 +98,7 @@ class Judge:
     """
 
     def __init__(self, settings: JudgeConfig) -> None:
-        self.settings, self._option = settings, 0
+        self.settings, self._option, self._known = settings, 0, False
         retry = Retry(
             total=TRIES - 1,
             read=TIMED_OUT,
@@ -124,22 +126,36 @@ class Judge:
     def words(self, question: str, first: str, second: str) -> str:
         """What the judge says of two answers, as it says it; empty where it says nothing.
 
+        Of one that it does not take, while it takes others, its error: no verdict, and no reason to lose those of the others.
+
         Raises:
             Unavailable: it does not answer, or only with errors of its own, however often it is asked.
             ConfigError: it does not know the token or the model, or is no such endpoint.
         """
+        answer = self._asked(question, first, second)
+        if 200 <= answer.status < 300:
+            return self._content(answer)
+        if answer.status in (*NOT_TAKEN, 413) and (self._known or 200 <= self._asked("?", "", "").status < 300):
+            return _status(answer)  # this one is too long for it, or a provider's filter holds it back
+        raise self._refused(answer)
+
+    def _asked(self, question: str, first: str, second: str) -> Reply:
+        """The reply, with the first options that the endpoint takes; once these are known no others are tried."""
         asked = {"model": self.settings.model, "messages": messages(question, first, second)}
         for place in range(self._option, len(OPTIONS)):
+            if self._known and place > self._option:
+                break
             lacks, more = OPTIONS[place]
             answer = self._post({**asked, **more})
-            if answer.status not in (400, 422):
+            if answer.status not in NOT_TAKEN:
                 break
         if not 200 <= answer.status < 300:
-            raise self._refused(answer)
+            return answer
+        self._known = True
         if place > self._option:
             self._option = place
             runtime.note(f"judge {self.settings.model}: takes {lacks}; its verdict is read from its last line")
-        return self._content(answer)
+        return answer
 
     def _post(self, body: dict[str, Any]) -> Reply:
         where = f"{self.settings.url.rstrip('/')}/chat/completions"
@@ -164,7 +180,7 @@ class Judge:
 
     def _refused(self, answer: Reply) -> ConfigError | Unavailable:
         """The error for a status that is none of success."""
-        status = f"HTTP {answer.status}{_own_words(answer.said)}"
+        status = _status(answer)
         if answer.status in AGAIN or answer.status >= 500:
             return Unavailable(self._said(f"{status}, {TRIES} times" if answer.status in AGAIN else status))
         if answer.status in (401, 403):
@@ -209,10 +225,11 @@ def _json(content: bytes) -> Any:
         return None
 
 
-def _own_words(said: Any) -> str:
-    """What an endpoint says of its error, in OpenAI's form; empty where it says nothing in that form."""
+def _status(answer: Reply) -> str:
+    """An error's status, and what the endpoint says of it where that has OpenAI's form."""
+    status = f"HTTP {answer.status}"
     try:
-        text = " ".join(str(said["error"]["message"]).split())
+        text = " ".join(str(answer.said["error"]["message"]).split())
     except (KeyError, TypeError):
-        return ""
-    return f": {text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}"
+        return status
+    return f"{status}: {text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}"

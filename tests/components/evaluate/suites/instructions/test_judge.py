@@ -276,6 +276,20 @@ def test_an_endpoint_that_does_not_take_a_parameter_is_asked_without_and_only_on
     assert len(endpoint.headers) - 3 == in_vain
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_question_that_is_too_long_for_the_judge_has_no_verdict_and_the_others_theirs(endpoint, status, tmp_path):
+    long = "z" * 99
+    endpoint.refuse = lambda body: error(status, "too many tokens") if long in body["messages"][1]["content"] else None
+    asked = Judge(JudgeConfig(**endpoint.settings()))
+    words = [asked.words("q", *answers) for answers in ((long, "b"), ("a", "bb"), ("a", long))]
+    assert words == [f"HTTP {status}: too many tokens", says("B"), f"HTTP {status}: too many tokens"]
+    assert [verdict(said) for said in words] == [None, "B", None]
+    assert "max_tokens" in endpoint.asked[-1] and not (tmp_path / "events.jsonl").exists(), "the others are asked as before"
+    before = len(endpoint.headers)
+    asked.words("q", long, "b")
+    assert len(endpoint.headers) == before + 1, "what the judge takes is known by now"
+
+
 # A judge that does not answer, or not so
 
 
