@@ -48,7 +48,7 @@ class Rows:
         self.places[index] = _OUT
         source = record["source"]
         self.rules[rule] += 1
-        self.first = self.first or f"row {source['row']}: {message}"
+        self.first = self.first or f"row {source['row']} of {source['uri']}: {message}"
         entry = {"source": source["uri"], "row": source["row"], "rule": rule, "message": message, "raw": canonical(record)}
         self.quarantine.write(json.dumps(entry, ensure_ascii=False) + "\n")
         self.quarantine.flush()

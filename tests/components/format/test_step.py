@@ -164,7 +164,8 @@ def test_quarantined_rows_are_noted_with_their_number_and_reasons(some, tiny, tm
     formatted(some, tiny, tmp_path)
     notes = [event["message"] for event in read_jsonl(tmp_path / "events.jsonl") if event["kind"] == "note"]
     (said,) = [note for note in notes if "quarantined" in note]
-    assert said.startswith(f"format: 1 of 30 rows quarantined: 1 too_long; first, row {some[4]['source']['row']}: ")
+    row, uri = some[4]["source"]["row"], some[4]["source"]["uri"]
+    assert said.startswith(f"format: 1 of 30 rows quarantined: 1 too_long; first, row {row} of {uri}: ")
 
 
 def test_without_quarantined_rows_there_is_no_note_of_them(some, tiny, tmp_path):
@@ -181,7 +182,7 @@ def test_too_many_quarantined_rows_fail_the_step_and_the_commonest_reason_is_nam
     with pytest.raises(
         DataError,
         match=r"records\.jsonl: 4 of 30 rows \(13\.3%\) cannot be used, format\.max_quarantined allows 5\.0%; "
-        r"the commonest reasons: 3 too_long, 1 special_token; first, row \d+: the text contains .*; all in .*quarantine\.jsonl$",
+        r"the commonest reasons: 3 too_long, 1 special_token; first, row \d+ of \S+: the text contains .*; all in .*\.jsonl$",
     ) as caught:
         formatted(some, tiny, tmp_path)
     assert "\n" not in str(caught.value)
