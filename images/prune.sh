@@ -6,7 +6,7 @@ set -eu
 packages=$(echo "$1"/lib/python3*/site-packages)
 find "$packages" -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} +
 find "$packages" -type f \( -name '*.a' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' \) -delete
-find "$packages"/statsmodels/datasets "$packages"/sklearn/datasets -type f ! -name '*.py' -delete 2>/dev/null || true
+find "$packages"/sklearn/datasets -type f ! -name '*.py' -delete 2>/dev/null || true
 # Arrow's network protocol; and two copies of a library that is only loaded by its third name, libarrow_python.so.NNNN.
 rm -rf "$packages"/pyarrow/include "$packages"/pyarrow/src "$packages"/pyarrow/*flight* "$packages"/pyarrow/libarrow_python.so \
     "$packages"/pyarrow/libarrow_python.so.*.*
@@ -19,11 +19,8 @@ if [ -d "$packages"/calltune ] && [ ! -d "$packages"/torch ]; then
     find "$packages"/transformers/models -path '*/auto' -prune -o -type f \
         \( -name 'modeling_*.py' -o -name 'modular_*.py' -o -name '*processing_*.py' -o -name 'feature_extraction_*.py' \) \
         -exec rm {} +
-    # Models of statistics (of statsmodels only the intervals of shares are used), signals, formats of files and pictures that no step
-    # reads or writes, what only pip would read, and the compiled doubles of Python files that matplotlib hardly calls.
-    for part in tsa genmod discrete sandbox regression nonparametric robust graphics gam; do
-        rm -rf "$packages"/statsmodels/$part
-    done
+    # Signals, formats of files and pictures that no step reads or writes, what only pip would read, and the compiled doubles of
+    # Python files that matplotlib hardly calls.
     rm -rf "$packages"/scipy/signal "$packages"/scipy/io "$packages"/PIL/_avif* "$packages"/pillow.libs/libavif* \
         "$packages"/matplotlib/mpl-data/sample_data "$packages"/matplotlib/mpl-data/fonts/afm \
         "$packages"/matplotlib/mpl-data/fonts/pdfcorefonts "$packages"/*.dist-info/RECORD

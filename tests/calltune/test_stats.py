@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from calltune import stats
 
@@ -28,6 +29,16 @@ def test_wilson_of_a_known_case() -> None:
     assert estimate.low == pytest.approx(0.49016, abs=1e-5)
     assert estimate.high == pytest.approx(0.94331, abs=1e-5)
     assert estimate.n == 10
+
+
+def test_intervals_and_tests_are_those_of_scipy_stats() -> None:
+    for n in (1, 2, 7, 30, 200, 5_001):
+        for right in {0, 1, n // 3, n // 2, n - 1, n}:
+            theirs = binomtest(right, n)
+            estimate = stats.wilson(right, n)
+            assert (estimate.low, estimate.high) == pytest.approx(theirs.proportion_ci(method="wilson"), rel=1e-12, abs=1e-12)
+            ours, other = ({str(row): int((row < right) == side) for row in range(n)} for side in (True, False))
+            assert stats.mcnemar(ours, other) == pytest.approx(theirs.pvalue, rel=1e-9)
 
 
 def test_wilson_at_the_ends_stays_within_0_and_1() -> None:
