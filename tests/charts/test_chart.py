@@ -1,9 +1,16 @@
 """The chart under five value files: what Helm says of it, what Kubernetes takes, and what we ask of its pods."""
 
 import copy
+import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import helm_python as helm
 import kubernetes_validate
@@ -95,6 +102,10 @@ WRONG = {
     "a bucket that S3 refuses": ({"store": {"bucket": "Models_1"}}, "bucket"),
     "a watch of nothing": ({"watch": {"enabled": True}}, "config"),
     "six fields of cron": ({"watch": {"schedule": "0 0 3 * * 1"}}, "schedule"),
+    "words that are no cron": ({"watch": {"schedule": "every half an hour please"}}, "schedule"),
+    "a 61st minute": ({"watch": {"schedule": "61 * * * *"}}, "schedule"),
+    "Sunday as 7": ({"watch": {"schedule": "0 3 * * 7"}}, "schedule"),
+    "a word of no cron's": ({"watch": {"schedule": "@often"}}, "schedule"),
     "KFP without a scheme": ({"watch": {"kfpHost": "ml-pipeline:8888"}}, "kfpHost"),
     "external secrets from nowhere": ({"externalSecrets": {"enabled": True}}, "storeName"),
     "limits left out": ({"jobs": {"resources": {"limits": None}}}, "limits"),
@@ -107,6 +118,11 @@ def test_the_schema_refuses(wrong):
     values, where = WRONG[wrong]
     with pytest.raises(helm.HelmError, match=where):
         rendered(values)
+
+
+@pytest.mark.parametrize("schedule", ["*/30 * * * *", "0 3 1,15 * MON-FRI", "5-59/10 0-23 ? jan 0", "@hourly", "@every 1h30m"])
+def test_the_schema_takes_what_kubernetes_takes_as_cron(schedule):
+    rendered({"watch": {"schedule": schedule}})
 
 
 def test_passwords_come_from_secrets_only(manifests):
@@ -127,6 +143,27 @@ def test_mlflow_is_never_open():
     (rule,) = policy["spec"]["ingress"]
     assert open_to_all not in rule["from"]
     assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "istio-system"}}} in rule["from"]
+
+
+def test_no_pod_gets_a_meshs_proxy_but_where_the_mesh_authenticates():
+    """A Profile's namespace has it put into every pod, and a job with one does not end."""
+
+    def without(given):
+        pods = [document for document in rendered(given) if list(pod_specs(document))]
+        templates = [
+            (document, document["spec"].get("jobTemplate", document)["spec"].get("template", document)) for document in pods
+        ]
+        off = {"sidecar.istio.io/inject": "false"}.items()
+        return {
+            document["metadata"]["labels"]["app.kubernetes.io/component"]
+            for document, template in templates
+            if off <= template["metadata"]["labels"].items()
+        }
+
+    every = {"init", "mlflow", "seaweedfs", "test", "watch"}
+    given = {"watch": {"enabled": True, "config": "name: x"}, "seaweedfs": {"enabled": True}}
+    assert without(given) == every
+    assert without({**given, "mlflow": {"auth": {"mode": "mesh"}}}) == every - {"mlflow", "test"}
 
 
 def test_images_come_from_the_mirror_and_a_digest_wins():
@@ -225,6 +262,62 @@ def test_mlflow_makes_its_database_and_no_argument_holds_the_address(tmp_path):
     assert not re.search(
         r"^\s*\w.*\$MLFLOW_(BACKEND|AUTH_DATABASE)", script.read_text().replace("users=$(printf", "#"), re.MULTILINE
     )
+
+
+def test_one_pod_alone_changes_a_database_in_postgres(monkeypatch):
+    spec = importlib.util.spec_from_file_location("mlflow_database", CHART / "files" / "mlflow_database.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    did = []
+
+    @contextmanager
+    def transaction():
+        did.append("begin")
+        yield SimpleNamespace(execute=lambda statement, values: did.append(str(statement)))
+        did.append("end")
+
+    monkeypatch.setattr(script, "engine_of", lambda address: SimpleNamespace(begin=transaction))
+    monkeypatch.setattr(script, "upgrade", SimpleNamespace(callback=lambda address: did.append("upgrade")))
+    monkeypatch.setenv("MLFLOW_AUTH_MODE", "mesh")
+    for address, expected in {
+        "postgresql://db/mlflow": ["begin", "SELECT pg_advisory_xact_lock(:number)", "upgrade", "end"],
+        "sqlite:////data/mlflow.db": ["upgrade"],
+    }.items():
+        monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", address)
+        script.main()
+        assert did == expected
+        did.clear()
+
+
+@pytest.fixture
+def postgres():
+    """Address of a Postgres, which the tests' requirements do not bring, nor a driver for it: skips where they are not."""
+    pytest.importorskip("psycopg2")
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs:
+        pytest.skip("no Postgres on this machine")
+    user = "postgres" if os.getuid() == 0 else None
+    folder = Path(tempfile.mkdtemp())
+    data = ["-D", folder / "data"]
+
+    def run(program, *words):
+        subprocess.run([programs[-1] / program, *data, *words], user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+    if user:
+        shutil.chown(folder, user)
+    run("initdb", "--auth=trust", "--username=mlflow")
+    run("pg_ctl", "start", "-w", "-l", folder / "log", "-o", f"-c listen_addresses= -c unix_socket_directories={folder}")
+    yield f"postgresql://mlflow@/postgres?host={folder}"
+    run("pg_ctl", "stop", "-m", "immediate")
+    shutil.rmtree(folder)
+
+
+def test_two_pods_that_start_at_once_make_one_database(postgres, tmp_path):
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": postgres, "MLFLOW_AUTH_MODE": "mesh"}
+    command = [sys.executable, str(CHART / "files" / "mlflow_database.py")]
+    pods = [subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [pod.communicate(timeout=300)[1] for pod in pods]
+    assert [pod.returncode for pod in pods] == [0, 0, 0], said
 
 
 @pytest.mark.parametrize("address", ["10.1.2.3", "fd00::1"])
