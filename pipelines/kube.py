@@ -1,4 +1,4 @@
-"""The Kubernetes API, as the preflight and the logs need it: what is in the namespace, how large its nodes are, what a pod printed."""
+"""The Kubernetes API, as preflight and logs need it: what the namespace has, how large nodes are, what a pod printed."""
 
 from collections.abc import Callable
 from typing import Any

@@ -22,6 +22,7 @@ from pipelines.cluster import ClusterConfig
 from tests.charts.conftest import CHART, VALUES, rendered
 from tests.charts.policy import pod_specs, violations
 
+REPO = CHART.parents[1]
 VERSIONS = ("1.29", "1.33", kubernetes_validate.latest_version())
 OF_OPERATORS = {"ExternalSecret", "ServiceMonitor"}
 """Kinds that Kubernetes itself does not know, so that there is no schema to hold them against."""
@@ -312,9 +313,29 @@ def postgres():
     shutil.rmtree(folder)
 
 
-def test_two_pods_that_start_at_once_make_one_database(postgres, tmp_path):
-    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": postgres, "MLFLOW_AUTH_MODE": "mesh"}
-    command = [sys.executable, str(CHART / "files" / "mlflow_database.py")]
+def stand_ins(folder, **commands):
+    """Commands of a pod, as what they do here; returns their variables but for the database's."""
+    for name, does in commands.items():
+        (folder / name).write_text(f"#!/bin/sh\n{does}\n")
+        (folder / name).chmod(0o755)
+    fixed = {"MLFLOW_WORKERS": "1", "MLFLOW_ALLOWED_HOSTS": "mlflow:5000", "MLFLOW_AUTH_MODE": "mesh", "HOME": str(folder)}
+    return {**os.environ, **fixed, "PATH": f"{folder}:/usr/bin:/bin"}
+
+
+def test_the_database_is_reached_by_the_driver_that_the_image_has(tmp_path):
+    assert "psycopg2-binary" in (REPO / "images" / "services" / "requirements.txt").read_text()
+    environment = stand_ins(tmp_path, python3=":", mlflow='echo "$MLFLOW_BACKEND_STORE_URI"')
+    for address in ("postgresql://me:p%40ss@db:5432/mlflow", "postgresql+psycopg2://me:p%40ss@db:5432/mlflow"):
+        command = ["sh", str(CHART / "files" / "mlflow.sh")]
+        variables = {**environment, "MLFLOW_BACKEND_STORE_URI": address}
+        said = subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout
+        assert said == "postgresql+psycopg2://me:p%40ss@db:5432/mlflow\n"
+
+
+def test_pods_that_start_at_once_make_one_database(postgres, tmp_path):
+    environment = stand_ins(tmp_path, python3=f'exec "{sys.executable}" "$@"', mlflow=":")
+    environment["MLFLOW_BACKEND_STORE_URI"] = postgres
+    command = ["sh", str(CHART / "files" / "mlflow.sh")]
     pods = [subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     said = [pod.communicate(timeout=300)[1] for pod in pods]
     assert [pod.returncode for pod in pods] == [0, 0, 0], said
