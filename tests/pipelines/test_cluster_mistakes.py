@@ -258,6 +258,16 @@ def test_nodes_that_train_together_are_looked_for(cluster, command):
     assert code == 0 and "TrainJobs were not looked at, or not to the end: Kubernetes says 403" in out
 
 
+def test_a_namespace_is_a_profiles_or_that_of_kubeflow_pipelines_itself(cluster, command):
+    cluster.double.kube[NAMESPACE] = {"metadata": {"name": "team-a"}}
+    code, out, _ = command(*SUBMIT)
+    assert code == 0 and "note: namespace team-a has no label pipelines.kubeflow.org/enabled=true" in out
+    one_user(cluster, None)
+    cluster.double.kube[f"{NAMESPACE}/services/ml-pipeline"] = {"metadata": {"name": "ml-pipeline"}}
+    code, out, _ = command(*SUBMIT)
+    assert code == 0 and "label" not in out
+
+
 def test_what_may_not_be_seen_is_said_and_no_obstacle(cluster, command):
     cluster.double.kube["nodes"] = 403
     cluster.double.kube["namespaces/kubeflow/configmaps/workflow-controller-configmap"] = {"data": {}}

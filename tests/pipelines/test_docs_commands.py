@@ -21,6 +21,7 @@ from tests.charts.policy import pod_specs
 REPO = Path(__file__).parents[2]
 REGISTRY = "registry.example.com/calltune"
 NAMESPACE = "kubeflow"
+TRACKING = "sqlite:///mlflow.db"
 SUBMITTING = (("submit",), ("schedule", "create"), ("watch",))
 
 
@@ -83,7 +84,7 @@ class Reader:
         if would_submit and "--listen" in words:
             words = words[: words.index("--listen")] + words[words.index("--listen") + 2 :]
         # In place of the server that `kubectl` would forward to.
-        words = [word.replace("http://localhost:5000", "sqlite:///mlflow.db") for word in words]
+        words = [word.replace("http://localhost:5000", TRACKING) for word in words]
         words = [*words, "--dry-run"] if would_submit and "--dry-run" not in words else words
         code, out, err = self.command(*[self.cluster.runs()[0].run_id if word == "RUN" else word for word in words])
         assert (code, err) == (0, ""), f"calltune {shlex.join(words)}: {err}"
@@ -136,7 +137,8 @@ class Reader:
 
 @pytest.mark.parametrize("page", ["cluster.md", "cluster-runs.md"])
 def test_every_command_of_the_page_runs(cluster, command, s3, page):
-    # What the page takes for granted: a run, a schedule, and the pods of the run.
+    # What the page takes for granted: MLflow, a run, a schedule, and the pods of the run.
+    assert command("models", "list", "-c", cluster.config, "--set", f"tracking.uri={TRACKING}")[0] == 0
     for words in (("submit",), ("schedule", "create", "--cron", "0 3 * * 1", "--name", "helpdesk")):
         assert command(*words, "-c", cluster.config, "--no-preflight")[0] == 0
     pod = {"metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {}}}
