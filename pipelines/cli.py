@@ -97,6 +97,7 @@ def compile(
     """
     from pipelines.apart import require_apart
     from pipelines.config import load
+    from pipelines.inputs import left_here
     from pipelines.package import package
 
     settings = load(config, set_)
@@ -108,10 +109,11 @@ def compile(
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     if settings.storage.uri == "embedded":
         print(
-            "calltune: storage.uri is embedded, which no pod can reach: set s3://bucket/prefix before this runs; "
-            "files of this machine no pod can reach, either: calltune submit brings them there",
+            "calltune: storage.uri is embedded, which no pod can reach: set s3://bucket/prefix before this runs",
             file=sys.stderr,
         )
+    for line in left_here(settings):
+        print(f"calltune: note: {line}", file=sys.stderr)
     print(out)
 
 

@@ -9,6 +9,7 @@ import typer
 from calltune.errors import UserError
 from pipelines import cli_schedule, cli_watch
 from pipelines.connect import (
+    NOT_ASKED,
     DryRun,
     Experiment,
     Host,
@@ -61,11 +62,12 @@ def submit(
         raise UserError(f"{'--resubmit' if resubmit else '--require-promotion'}: needs --wait, without which nobody sees the end")
     settings = loaded(config, set_)
     if dry_run:
-        prepared = prepare(settings, namespace or settings.cluster.namespace, print, dry=True)
+        prepared = prepare(settings, None, print)
         print(f"dry run      {prepared.package.name} {prepared.package.version}, {len(prepared.package.text):,} bytes")
+        print(NOT_ASKED)
         return
     kubeflow = connected(settings, host, namespace, token_file)
-    prepared = prepare(settings, kubeflow.place.namespace, print, not no_preflight)
+    prepared = prepare(settings, kubeflow, print, not no_preflight)
     end = run_once(prepared, kubeflow, experiment, resubmit, print, follow, waiting)
     if end is None:
         return

@@ -140,10 +140,12 @@ def ui(
 
 @app.command()
 def doctor(
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="A run's YAML file: looks at its store too.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="A run's YAML file: looks at its store and KFP too.")
+    ] = None,
     workdir: Workdir = None,
 ) -> None:
-    """Say what works from here: libraries, processor, GPU, disk, store, MLflow, cluster.
+    """Say what works from here: libraries, processor, GPU, disk, store, MLflow, cluster, Kubeflow Pipelines.
 
     Exits with 1 if something is missing that a run on this machine needs.
 

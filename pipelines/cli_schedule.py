@@ -6,6 +6,7 @@ import typer
 
 from calltune.errors import UserError
 from pipelines.connect import (
+    NOT_ASKED,
     DryRun,
     Experiment,
     Host,
@@ -52,11 +53,11 @@ def create(
     if not called:
         raise UserError("--name: is empty; without it the schedule is called as the config is")
     kubeflow = None if dry_run else connected(settings, host, namespace, token_file)
-    place = kubeflow.place.namespace if kubeflow else namespace or settings.cluster.namespace
-    prepared = prepare(settings, place, print, not no_preflight, dry=dry_run)
+    prepared = prepare(settings, kubeflow, print, not no_preflight)
     wanted = schedule.Wanted(called, cron, prepared, experiment or settings.cluster.experiment or settings.name)
     if kubeflow is None:
         print(f"dry run      {called}: {six_fields(cron)!r} for KFP, {prepared.package.name} {prepared.package.version}")
+        print(NOT_ASKED)
     else:
         id_ = schedule.create(kubeflow, wanted, print)
         print(f"link         {kubeflow.link('recurringrun', id_)}")

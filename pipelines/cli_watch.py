@@ -45,9 +45,8 @@ def watch(
     if listen and not in_store:
         raise UserError(f"--listen: no bucket tells of {settings.ingest.source}, which is on this machine: put the data into S3")
     kubeflow = None if dry_run else connected(settings, host, namespace, token_file)
-    place = kubeflow.place.namespace if kubeflow else namespace or settings.cluster.namespace
     listed = experiment or settings.cluster.experiment or settings.name
-    watched = Watched(at_hand(settings), kubeflow, listed, place, settle, not no_preflight)
+    watched = Watched(at_hand(settings), kubeflow, listed, settle, not no_preflight)
     if once or dry_run:
         print(look(watched, print))
         return

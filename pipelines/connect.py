@@ -14,8 +14,16 @@ Namespace = Annotated[str | None, typer.Option(help="In which the steps run; clu
 TokenFile = Annotated[Path | None, typer.Option(help="File with the token that says who you are; or CALLTUNE_KFP_TOKEN.")]
 Experiment = Annotated[str | None, typer.Option(help="KFP experiment; cluster.experiment, or the config's name, by default.")]
 NoPreflight = Annotated[bool, typer.Option("--no-preflight", help="Do not look at store and cluster first.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and compile; upload nothing, ask neither KFP nor Kubernetes.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check config and data, and compile; upload nothing, ask neither KFP nor Kubernetes.")
+]
 MaybeConfig = Annotated[Path | None, typer.Option("-c", "--config", help="The run's YAML file: its cluster section, its store.")]
+
+NOT_ASKED = (
+    "             read: the config, the tools, the first rows; not asked: whether the store can be written, Kubeflow Pipelines, "
+    "the namespace, its secrets and accounts, the nodes; nothing was uploaded"
+)
+"""What a dry run has looked at, and what only the run itself would."""
 
 
 def loaded(config: Path, overrides: list[str]) -> "RunConfig":

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from calltune import tracking
+from calltune.errors import UserError
 from pipelines.config import RunConfig
 
 PYTHON = (3, 11)
@@ -62,6 +63,7 @@ def findings(config: RunConfig | None, workdir: Path | None) -> Iterator[Finding
     if tracking != "embedded":
         yield _tracking(tracking)
     yield _cluster()
+    yield _kubeflow(config)
 
 
 def _places(config: RunConfig | None) -> tuple[str, str, str]:
@@ -164,6 +166,28 @@ def _cluster() -> Finding:
         return Finding("cluster", False, "kubectl has no current context: only runs on this machine", needed=False)
     answers = _run(["kubectl", "get", "--raw", "/version", f"--request-timeout={TIMEOUT_S}s"]) is not None
     return Finding("cluster", answers, f"context {context} {'answers' if answers else 'does not answer'}", needed=False)
+
+
+def _kubeflow(config: RunConfig | None) -> Finding:
+    if config is None or not config.cluster.host:
+        why = "no config (-c) says where it is" if config is None else "cluster.host does not say where it is"
+        return Finding("KFP", False, f"not asked: {why}", needed=False)
+    from pipelines.kube import Unknown
+    from pipelines.kubeflow import Kubeflow, place_of
+    from pipelines.preflight import require_namespace
+
+    try:
+        kubeflow = Kubeflow(place_of(config.cluster, None, None, None))
+        # Whether it is healthy it says to everybody.
+        kubeflow.call(kubeflow.client.list_experiments, page_size=1, namespace=kubeflow.namespace)
+        try:
+            there = f"namespace {require_namespace(kubeflow).namespace} is there"
+        except Unknown as error:
+            there = f"whether namespace {kubeflow.place.namespace} is there was not looked at: {error}"
+    except UserError as error:
+        return Finding("KFP", False, str(error), needed=False)
+    users = "one user" if kubeflow.namespace is None else "many users"
+    return Finding("KFP", True, f"{kubeflow.place.host} answers, has {users}, and takes you; {there}", needed=False)
 
 
 def _run(command: list[str]) -> str | None:

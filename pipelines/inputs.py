@@ -39,6 +39,38 @@ def require_cluster_places(config: RunConfig) -> None:
         )
 
 
+def left_here(config: RunConfig) -> Iterator[str]:
+    """What the config names of this machine, a line each: what `calltune submit` makes of it, and the package alone does not."""
+    sources = [("ingest.source", config.ingest.source)]
+    sources += [(f"ingest.more[{number}].source", part.source) for number, part in enumerate(config.ingest.more)]
+    for setting, place in sources:
+        if "://" not in place:
+            yield _left(setting, place, "uploads it")
+    if config.ingest.tools and not config.ingest.tools.startswith("s3://"):
+        is_python = config.ingest.tools.endswith(".py")
+        yield _left(
+            "ingest.tools", config.ingest.tools, "makes JSON Schema of it, and uploads that" if is_python else "uploads it"
+        )
+    if config.model.base in models.BUNDLED:
+        yield _left("model.base", config.model.base, "unpacks and uploads it", "which is in no image")
+    elif Path(config.model.base).is_dir():
+        yield _left("model.base", config.model.base, "uploads it")
+    files: list[str] = []
+
+    def note(setting: str, place: str) -> str:
+        if "://" not in place:
+            files.append(_left(setting, place, "uploads it"))
+        return place
+
+    config.evaluate.with_files(note)
+    config.format.with_files(note)
+    yield from files
+
+
+def _left(setting: str, place: str, submit: str, where: str = "which no pod can read") -> str:
+    return f"{setting}: {place}, {where}: `calltune submit` {submit}; this package alone does not run with it"
+
+
 @contextmanager
 def store_of(config: RunConfig) -> Iterator[storage.Store]:
     """The store of a config, as this machine reaches it: `AWS_ENDPOINT_URL_S3` comes before the address that pods use."""

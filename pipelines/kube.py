@@ -1,4 +1,4 @@
-"""The Kubernetes API, as the preflight and the logs need it: what is in the namespace, which GPUs, what a pod printed."""
+"""The Kubernetes API, as preflight and logs need it: what the namespace has, how large nodes are, what a pod printed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,9 +48,10 @@ class Kube:
         except HTTPError as error:
             raise Unknown(f"Kubernetes does not answer: {type(error).__name__}") from None
 
-    def has_namespace(self) -> bool:
-        """Whether the namespace is there."""
-        return self._ask(self.core.read_namespace, self.namespace) is not None
+    def labels(self) -> dict[str, str] | None:
+        """The namespace's labels; None where there is no such namespace."""
+        found = self._ask(self.core.read_namespace, self.namespace)
+        return None if found is None else dict(found.metadata.labels or {})
 
     def secret_keys(self, name: str) -> set[str] | None:
         """The keys of a secret; None where there is no such secret. Its values are not kept."""
@@ -61,19 +62,16 @@ class Kube:
         """Whether the namespace has it."""
         return self._ask(self.core.read_namespaced_service_account, name, self.namespace) is not None
 
-    def gpus(self) -> dict[str, int]:
-        """Resources that nodes count besides the usual ones → the most that one node has."""
-        found: dict[str, int] = {}
-        for node in self._ask(self.core.list_node).items:
-            for name, amount in (node.status.allocatable or {}).items():
-                if "/" in name and str(amount).isdigit():
-                    found[name] = max(found.get(name, 0), int(amount))
-        return found
+    def has_service(self, name: str) -> bool:
+        """Whether the namespace has it."""
+        return self._ask(self.core.read_namespaced_service, name, self.namespace) is not None
 
-    def nodes_with(self, resource: str, amount: int) -> int:
-        """How many nodes have so much of a resource."""
-        there = (node.status.allocatable or {} for node in self._ask(self.core.list_node).items)
-        return sum(str(found.get(resource, 0)).isdigit() and int(found.get(resource, 0)) >= amount for found in there)
+    def nodes(self) -> list[dict[str, float]]:
+        """Of each node what its pods may have in all: resource → cores, bytes or pieces."""
+        from kubernetes.utils.quantity import parse_quantity
+
+        nodes = (node.status.allocatable or {} for node in self._ask(self.core.list_node).items)
+        return [{name: float(parse_quantity(amount)) for name, amount in there.items()} for there in nodes]
 
     def has_api(self, group: str, version: str) -> bool:
         """Whether the cluster has an API group in this version."""

@@ -16,8 +16,13 @@ from pipelines.cluster import ClusterConfig
 from pipelines.package import Package
 
 TIMEOUT_S = 15
+ANSWER_S = 30
+"""Seconds for the answer to a request. The longest, a package that goes up or a run that begins, takes a few; without an end
+a gateway that holds the connection and has nobody behind it would hold the command, too."""
 RETRIES = 3
 """Of a request whose connection fails, at once: urllib3's own."""
+GATEWAY = (502, 503, 504)
+"""What a gateway says where nobody is behind it."""
 PAGE = 50
 INSIDE = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 """Where a pod finds the API of an installation with the usual names."""
@@ -29,6 +34,10 @@ TOKEN_FILE = "/var/run/secrets/kubeflow/pipelines/token"
 
 class Missing(UserError):
     """The API has no such object."""
+
+
+class Away(UserError):
+    """Nobody answers, or only a gateway that finds nobody: what was asked for may have been done all the same."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class Kubeflow:
         self.namespace = place.namespace if _health(place).get("multi_user") else None
         import kfp
         from kfp.client import ServiceAccountTokenVolumeCredentials
-        from urllib3 import Retry
+        from urllib3 import Retry, Timeout
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -96,6 +105,9 @@ class Kubeflow:
         # The client would take the login page, to which a gateway sends whoever it does not know any more, for an answer.
         pools = self.client._run_api.api_client.rest_client.pool_manager
         pools.connection_pool_kw["retries"] = Retry(RETRIES, redirect=False)
+        # It gives each request a timeout, which is none, and takes no other from its callers.
+        request, timeout = pools.request, Timeout(connect=TIMEOUT_S, read=ANSWER_S)
+        pools.request = lambda *arguments, **options: request(*arguments, **{**options, "timeout": timeout})
 
     def link(self, what: str, id_: str) -> str:
         """Address of a run (`runs`) or a schedule (`recurringrun`) in the UI."""
@@ -112,7 +124,13 @@ class Kubeflow:
         except kfp_server_api.ApiException as error:
             raise self._explained(error.status, error.body) from None
         except urllib3.exceptions.HTTPError as error:
-            raise UserError(f"{self.place.host}: Kubeflow Pipelines has stopped answering: {error}") from None
+            cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
+            if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
+                raise Away(
+                    f"{self.place.host}: Kubeflow Pipelines has not answered within {ANSWER_S} s: "
+                    "kubectl get pods -n kubeflow says how it is"
+                ) from None
+            raise Away(f"{self.place.host}: Kubeflow Pipelines has stopped answering: {error}") from None
 
     def all(self, listing: Callable[..., Any], field: str, **options: Any) -> Iterator[Any]:
         """Every object of a listing, page by page."""
@@ -157,6 +175,11 @@ class Kubeflow:
         """A run by its id."""
         return self.call(self.client.get_run, id_)
 
+    def run_named(self, name: str, experiment: str) -> Any:
+        """The newest run of a name in an experiment, which is given by its id; None where there is none."""
+        options = {"namespace": self.namespace, "experiment_id": experiment, "sort_by": "created_at desc"}
+        return next(self.all(self.client.list_runs, "runs", filter=_named(name), **options), None)
+
     def _explained(self, status: int, body: str | bytes | None) -> UserError:
         text = body.decode(errors="replace") if isinstance(body, bytes) else body or ""
         with contextlib.suppress(ValueError, AttributeError):
@@ -168,6 +191,8 @@ class Kubeflow:
             return _denied(self.place, 401)
         if status == 404:
             return Missing(f"{self.place.host}: not found: {text}; `calltune runs list` and `schedule list` name what there is")
+        if status in GATEWAY:
+            return Away(f"{self.place.host}: Kubeflow Pipelines does not answer (HTTP {status}): {text}")
         return UserError(f"{self.place.host}: Kubeflow Pipelines refuses (HTTP {status}): {text}")
 
 

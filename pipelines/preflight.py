@@ -7,13 +7,22 @@ from calltune.errors import UserError
 from components.notify.config import variables
 from components.promote.config import PUSH_TOKENS
 from components.train import trainjob
+from pipelines.cluster import Resources
 from pipelines.config import RunConfig
 from pipelines.kube import Kube, Unknown
+from pipelines.kubeflow import Kubeflow, Place
 
 CONNECT_S = 10
+OWN = "kubeflow"
+"""The namespace that Kubeflow Pipelines' manifests install it into."""
+ENABLED = "pipelines.kubeflow.org/enabled"
+"""A namespace that has this label, as each of a Profile has, gets from Kubeflow what KFP's pods need."""
+GIB = 2**30
+SHOWN = 3
+LATER = "--no-preflight if nodes come when they are needed"
 
 
-def look(config: RunConfig, namespace: str) -> Iterator[str]:
+def look(config: RunConfig, kubeflow: Kubeflow) -> Iterator[str]:
     """Look at the store, then at the namespace; yields what was found, and what could not be looked at.
 
     Raises:
@@ -21,14 +30,15 @@ def look(config: RunConfig, namespace: str) -> Iterator[str]:
     """
     yield _store(config)
     try:
-        kube = Kube(namespace)
-        if not kube.has_namespace():
-            raise UserError(
-                f"namespace {namespace}: there is none: kubectl create namespace {namespace}, or set cluster.namespace"
+        kube = require_namespace(kubeflow)
+        if kubeflow.namespace is not None and (kube.labels() or {}).get(ENABLED) != "true":
+            yield (
+                f"note: namespace {kube.namespace} has no label {ENABLED}=true, as that of a Profile has; without what "
+                "Kubeflow puts there no step starts (docs/cluster.md)"
             )
         yield from _secrets(config, kube)
         yield from _accounts(config, kube)
-        yield from _gpus(config, kube)
+        yield from _nodes(config, kube)
         yield from _train_jobs(config, kube)
         if not kube.retries_lost_nodes():
             yield (
@@ -36,7 +46,37 @@ def look(config: RunConfig, namespace: str) -> Iterator[str]:
                 "templateDefaults.retryStrategy.retryPolicy: Always (docs/cluster-runs.md); --wait --resubmit N submits anew"
             )
     except Unknown as error:
-        yield f"note: secrets, accounts, GPUs and TrainJobs were not looked at, or not to the end: {error}"
+        yield f"note: secrets, accounts, nodes and TrainJobs were not looked at, or not to the end: {error}"
+
+
+def require_namespace(kubeflow: Kubeflow) -> Kube:
+    """The namespace in which the steps will run.
+
+    Raises:
+        UserError: there is none, or steps run in another one.
+        Unknown: Kubernetes cannot be asked.
+    """
+    place, one_user = kubeflow.place, kubeflow.namespace is None
+    try:
+        kube = Kube(place.namespace)
+        if one_user and place.namespace != OWN and not kube.has_service("ml-pipeline"):
+            raise _not_here(place)
+    except Unknown:
+        if one_user and place.namespace != OWN and f"ml-pipeline.{place.namespace}" not in place.host:
+            raise _not_here(place) from None
+        raise
+    if kube.labels() is None:
+        profile = "a Profile of this name makes it (docs/cluster.md)"
+        made = f"kubectl create namespace {place.namespace}" if one_user else profile
+        raise UserError(f"namespace {place.namespace}: there is none: {made}, or set cluster.namespace")
+    return kube
+
+
+def _not_here(place: Place) -> UserError:
+    return UserError(
+        f"namespace {place.namespace}: no step runs there, since this Kubeflow Pipelines has one user, and starts every pod in "
+        f"its own namespace: set cluster.namespace: {OWN}, and have secrets and accounts there (helm install -n {OWN})"
+    )
 
 
 def needed_by_notify(config: RunConfig) -> list[str]:
@@ -126,18 +166,52 @@ def _accounts(config: RunConfig, kube: Kube) -> Iterator[str]:
         yield f"account      {name}"
 
 
-def _gpus(config: RunConfig, kube: Kube) -> Iterator[str]:
-    wanted = {step: asked for step, asked in config.resources.items() if asked.gpu}
-    there = kube.gpus() if wanted else {}
-    for step, asked in wanted.items():
-        most = there.get(asked.gpu_type, 0)
-        if most < asked.gpu:
-            others = ", ".join(f"{name} {amount}" for name, amount in sorted(there.items())) or "no GPU on any"
+def _nodes(config: RunConfig, kube: Kube) -> Iterator[str]:
+    """Whether each step would fit on some node that had nothing else; labels and taints of nodes are not looked at."""
+    try:
+        nodes = kube.nodes()
+    except Unknown as error:
+        yield f"note: whether the steps fit on a node was not looked at: {error}"
+        return
+    # look and notify have the defaults always.
+    steps: list[tuple[str, Resources]] = [("", Resources()), *config.resources.items()]
+    for name, asked in steps:
+        step = f"resources.{name}" if name else "steps that resources does not name"
+        if asked.gpu and not _fitting(nodes, {asked.gpu_type: asked.gpu}):
+            counted = sorted({kind for node in nodes for kind in node if "/" in kind})
+            most = {kind: max(node.get(kind, 0) for node in nodes) for kind in counted}
+            others = ", ".join(f"{kind} {amount:g}" for kind, amount in most.items()) or "no GPU on any"
             raise UserError(
-                f"resources.{step}: {asked.gpu} × {asked.gpu_type} fit on no node of the cluster (the most on one: {others}): "
-                "kubectl describe nodes shows them; --no-preflight if nodes come when they are needed"
+                f"{step}: {asked.gpu} × {asked.gpu_type} fit on no node of the cluster (the most on one: {others}): "
+                f"kubectl describe nodes shows them; {LATER}"
             )
-        yield f"GPU          {step}: {asked.gpu} × {asked.gpu_type}"
+        if not _fitting(nodes, _wanted(asked)):
+            sizes = {
+                (node.get("cpu", 0), node.get("memory", 0) / GIB) for node in nodes if node.get(asked.gpu_type, 0) >= asked.gpu
+            }
+            there = "; ".join(f"{cpu:g} CPU, {gib:.1f} GiB" for cpu, gib in sorted(sizes)[-SHOWN:]) or "no node"
+            raise UserError(
+                f"{step}: {_text(asked)} fit on no node of the cluster (the largest: {there}): ask for less there, with room for "
+                f"what Kubernetes itself runs on each node; {LATER}"
+            )
+        if asked.gpu:
+            yield f"GPU          {name}: {asked.gpu} × {asked.gpu_type}"
+    yield f"nodes        {len(nodes)}, of which each step fits on one that is empty"
+
+
+def _wanted(asked: Resources) -> dict[str, float]:
+    """What a step asks of one node, as :meth:`Kube.nodes` counts it."""
+    return {"cpu": asked.cpu, "memory": asked.memory_gib * GIB, **({asked.gpu_type: asked.gpu} if asked.gpu else {})}
+
+
+def _text(asked: Resources) -> str:
+    gpus = f" and {asked.gpu} × {asked.gpu_type}" if asked.gpu else ""
+    return f"{asked.cpu:g} CPU, {asked.memory_gib:g} GiB{gpus}"
+
+
+def _fitting(nodes: list[dict[str, float]], wanted: dict[str, float]) -> int:
+    """How many nodes have all of it."""
+    return sum(all(node.get(kind, 0) >= amount for kind, amount in wanted.items()) for node in nodes)
 
 
 def _train_jobs(config: RunConfig, kube: Kube) -> Iterator[str]:
@@ -156,11 +230,11 @@ def _train_jobs(config: RunConfig, kube: Kube) -> Iterator[str]:
             f"resources.train.nodes: service account {account} may not create TrainJobs in {kube.namespace}: "
             f"helm upgrade calltune charts/calltune -n {kube.namespace} --reset-then-reuse-values --set runner.trainJobs=true"
         )
-    there = kube.nodes_with(asked.gpu_type, asked.gpu) if asked.gpu else asked.nodes
+    there = _fitting(kube.nodes(), _wanted(asked))
     if there < asked.nodes:
         raise UserError(
-            f"resources.train.nodes: {asked.nodes} with {asked.gpu} × {asked.gpu_type} are wanted, and the cluster has {there}: "
-            "kubectl describe nodes shows them; --no-preflight if nodes come when they are needed"
+            f"resources.train.nodes: {asked.nodes} with {_text(asked)} are wanted, and the cluster has {there}: "
+            f"kubectl describe nodes shows them; {LATER}"
         )
     yield f"train jobs   {asked.nodes} nodes, by {trainjob.GROUP}/{trainjob.VERSION}"
     if not account:

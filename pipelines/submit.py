@@ -10,11 +10,13 @@ from calltune.errors import Unavailable, UserError
 from pipelines.check import check
 from pipelines.config import RunConfig
 from pipelines.inputs import Inputs, require_cluster_places, store_of
-from pipelines.kubeflow import Kubeflow, Missing
+from pipelines.kubeflow import Away, Kubeflow, Missing
 from pipelines.package import Package, package
 from pipelines.preflight import look
 
 POLL_S = 10.0
+SUBMIT_TRIES = 7
+"""Of each request that submits: a minute without an API, as a restart of it has, is not the end of what took hours to prepare."""
 PATIENCE = 30
 """Polls in a row that may fail before waiting ends: five minutes without an API are an upgrade of it, not the end of the run."""
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
@@ -53,28 +55,27 @@ class Ending:
     again: bool = False
 
 
-def prepare(config: RunConfig, namespace: str, say: Say, preflight: bool = True, dry: bool = False) -> Prepared:
+def prepare(config: RunConfig, kubeflow: Kubeflow | None, say: Say, preflight: bool = True) -> Prepared:
     """Check everything that can be checked from here, bring the inputs into the store, and compile.
 
     Args:
         config: as the user wrote it.
-        namespace: in which the steps will run.
+        kubeflow: where it will run; None for a dry run, which uploads nothing, and asks neither store nor cluster.
         say: gets a line for what was found.
         preflight: look at store and cluster before.
-        dry: upload nothing, and ask nobody.
 
     Raises:
         UserError: what is wrong, and what would be right.
     """
     require_cluster_places(config)
     with store_of(config) as store:
-        if preflight and not dry:
-            for line in look(config, namespace):
+        if preflight and kubeflow is not None:
+            for line in look(config, kubeflow):
                 say(line)
         for line in check(config, here=False):
             if line.startswith("warning"):
                 say(line)
-        inputs = Inputs(config.storage.uri, None if dry else store)
+        inputs = Inputs(config.storage.uri, None if kubeflow is None else store)
         brought = inputs.bring(config)
         for key in inputs.uploaded:
             say(f"uploaded     {store.uri}/{key}")
@@ -82,18 +83,31 @@ def prepare(config: RunConfig, namespace: str, say: Say, preflight: bool = True,
 
 
 def submit(prepared: Prepared, kubeflow: Kubeflow, experiment: str | None, say: Say) -> str:
-    """Upload the package as a pipeline version and start a run of it; returns the run's id."""
+    """Upload the package as a pipeline version and start a run of it; returns the run's id.
+
+    Raises:
+        Away: the API is, for longer than a minute.
+    """
     config = prepared.config
-    pipeline, version, new = kubeflow.version(prepared.package)
+    pipeline, version, new = _patiently(lambda _: kubeflow.version(prepared.package), SUBMIT_TRIES, say)
     say(f"version      {prepared.package.name} {prepared.package.version}{'' if new else ' (there already)'}")
-    run = kubeflow.call(
-        kubeflow.client.run_pipeline,
-        experiment_id=kubeflow.experiment(experiment or config.cluster.experiment or config.name),
-        job_name=f"{config.name} {time.strftime('%Y-%m-%d %H:%M:%S')}",
-        pipeline_id=pipeline,
-        version_id=version,
-        service_account=config.cluster.service_account or None,
-    )
+    listed = experiment or config.cluster.experiment or config.name
+    experiment_id = _patiently(lambda _: kubeflow.experiment(listed), SUBMIT_TRIES, say)
+    name = f"{config.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+
+    def start(again: bool) -> Any:
+        # Whose answer was lost may have started it all the same.
+        there = kubeflow.run_named(name, experiment_id) if again else None
+        return there or kubeflow.call(
+            kubeflow.client.run_pipeline,
+            experiment_id=experiment_id,
+            job_name=name,
+            pipeline_id=pipeline,
+            version_id=version,
+            service_account=config.cluster.service_account or None,
+        )
+
+    run = _patiently(start, SUBMIT_TRIES, say)
     say(f"run          {run.run_id}  {kubeflow.link('runs', run.run_id)}")
     return str(run.run_id)
 
@@ -123,19 +137,35 @@ def wait(kubeflow: Kubeflow, config: RunConfig, run_id: str, say: Say | None = N
 
 
 def _polled(kubeflow: Kubeflow, run_id: str) -> Iterator[Any]:
-    failures = 0
     while True:
         try:
-            yield kubeflow.run(run_id)
-            failures = 0
+            yield _patiently(lambda _: kubeflow.run(run_id), PATIENCE, passing=UserError)
         except Missing:
             raise
         except UserError as error:
-            failures += 1
-            if failures == PATIENCE:
-                # Nothing is wrong with config or data: an exit code of 2 would say so.
-                raise Unavailable(f"{error}; the run goes on, `calltune runs show {run_id}` says how it is") from None
+            # Nothing is wrong with config or data: an exit code of 2 would say so.
+            raise Unavailable(f"{error}; the run goes on, `calltune runs show {run_id}` says how it is") from None
+
+
+def _patiently(ask: Callable[[bool], Any], tries: int, say: Say | None = None, passing: type[UserError] = Away) -> Any:
+    """The answer, also of somebody who is away for a while; the last of so many errors is raised.
+
+    Args:
+        ask: gets whether it has been asked before, in vain.
+        tries: of them, `POLL_S` apart.
+        say: gets the first error.
+        passing: errors that may pass; of them `Missing` never does.
+    """
+    for left in range(tries - 1, -1, -1):
+        try:
+            return ask(left < tries - 1)
+        except passing as error:
+            if isinstance(error, Missing) or not left:
+                raise
+            if say and left == tries - 1:
+                say(f"{error}; asked again for {(tries - 1) * POLL_S:.0f} s")
             time.sleep(POLL_S)
+    raise AssertionError("the last try returns or raises")
 
 
 def tasks(run: Any) -> list[tuple[str, str]]:

@@ -36,7 +36,6 @@ class Watched:
         config: its base model in the store already.
         kubeflow: where runs are submitted; None where none is to be.
         experiment: that runs are listed under.
-        namespace: in which the steps run.
         settle_s: seconds for which the data must not change before a run is submitted.
         preflight: look at store and cluster before.
     """
@@ -44,7 +43,6 @@ class Watched:
     config: RunConfig
     kubeflow: Kubeflow | None
     experiment: str
-    namespace: str
     settle_s: float
     preflight: bool
 
@@ -101,7 +99,7 @@ def look(watched: Watched, say: Say) -> str:
         if obstacle:
             return f"not now      {seen.reason.text}, but {obstacle}"
         if watched.kubeflow is None:
-            return f"dry run      would submit: {seen.reason.text}"
+            return f"dry run      would submit, if no run is under way, which KFP was not asked: {seen.reason.text}"
         if not watched.settle_s:
             return _submitted(watched, watched.kubeflow, seen, say)
         time.sleep(watched.settle_s)
@@ -199,7 +197,7 @@ def _ended(kubeflow: Kubeflow, store: storage.Store, run_id: str) -> tuple[str, 
 def _submitted(watched: Watched, kubeflow: Kubeflow, seen: Seen, say: Say) -> str:
     assert seen.reason is not None
     say(f"reason       {seen.reason.text}")
-    prepared = prepare(watched.config, watched.namespace, say, watched.preflight)
+    prepared = prepare(watched.config, kubeflow, say, watched.preflight)
     with store_of(watched.config) as store:
         number = len(_tries(store, seen)) + 1
         claim = {"run_id": None, "time": datetime.now(UTC).isoformat(timespec="seconds"), "reason": seen.reason.text}

@@ -115,10 +115,10 @@ def cluster(tmp_path, monkeypatch, s3, kubeconfig):
     """A working cluster with a namespace of its own, and a config that fits."""
     double = Double(multi_user=True)
     double.kube = {
-        f"namespaces/{NAMESPACE}": {"metadata": {"name": NAMESPACE}},
+        f"namespaces/{NAMESPACE}": {"metadata": {"name": NAMESPACE, "labels": {"pipelines.kubeflow.org/enabled": "true"}}},
         f"namespaces/{NAMESPACE}/secrets/store": secret("id", "key"),
         f"namespaces/{NAMESPACE}/serviceaccounts/runner": {"metadata": {"name": "runner"}},
-        "nodes": {"items": [{"status": {"allocatable": {"nvidia.com/gpu": "4", "cpu": "64"}}}]},
+        "nodes": {"items": [{"status": {"allocatable": {"nvidia.com/gpu": "4", "cpu": "63920m", "memory": "263852536Ki"}}}]},
         "namespaces/kubeflow/configmaps/workflow-controller-configmap": {"data": {"workflowDefaults": "retryPolicy: Always"}},
     }
     server, host = serve(double)

@@ -4,6 +4,7 @@ import re
 
 import kfp_server_api as api
 import pytest
+from kubernetes.config import kube_config
 
 from tests.http_double import Refused
 from tests.pipelines.kfp_double import secret
@@ -74,6 +75,10 @@ def ended(cluster, patch):
     cluster.double.objects["runs"]["r1"] = api.V2beta1Run(run_id="r1", display_name="x", state="FAILED")
 
 
+def one_user(cluster, patch):
+    cluster.double.multi_user = False
+
+
 def nothing(cluster, patch):
     pass
 
@@ -122,7 +127,18 @@ MISTAKES = {
         "empty: no .* file in this folder",
     ),
     "forbidden": (answers(403, "/experiments"), (*SUBMIT, "--no-preflight"), "you may not do this in namespace team-a"),
-    "unknown namespace": (nothing, (*SUBMIT, "--namespace", "team-b"), "kubectl create namespace team-b"),
+    "unknown namespace": (nothing, (*SUBMIT, "--namespace", "team-b"), "a Profile of this name makes it"),
+    "another namespace than the one user's": (
+        one_user,
+        SUBMIT,
+        "namespace team-a: no step runs there.*set cluster.namespace: kubeflow, and have secrets and accounts there",
+    ),
+    "another namespace, as far as KFP alone can say": (
+        lambda cluster, patch: (one_user(cluster, patch), patch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", "none")),
+        SUBMIT,
+        "namespace team-a: no step runs there.*set cluster.namespace: kubeflow",
+    ),
+    "the one user's namespace is away": (one_user, (*SUBMIT, "--namespace", "kubeflow"), "kubectl create namespace kubeflow"),
     "no secret": (
         drop(f"{NAMESPACE}/secrets/store"),
         SUBMIT,
@@ -156,9 +172,24 @@ MISTAKES = {
         TWO_NODES,
         "account runner may not create TrainJobs in team-a: helm upgrade calltune .*runner.trainJobs=true",
     ),
-    "one node with so many GPUs": (trainer(), TWO_NODES, "2 with 4 × nvidia.com/gpu are wanted, and the cluster has 1"),
+    "one node with so many GPUs": (trainer(), TWO_NODES, "2 with .* 4 × nvidia.com/gpu are wanted, and the cluster has 1"),
     "nodes of another step": (nothing, (*SUBMIT, "--set", "resources.gate={nodes: 2}"), "train is the only step"),
     "no such GPU": (nothing, (*SUBMIT, "--set", "resources.train.gpu_type=amd.com/gpu"), "fit on no node.*nvidia.com/gpu 4"),
+    "more memory than a node has": (
+        nothing,
+        (*SUBMIT, "--set", "resources.train.memory_gib=256"),
+        "resources.train: 1 CPU, 256 GiB and 1 × nvidia.com/gpu fit on no node .*the largest: 63.92 CPU, 251.6 GiB",
+    ),
+    "more cores than a node has": (
+        nothing,
+        (*SUBMIT, "--set", "resources.gate={cpu: 64}"),
+        "resources.gate: 64 CPU, 4 GiB fit on no node.*--no-preflight",
+    ),
+    "a small cluster": (
+        kube("nodes", {"items": [{"status": {"allocatable": {"nvidia.com/gpu": "1", "cpu": "2", "memory": "3Gi"}}}]}),
+        SUBMIT,
+        "steps that resources does not name: 1 CPU, 4 GiB fit on no node",
+    ),
     "too many GPUs": (nothing, (*SUBMIT, "--set", "resources.train.gpu=8"), "8 × nvidia.com/gpu fit on no node"),
     "wrong keys": (env("AWS_SECRET_ACCESS_KEY", "wrong"), SUBMIT, f"cannot be written \\({BUCKET_RULE}\\).*check AWS_"),
     "store down": (env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9"), SUBMIT, "cannot be written.*kubectl port-forward"),
@@ -227,11 +258,21 @@ def test_nodes_that_train_together_are_looked_for(cluster, command):
     assert code == 0 and "TrainJobs were not looked at, or not to the end: Kubernetes says 403" in out
 
 
+def test_a_namespace_is_a_profiles_or_that_of_kubeflow_pipelines_itself(cluster, command):
+    cluster.double.kube[NAMESPACE] = {"metadata": {"name": "team-a"}}
+    code, out, _ = command(*SUBMIT)
+    assert code == 0 and "note: namespace team-a has no label pipelines.kubeflow.org/enabled=true" in out
+    one_user(cluster, None)
+    cluster.double.kube[f"{NAMESPACE}/services/ml-pipeline"] = {"metadata": {"name": "ml-pipeline"}}
+    code, out, _ = command(*SUBMIT)
+    assert code == 0 and "label" not in out
+
+
 def test_what_may_not_be_seen_is_said_and_no_obstacle(cluster, command):
     cluster.double.kube["nodes"] = 403
     cluster.double.kube["namespaces/kubeflow/configmaps/workflow-controller-configmap"] = {"data": {}}
     code, out, _ = command("submit", "-c", "run.yaml")
     assert code == 0
     assert "note: " in out and "403" in out
-    cluster.double.kube["nodes"] = {"items": [{"status": {"allocatable": {"nvidia.com/gpu": "1"}}}]}
+    cluster.double.kube["nodes"] = {"items": [{"status": {"allocatable": {"nvidia.com/gpu": "1", "cpu": "8", "memory": "32Gi"}}}]}
     assert "a step whose node is lost is not started again" in command("submit", "-c", "run.yaml")[1]

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from string import Template
 
 import pytest
 
@@ -19,15 +20,24 @@ from tests.charts.policy import pod_specs
 
 REPO = Path(__file__).parents[2]
 REGISTRY = "registry.example.com/calltune"
-NAMESPACE = "ml"
+NAMESPACE = "kubeflow"
+TRACKING = "sqlite:///mlflow.db"
 SUBMITTING = (("submit",), ("schedule", "create"), ("watch",))
 
 
 def commands(page):
     """The commands in a page's shell blocks, as words."""
     blocks = re.findall(r"```sh\n(.*?)```", (REPO / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").replace("$REGISTRY", REGISTRY).splitlines()
-    return [words for words in (shlex.split(line.removesuffix(" &"), comments=True) for line in lines) if words]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    # As the shell does, and with the values that the page itself sets.
+    variables, found = {}, []
+    for line in lines:
+        words = shlex.split(Template(line.removesuffix(" &")).safe_substitute(variables), comments=True)
+        if len(words) == 1 and re.fullmatch(r"[A-Z]+=\S+", words[0]):
+            variables |= [words[0].split("=")]
+        elif words:
+            found.append(words)
+    return found
 
 
 def test_make_test_runs_every_folder_once_and_the_longest_first():
@@ -73,6 +83,8 @@ class Reader:
         would_submit = any(tuple(words[: len(one)]) == one for one in SUBMITTING)
         if would_submit and "--listen" in words:
             words = words[: words.index("--listen")] + words[words.index("--listen") + 2 :]
+        # In place of the server that `kubectl` would forward to.
+        words = [word.replace("http://localhost:5000", TRACKING) for word in words]
         words = [*words, "--dry-run"] if would_submit and "--dry-run" not in words else words
         code, out, err = self.command(*[self.cluster.runs()[0].run_id if word == "RUN" else word for word in words])
         assert (code, err) == (0, ""), f"calltune {shlex.join(words)}: {err}"
@@ -95,10 +107,10 @@ class Reader:
         assert all(one["image"].startswith(f"{REGISTRY}/calltune-python-") for one in containers)
 
     def kubectl(self, words):
-        words = [word for word in words if word not in ("-n", NAMESPACE)] if "kubeflow" not in words else words
+        if words[0] != "port-forward":
+            assert words[:2] == ["-n", NAMESPACE]
+            words = words[2:]
         match words:
-            case ["create", "namespace"] | ["label", "namespace", "pod-security.kubernetes.io/warn=restricted"]:
-                pass
             case ["create", "secret", "generic", name, *literals]:
                 assert all(literal.startswith("--from-literal=") for literal in literals)
                 self.secrets[name] = {literal.split("=")[1] for literal in literals}
@@ -108,6 +120,9 @@ class Reader:
             case ["create", "job", origin, _]:
                 names = [one["metadata"]["name"] for one in self.manifests if one["kind"] == "CronJob"]
                 assert origin.removeprefix("--from=cronjob/") in names
+            case ["port-forward", "-n", place, service, "5000:5000"]:
+                services = [one["metadata"]["name"] for one in self.manifests if one["kind"] == "Service"]
+                assert place == NAMESPACE and service.removeprefix("svc/") in services
             case ["port-forward", *_]:
                 assert FORWARD.startswith(f"kubectl {shlex.join(words)}")
             case _:
@@ -122,7 +137,8 @@ class Reader:
 
 @pytest.mark.parametrize("page", ["cluster.md", "cluster-runs.md"])
 def test_every_command_of_the_page_runs(cluster, command, s3, page):
-    # What the page takes for granted: a run, a schedule, and the pods of the run.
+    # What the page takes for granted: MLflow, a run, a schedule, and the pods of the run.
+    assert command("models", "list", "-c", cluster.config, "--set", f"tracking.uri={TRACKING}")[0] == 0
     for words in (("submit",), ("schedule", "create", "--cron", "0 3 * * 1", "--name", "helpdesk")):
         assert command(*words, "-c", cluster.config, "--no-preflight")[0] == 0
     pod = {"metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {}}}

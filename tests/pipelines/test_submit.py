@@ -2,6 +2,7 @@
 
 import functools
 import json
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from components.format.split import matching
 from components.ingest.config import IngestConfig
 from components.ingest.step import ingest
 from components.look.fingerprint import fingerprint
-from pipelines import submit
+from pipelines import doctor, kubeflow, submit
 from pipelines.config import load
 from pipelines.inputs import Inputs
 from tests.http_double import Refused
@@ -153,6 +154,60 @@ def test_an_api_that_is_away_while_a_run_goes_on_is_no_error_in_it(cluster, comm
     assert says in err
 
 
+def away(cluster, where, times, status=503, done=False):
+    """Have a gateway answer so many requests of a method and a path; `done`: after the API has done what was asked for."""
+    plain, left = cluster.double.handle, [times]
+
+    def handle(method, path, query, body):
+        if where in f"{method} {path}" and left[0] > 0:
+            left[0] -= 1
+            if done:
+                plain(method, path, query, body)
+            raise Refused(status, "no upstream")
+        return plain(method, path, query, body)
+
+    cluster.double.handle = handle
+
+
+@pytest.mark.parametrize("where", ["GET /apis/v2beta1/pipelines", "POST /apis/v2beta1/experiments", "POST /apis/v2beta1/runs"])
+def test_an_api_that_is_away_for_a_moment_while_a_run_is_submitted_is_asked_again(cluster, command, where):
+    away(cluster, where, times=3)
+    code, out, err = command("submit", "-c", cluster.config, "--no-preflight")
+    assert (code, err, len(cluster.runs())) == (0, "", 1)
+    assert "does not answer (HTTP 503): no upstream; asked again for" in out
+
+
+def test_a_run_that_began_although_the_answer_was_lost_is_not_begun_again(cluster, command):
+    away(cluster, "POST /apis/v2beta1/runs", times=1, status=504, done=True)
+    code, out, _ = command("submit", "-c", cluster.config, "--no-preflight")
+    (run,) = cluster.runs()
+    assert code == 0 and run.run_id in out
+
+
+def test_an_api_that_stays_away_ends_the_command(cluster, command):
+    away(cluster, "POST /apis/v2beta1/runs", times=100)
+    code, _, err = command("submit", "-c", cluster.config, "--no-preflight")
+    assert (code, cluster.runs()) == (2, [])
+    assert err.count("\n") == 1 and "does not answer (HTTP 503)" in err
+    assert cluster.double.calls.count("POST /apis/v2beta1/runs") == submit.SUBMIT_TRIES
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for(cluster, command, monkeypatch):
+    plain, ended = cluster.double.handle, threading.Event()
+
+    def handle(method, path, query, body):
+        if path.endswith("/runs"):
+            ended.wait(60)
+        return plain(method, path, query, body)
+
+    cluster.double.handle = handle
+    monkeypatch.setattr(kubeflow, "ANSWER_S", 0.1)
+    code, _, err = command("runs", "list", "-c", cluster.config)
+    ended.set()
+    assert (code, err.count("\n")) == (2, 1)
+    assert "Kubeflow Pipelines has not answered within 0.1 s: kubectl get pods -n kubeflow" in err
+
+
 def stopping(run):
     run.state = "CANCELING"
 
@@ -186,6 +241,59 @@ def test_a_dry_run_asks_nobody(cluster, command):
     code, out, err = command("submit", "-c", cluster.config, "--dry-run")
     assert (code, err, cluster.double.calls) == (0, "", [])
     assert "calltune-lights" in out
+    assert "not asked: whether the store can be written, Kubeflow Pipelines, the namespace, its secrets and accounts" in out
+
+
+def test_compile_says_what_submit_would_bring_and_the_package_does_not(cluster, command):
+    compile = ("compile", "-c", cluster.config, "-o", cluster.folder / "package.yaml")
+    code, _, err = command(*compile, "--set", "model={base: 'bundled:smollm2-135m'}", "--set", "ingest.more=[{source: rows}]")
+    assert code == 0
+    assert [line.split(": `")[0] for line in err.splitlines()] == [
+        "calltune: note: ingest.source: rows.jsonl, which no pod can read",
+        "calltune: note: ingest.more[0].source: rows, which no pod can read",
+        "calltune: note: ingest.tools: tools.py, which no pod can read",
+        "calltune: note: model.base: bundled:smollm2-135m, which is in no image",
+    ]
+    says = "`calltune submit` makes JSON Schema of it, and uploads that; this package alone does not run with it"
+    assert says in err and "note" not in (cluster.folder / "package.yaml").read_text()
+    code, _, err = command(*compile, "--set", "ingest={source: 's3://b/rows', tools: 's3://b/tools.json'}")
+    assert (code, err) == (0, "")
+
+
+def nobody_known(cluster):
+    cluster.double.token = "new"
+
+
+def no_namespace(cluster):
+    del cluster.double.kube["namespaces/team-a"]
+
+
+def one_user(cluster):
+    cluster.double.multi_user = False
+
+
+def nothing_to_see(cluster):
+    cluster.double.kube["namespaces/team-a"] = 403
+
+
+@pytest.mark.parametrize(
+    ("prepare", "host", "fine", "says"),
+    [
+        (None, None, True, "answers, has many users, and takes you; namespace team-a is there"),
+        (nothing_to_see, None, True, "whether namespace team-a is there was not looked at: Kubernetes says 403"),
+        (nobody_known, None, False, "your token or cookie has expired"),
+        (no_namespace, None, False, "namespace team-a: there is none"),
+        (one_user, None, False, "set cluster.namespace: kubeflow"),
+        (None, "http://127.0.0.1:9", False, "does not answer"),
+        (None, "''", False, "not asked: cluster.host does not say where it is"),
+    ],
+)
+def test_the_doctor_asks_kubeflow_pipelines(cluster, prepare, host, fine, says):
+    if prepare:
+        prepare(cluster)
+    found = doctor._kubeflow(load(cluster.config, [] if host is None else [f"cluster.host={host}"]))
+    assert (found.what, found.fine, found.needed) == ("KFP", fine, False)
+    assert says in found.text and "\n" not in found.text
 
 
 def test_a_model_folder_is_brought_file_by_file_once(cluster, s3, tmp_path):

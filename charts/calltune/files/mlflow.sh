@@ -2,8 +2,11 @@
 # Brings MLflow's database up to date and starts the server. Addresses with passwords come from the environment, where a
 # list of processes does not show them.
 set -eu
-# `mlflow db upgrade` takes the address as an argument only.
-python3 -c 'import os; from mlflow.db import upgrade; upgrade.callback(os.environ["MLFLOW_BACKEND_STORE_URI"])'
+# Without a driver's name SQLAlchemy 2.1 takes psycopg, which MLflow is not tried with and the image does not have.
+case $MLFLOW_BACKEND_STORE_URI in
+    postgresql://*) export MLFLOW_BACKEND_STORE_URI="postgresql+psycopg2://${MLFLOW_BACKEND_STORE_URI#postgresql://}" ;;
+esac
+python3 "$(dirname "$0")/mlflow_database.py"
 hosts=$MLFLOW_ALLOWED_HOSTS
 if [ "${MLFLOW_METRICS:-}" = yes ]; then
     # Prometheus asks each pod by its address.

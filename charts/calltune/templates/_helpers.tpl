@@ -17,6 +17,15 @@ app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Version }}
 {{- end }}
 
+{{/* Of a pod. In a namespace of a Kubeflow Profile Istio puts its proxy into each: beside it a job does not end, and MLflow would let no
+step in, since KFP starts steps without one. Only where the mesh is to authenticate it is wanted. Call as calltune.selector. */}}
+{{- define "calltune.podLabels" -}}
+{{ include "calltune.labels" . }}
+{{- if not (and (has (index . 1) (list "mlflow" "test")) (eq (index . 0).Values.mlflow.auth.mode "mesh")) }}
+sidecar.istio.io/inject: "false"
+{{- end }}
+{{- end }}
+
 {{/* An image's reference: a digest, where there is one, instead of the tag. Call: include "calltune.image" (list . "cpu") */}}
 {{- define "calltune.image" -}}
 {{- $images := (index . 0).Values.images }}{{ $image := index $images (index . 1) -}}
