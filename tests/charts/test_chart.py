@@ -1,16 +1,9 @@
 """The chart under five value files: what Helm says of it, what Kubernetes takes, and what we ask of its pods."""
 
 import copy
-import importlib.util
-import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
-from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
 
 import helm_python as helm
 import kubernetes_validate
@@ -19,24 +12,12 @@ import yaml
 from typer.main import get_command
 
 from pipelines.cluster import ClusterConfig
-from tests.charts.conftest import CHART, VALUES, rendered
+from tests.charts.conftest import CHART, VALUES, of_kind, rendered, variables
 from tests.charts.policy import pod_specs, violations
 
-REPO = CHART.parents[1]
 VERSIONS = ("1.29", "1.33", kubernetes_validate.latest_version())
 OF_OPERATORS = {"ExternalSecret", "ServiceMonitor"}
 """Kinds that Kubernetes itself does not know, so that there is no schema to hold them against."""
-
-
-def of_kind(manifests, kind, component=None):
-    found = [document for document in manifests if document["kind"] == kind]
-    label = "app.kubernetes.io/component"
-    return [document for document in found if component in (None, document["metadata"]["labels"][label])]
-
-
-def variables(manifests, kind, component):
-    (spec,) = pod_specs(of_kind(manifests, kind, component)[0])
-    return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in spec["containers"][0]["env"]}
 
 
 def test_helm_lint_finds_nothing(values):
@@ -104,8 +85,6 @@ WRONG = {
     "a watch of nothing": ({"watch": {"enabled": True}}, "config"),
     "six fields of cron": ({"watch": {"schedule": "0 0 3 * * 1"}}, "schedule"),
     "words that are no cron": ({"watch": {"schedule": "every half an hour please"}}, "schedule"),
-    "a 61st minute": ({"watch": {"schedule": "61 * * * *"}}, "schedule"),
-    "Sunday as 7": ({"watch": {"schedule": "0 3 * * 7"}}, "schedule"),
     "a word of no cron's": ({"watch": {"schedule": "@often"}}, "schedule"),
     "KFP without a scheme": ({"watch": {"kfpHost": "ml-pipeline:8888"}}, "kfpHost"),
     "external secrets from nowhere": ({"externalSecrets": {"enabled": True}}, "storeName"),
@@ -245,121 +224,6 @@ def test_the_watch_looks_once_with_a_token_for_kfp_alone_and_reaches_it():
     (policy,) = [one for one in of_kind(manifests, "NetworkPolicy") if one["metadata"]["name"].endswith("watch-to-kfp")]
     assert all({"port": 8888, "protocol": "TCP"} in rule["ports"] for rule in policy["spec"]["egress"])
     assert not of_kind(rendered({}), "CronJob"), "nobody has asked for it"
-
-
-def test_mlflow_makes_its_database_and_no_argument_holds_the_address(tmp_path):
-    # In place of the server it prints its arguments; `python3` is this one.
-    for name, does in {"mlflow": 'printf "%s\\n" "$@"', "python3": f'exec "{sys.executable}" "$@"'}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
-        (tmp_path / name).chmod(0o755)
-    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    environment = {"MLFLOW_BACKEND_STORE_URI": address, "MLFLOW_WORKERS": "1", "MLFLOW_ALLOWED_HOSTS": "mlflow:5000"}
-    environment |= {"MLFLOW_AUTH_MODE": "mesh", "PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
-    script = CHART / "files" / "mlflow.sh"
-    done = subprocess.run(["sh", str(script)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[:3] == ["server", "--host", "0.0.0.0"] and address not in done.stdout
-    assert (tmp_path / "mlflow.db").stat().st_size > 0
-    # The shell's own words start no process.
-    others = script.read_text().replace("users=$(printf", "#").replace("case ", "#")
-    assert not re.search(r"^\s*\w.*\$MLFLOW_(BACKEND|AUTH_DATABASE)", others, re.MULTILINE)
-
-
-def test_one_pod_alone_changes_a_database_in_postgres(monkeypatch):
-    spec = importlib.util.spec_from_file_location("mlflow_database", CHART / "files" / "mlflow_database.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    did = []
-
-    @contextmanager
-    def transaction():
-        did.append("begin")
-        yield SimpleNamespace(execute=lambda statement, values: did.append(str(statement)))
-        did.append("end")
-
-    monkeypatch.setattr(script, "engine_of", lambda address: SimpleNamespace(begin=transaction))
-    monkeypatch.setattr(script, "upgrade", SimpleNamespace(callback=lambda address: did.append("upgrade")))
-    monkeypatch.setenv("MLFLOW_AUTH_MODE", "mesh")
-    for address, expected in {
-        "postgresql://db/mlflow": ["begin", "SELECT pg_advisory_xact_lock(:number)", "upgrade", "end"],
-        "sqlite:////data/mlflow.db": ["upgrade"],
-    }.items():
-        monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", address)
-        script.main()
-        assert did == expected
-        did.clear()
-
-
-@pytest.fixture
-def postgres():
-    """Address of a Postgres, which the tests' requirements do not bring, nor a driver for it: skips where they are not."""
-    pytest.importorskip("psycopg2")
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not programs:
-        pytest.skip("no Postgres on this machine")
-    user = "postgres" if os.getuid() == 0 else None
-    folder = Path(tempfile.mkdtemp())
-    data = ["-D", folder / "data"]
-
-    def run(program, *words):
-        subprocess.run([programs[-1] / program, *data, *words], user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-
-    if user:
-        shutil.chown(folder, user)
-    run("initdb", "--auth=trust", "--username=mlflow")
-    run("pg_ctl", "start", "-w", "-l", folder / "log", "-o", f"-c listen_addresses= -c unix_socket_directories={folder}")
-    yield f"postgresql://mlflow@/postgres?host={folder}"
-    run("pg_ctl", "stop", "-m", "immediate")
-    shutil.rmtree(folder)
-
-
-def stand_ins(folder, **commands):
-    """Commands of a pod, as what they do here; returns their variables but for the database's."""
-    for name, does in commands.items():
-        (folder / name).write_text(f"#!/bin/sh\n{does}\n")
-        (folder / name).chmod(0o755)
-    fixed = {"MLFLOW_WORKERS": "1", "MLFLOW_ALLOWED_HOSTS": "mlflow:5000", "MLFLOW_AUTH_MODE": "mesh", "HOME": str(folder)}
-    return {**os.environ, **fixed, "PATH": f"{folder}:/usr/bin:/bin"}
-
-
-def test_the_database_is_reached_by_the_driver_that_the_image_has(tmp_path):
-    assert "psycopg2-binary" in (REPO / "images" / "services" / "requirements.txt").read_text()
-    environment = stand_ins(tmp_path, python3=":", mlflow='echo "$MLFLOW_BACKEND_STORE_URI"')
-    for address in ("postgresql://me:p%40ss@db:5432/mlflow", "postgresql+psycopg2://me:p%40ss@db:5432/mlflow"):
-        command = ["sh", str(CHART / "files" / "mlflow.sh")]
-        variables = {**environment, "MLFLOW_BACKEND_STORE_URI": address}
-        said = subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout
-        assert said == "postgresql+psycopg2://me:p%40ss@db:5432/mlflow\n"
-
-
-def test_pods_that_start_at_once_make_one_database(postgres, tmp_path):
-    environment = stand_ins(tmp_path, python3=f'exec "{sys.executable}" "$@"', mlflow=":")
-    environment["MLFLOW_BACKEND_STORE_URI"] = postgres
-    command = ["sh", str(CHART / "files" / "mlflow.sh")]
-    pods = [subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    said = [pod.communicate(timeout=300)[1] for pod in pods]
-    assert [pod.returncode for pod in pods] == [0, 0, 0], said
-
-
-@pytest.mark.parametrize("address", ["10.1.2.3", "fd00::1"])
-def test_prometheus_which_asks_a_pod_by_its_address_is_let_in_and_no_other_address(tmp_path, address):
-    from mlflow.server.security_utils import is_allowed_host_header
-
-    given = variables(rendered(yaml.safe_load((VALUES[0].parent / "production.yaml").read_text())), "Deployment", "mlflow")
-    assert given["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
-    for name, does in {"mlflow": 'printf "%s\\n" "$@"', "python3": ":"}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
-        (tmp_path / name).chmod(0o755)
-    plain = {name: value for name, value in given.items() if isinstance(value, str)}
-    environment = {**plain, "MLFLOW_AUTH_MODE": "mesh", "POD_IP": address, "PATH": f"{tmp_path}:/usr/bin:/bin"}
-    environment["MLFLOW_BACKEND_STORE_URI"] = "postgresql://me@db/mlflow"
-    said = subprocess.run(
-        ["sh", str(CHART / "files" / "mlflow.sh")], env=environment, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    allowed = said[said.index("--allowed-hosts") + 1].split(",")
-    for host, lets_in in {"10.1.2.3:5000": True, "[fd00::1]:5000": True, "10.1.2.4:5000": False}.items():
-        assert is_allowed_host_header(allowed, host) == (lets_in and address in host)
-    assert is_allowed_host_header(allowed, "calltune-mlflow:5000") and "--expose-prometheus" in said
 
 
 def init_bucket(environment, bucket):
