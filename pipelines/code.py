@@ -1,6 +1,7 @@
 """What a step's cache key says of its code: a hash of the sources that it can reach, and of the library versions."""
 
 import ast
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import Distribution, distributions
@@ -56,27 +57,30 @@ def reachable(step: str) -> list[Path]:
         if file in found:
             continue
         found.add(file)
-        found.update(_templates(file))
-        waiting += [module for name in _imports(file) for module in _files(name)]
+        text = file.read_text(encoding="utf-8")
+        found.update(_templates(file, text))
+        waiting += [module for name in _imports(text) for module in _files(name)]
     return sorted(found)
 
 
-def _templates(file: Path) -> Iterator[Path]:
+def _templates(file: Path, text: str) -> Iterator[Path]:
     """The templates and data that a module reads: those beside it, and those in a folder without code that it names."""
     yield from file.parent.glob("*.jinja")
-    text = file.read_text(encoding="utf-8")
     for folder in file.parent.iterdir():
         if folder.is_dir() and not (folder / "__init__.py").exists() and f'"{folder.name}"' in text:
             yield from (path for path in sorted(folder.iterdir()) if path.suffix in (".jinja", ".yaml", ".jsonl"))
 
 
-def _imports(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+@functools.cache
+def _imports(text: str) -> tuple[str, ...]:
+    """The modules that a source imports, and the names that may be some; parsed once, since several steps reach most files."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(found)
 
 
 def _files(module: str) -> list[Path]:

@@ -1,5 +1,6 @@
 """Rendering: what the model sees, what it is trained on, and that what it writes can be read back."""
 
+import copy
 import json
 import os
 from dataclasses import replace
@@ -77,6 +78,17 @@ CASES = {
     ),
     "hard_arguments": record(user("Hard?"), calls(("search", HARD))),
 }
+
+
+@pytest.fixture(scope="module")
+def loaded(tokenizer_folder):
+    return models.tokenizer(tokenizer_folder)
+
+
+@pytest.fixture
+def tokenizer(loaded):
+    """SmolLM2's; a copy, since rendering changes its chat template, and loading it takes a second."""
+    return copy.copy(loaded)
 
 
 @pytest.fixture
@@ -400,7 +412,8 @@ def test_the_bundled_data_set_is_what_its_description_promises(helpdesk_records)
     assert any(count > 1 for count in counts)
 
 
-def test_a_run_of_spaces_is_no_control_token(tokenizer):
+def test_a_run_of_spaces_is_no_control_token(tokenizer_folder):
+    tokenizer = models.tokenizer(tokenizer_folder)
     tokenizer.add_tokens([AddedToken("   ", special=False), AddedToken("<tick>", special=False)])
     found = Renderer(tokenizer, TEMPLATES["hermes"]).special_tokens
     assert "   " not in found and {"<tick>", "<|im_end|>"} <= set(found)

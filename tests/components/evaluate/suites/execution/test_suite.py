@@ -17,7 +17,7 @@ from components.evaluate import measuring
 from components.evaluate.config import EvaluateConfig, ExecutionConfig
 from components.evaluate.served import Served
 from components.evaluate.suites.details import Details
-from components.evaluate.suites.execution import suite
+from components.evaluate.suites.execution import suite, tool_process
 from components.evaluate.suites.execution.questions import prepare
 
 EXAMPLE = Path(__file__).parents[5] / "examples" / "helpdesk"
@@ -317,9 +317,24 @@ def test_the_bundled_model_plays_the_example_through(base_folder, tokenizer, tmp
 # What is asked
 
 
+@pytest.fixture(scope="module")
+def described_once():
+    """What describes a tools file, once for each text that it has: it has tests of its own, and takes three seconds."""
+    describe, known = tool_process.describe, {}
+
+    def described(file):
+        text = file.read_bytes()
+        if text not in known:
+            known[text] = describe(file)
+        return known[text]
+
+    return described
+
+
 @pytest.fixture
-def asking(place, tmp_path):
+def asking(place, tmp_path, described_once, monkeypatch):
     """A function that prepares the given lines of a questions file, with the settings changed."""
+    monkeypatch.setattr(tool_process, "describe", described_once)
 
     def run(*lines, **changes):
         file = tmp_path / "questions.jsonl"
