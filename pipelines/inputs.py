@@ -41,9 +41,9 @@ def require_cluster_places(config: RunConfig) -> None:
 
 def left_here(config: RunConfig) -> Iterator[str]:
     """What the config names of this machine, a line each: what `calltune submit` makes of it, and the package alone does not."""
-    sources = [("ingest.source", config.ingest.source)]
-    sources += [(f"ingest.more[{number}].source", part.source) for number, part in enumerate(config.ingest.more)]
-    for setting, place in sources:
+    rows = [("ingest.source", config.ingest.source)]
+    rows += [(f"ingest.more[{number}].source", part.source) for number, part in enumerate(config.ingest.more)]
+    for setting, place in rows:
         if "://" not in place:
             yield _left(setting, place, "uploads it")
     if config.ingest.tools and not config.ingest.tools.startswith("s3://"):

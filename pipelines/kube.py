@@ -1,6 +1,7 @@
 """The Kubernetes API, as preflight and logs need it: what the namespace has, how large nodes are, what a pod printed."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from calltune.errors import UserError
@@ -48,6 +49,7 @@ class Kube:
         except HTTPError as error:
             raise Unknown(f"Kubernetes does not answer: {type(error).__name__}") from None
 
+    @cached_property
     def labels(self) -> dict[str, str] | None:
         """The namespace's labels; None where there is no such namespace."""
         found = self._ask(self.core.read_namespace, self.namespace)
@@ -66,6 +68,7 @@ class Kube:
         """Whether the namespace has it."""
         return self._ask(self.core.read_namespaced_service, name, self.namespace) is not None
 
+    @cached_property
     def nodes(self) -> list[dict[str, float]]:
         """Of each node what its pods may have in all: resource → cores, bytes or pieces."""
         from kubernetes.utils.quantity import parse_quantity

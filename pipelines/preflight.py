@@ -31,7 +31,7 @@ def look(config: RunConfig, kubeflow: Kubeflow) -> Iterator[str]:
     yield _store(config)
     try:
         kube = require_namespace(kubeflow)
-        if kubeflow.namespace is not None and (kube.labels() or {}).get(ENABLED) != "true":
+        if kubeflow.namespace is not None and (kube.labels or {}).get(ENABLED) != "true":
             yield (
                 f"note: namespace {kube.namespace} has no label {ENABLED}=true, as that of a Profile has; without what "
                 "Kubeflow puts there no step starts (docs/cluster.md)"
@@ -65,7 +65,7 @@ def require_namespace(kubeflow: Kubeflow) -> Kube:
         if one_user and place.namespace != OWN and f"ml-pipeline.{place.namespace}" not in place.host:
             raise _not_here(place) from None
         raise
-    if kube.labels() is None:
+    if kube.labels is None:
         profile = "a Profile of this name makes it (docs/cluster.md)"
         made = f"kubectl create namespace {place.namespace}" if one_user else profile
         raise UserError(f"namespace {place.namespace}: there is none: {made}, or set cluster.namespace")
@@ -169,7 +169,7 @@ def _accounts(config: RunConfig, kube: Kube) -> Iterator[str]:
 def _nodes(config: RunConfig, kube: Kube) -> Iterator[str]:
     """Whether each step would fit on some node that had nothing else; labels and taints of nodes are not looked at."""
     try:
-        nodes = kube.nodes()
+        nodes = kube.nodes
     except Unknown as error:
         yield f"note: whether the steps fit on a node was not looked at: {error}"
         return
@@ -230,7 +230,7 @@ def _train_jobs(config: RunConfig, kube: Kube) -> Iterator[str]:
             f"resources.train.nodes: service account {account} may not create TrainJobs in {kube.namespace}: "
             f"helm upgrade calltune charts/calltune -n {kube.namespace} --reset-then-reuse-values --set runner.trainJobs=true"
         )
-    there = _fitting(kube.nodes(), _wanted(asked))
+    there = _fitting(kube.nodes, _wanted(asked))
     if there < asked.nodes:
         raise UserError(
             f"resources.train.nodes: {asked.nodes} with {_text(asked)} are wanted, and the cluster has {there}: "

@@ -39,7 +39,7 @@ def ended(pod):
 
 
 @pytest.fixture
-def postgres(tmp_path_factory):
+def postgres():
     """Address of a Postgres server with the programs of the package pgserver, which runs as nobody where a test is root."""
     there = Path(importlib.util.find_spec("pgserver").origin).parent
     folder = Path(tempfile.mkdtemp())  # its socket's path is short, as it must be

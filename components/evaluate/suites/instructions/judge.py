@@ -89,6 +89,11 @@ class Reply:
     location: str
     said: Any
 
+    @property
+    def done(self) -> bool:
+        """Whether it is what was asked for, and no error."""
+        return 200 <= self.status < 300
+
 
 class Judge:
     """A judge that can be asked from several threads at once.
@@ -133,9 +138,9 @@ class Judge:
             ConfigError: it does not know the token or the model, or is no such endpoint.
         """
         answer = self._asked(question, first, second)
-        if 200 <= answer.status < 300:
+        if answer.done:
             return self._content(answer)
-        if answer.status in (*NOT_TAKEN, 413) and (self._known or 200 <= self._asked("?", "", "").status < 300):
+        if answer.status in (*NOT_TAKEN, 413) and (self._known or self._asked("?", "", "").done):
             return _status(answer)  # this one is too long for it, or a provider's filter holds it back
         raise self._refused(answer)
 
@@ -149,7 +154,7 @@ class Judge:
             answer = self._post({**asked, **more})
             if answer.status not in NOT_TAKEN:
                 break
-        if not 200 <= answer.status < 300:
+        if not answer.done:
             return answer
         self._known = True
         if place > self._option:
