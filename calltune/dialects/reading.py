@@ -8,7 +8,7 @@ from calltune import guard
 from calltune import tools as tool_schemas
 from calltune.errors import DataError
 from calltune.loose_types import from_loose_types
-from calltune.records import Call, Message, Record, Tool
+from calltune.records import Call, Message, Record, Tool, once
 
 Row = dict[str, Any]
 """One row of a data file, as its JSON has it."""
@@ -23,13 +23,13 @@ class RowError(DataError):
 
 
 def strict_json(text: str) -> Any:
-    """Parse JSON as the standard has it: no NaN, no Infinity.
+    """Parse JSON as the standard has it: no NaN, no Infinity, and no key twice, of which Python would keep the last alone.
 
     Raises:
         ValueError: it is not JSON, a number is out of range, or it is nested deeper than Python can follow.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=once)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

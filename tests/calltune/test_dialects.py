@@ -335,6 +335,12 @@ BAD_ROWS = [
     ("xlam", {"query": 5}, "missing_field", "query: must be a string, not 5"),
     ("xlam", {"query": "Q", "tools": "[{"}, "not_json", "tools: the string is not JSON"),
     ("xlam", {"query": "Q", "answers": "call f"}, "not_json", "answers: the string is not JSON"),
+    (
+        "xlam",
+        {"query": "Q", "answers": '[{"name": "f", "arguments": {"a": 1, "a": 2}}]'},
+        "not_json",
+        "answers: the string is not JSON: the key 'a' stands twice in one object",
+    ),
     ("xlam", {"query": "Q"}, "missing_field", "answers: must be a list of calls, not nothing"),
     ("xlam", {"query": "Q", "answers": ["f"]}, "invalid_call", r"answers\[0\]: a call needs a name and arguments, not 'f'"),
     ("sharegpt", {"conversations": {}}, "missing_field", "conversations: must be a list of turns, not an object"),

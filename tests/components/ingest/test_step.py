@@ -361,6 +361,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         ('{"messages": [{"role": "\\ud83d", "content": "a"}]}', "unknown_role"),
         ('{"messages": ' + "[" * 100_000 + "}", "not_json"),
         ('{"messages": 1' + "0" * 5000 + "}", "not_json"),
+        ('{"messages": [], "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}', "not_json"),
         (
             '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x"}], "expected": 1e999}',
             "invalid_expected",
