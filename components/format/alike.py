@@ -114,7 +114,8 @@ def near(texts: Texts, training: Sequence[int], held: Sequence[int], least: floa
         if not own or first == last:
             continue
         inside = (places >= first) & (places < last)
-        stretch, starts = places[inside] - first, np.concatenate([[0], np.cumsum(inside, dtype=np.int32)])[begins]
+        stretch, starts = places[inside], np.cumsum(np.concatenate([[False], inside]), dtype=np.int32)[begins]
+        stretch -= first
         enough = shared[own]
         alike = ours[slice(*np.searchsorted(sizes[ours], [own, own + 1]))]
         for at, of, ranks in _words_of(texts, alike, rarity, np.full(len(alike), rarest[own])):
@@ -165,9 +166,14 @@ def _measured(texts: Texts) -> "tuple[np.ndarray, np.ndarray]":
 
 def _having(texts: Texts, others: "np.ndarray", rarity: "np.ndarray", rarest: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
     """The places of the texts that have each word among their rarest, word after word, in order; and where each word's begin."""
-    both = np.concatenate([ranks << 32 | (first + of) for first, of, ranks in _words_of(texts, others, rarity, rarest)])
+    both, end = np.empty(rarest.sum(), np.int64), 0  # 8 bytes a word: filled and sorted in place, it is there once
+    for first, of, ranks in _words_of(texts, others, rarity, rarest):
+        both[end : end + len(of)] = ranks << 32 | (first + of)
+        end += len(of)
     both.sort()
-    return (both & 0xFFFFFFFF).astype(np.int32), np.searchsorted(both, np.arange(len(rarity) + 1) << 32)
+    begins = np.searchsorted(both, np.arange(len(rarity) + 1) << 32)
+    both &= 0xFFFFFFFF
+    return both.astype(np.int32), begins
 
 
 def _words_of(

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 
 import numpy as np
@@ -26,7 +27,7 @@ class Turns:
 
     def phrases(self) -> frozenset[int]:
         """Those that are phrases of the data, such as a yes in many words: what they ask is what stands before them."""
-        turns, rows_with = np.unique(np.array(self.numbers, np.int64), return_counts=True)
+        turns, rows_with = np.unique(np.asarray(self.numbers), return_counts=True)
         return frozenset(turns[rows_with > common(self.rows)].tolist())
 
 
@@ -58,13 +59,13 @@ class _Asked:
 
     def also_in(self, others: "_Asked") -> Iterator[tuple[int, int]]:
         """Yield each row that asks what one of the others asks, with these; a row's first one first."""
-        known, first = np.unique(np.array(others.numbers, np.int64), return_index=True)
+        known, first = np.unique(np.asarray(others.numbers), return_index=True)
         if not len(known):
             return
-        numbers = np.array(self.numbers, np.int64)
+        numbers = np.asarray(self.numbers)
         places = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
         at = np.flatnonzero(known[places] == numbers)
-        rows, asked = np.array(self.rows, np.int64)[at], np.array(others.rows, np.int64)[first[places[at]]]
+        rows, asked = np.asarray(self.rows)[at], np.asarray(others.rows)[first[places[at]]]
         # What a row asks is in no order of its own: a set of texts has another one in each process.
         order = np.lexsort((asked, rows))
         yield from zip(rows[order].tolist(), asked[order].tolist(), strict=True)
@@ -86,36 +87,45 @@ def contaminated(
         phrases: turns that many of them have, of `Turns`.
         shortened: those of them that are shown without their early turns, as they are shown, by their index.
     """
-    begun, begun_held = _Asked(), _Asked()
-    learnt, asking, said, whole = _Asked(), _Asked(), _Asked(), _Asked()
+    training, held = (array("q", (row for row, part in enumerate(parts) if (part == TRAIN) == ours)) for ours in (True, False))
     with Texts() as texts:
-        for row, (record, part) in enumerate(zip(records, parts, strict=True)):
-            texts.add(user_text(record))
-            shown = shortened.get(row, record)
-            if part == TRAIN:
-                begun.add(row, [question_key(record)])
-                for form in [record] if shown is record else [record, shown]:
-                    own, met = told_apart(form, phrases)
-                    learnt.add(row, {question_sha256(form), *own})
-                    said.add(row, met)
-            else:
-                begun_held.add(row, [question_key(record)])
-                whole.add(row, [question_sha256(shown)])
-                asking.add(row, asked_sha256(shown))
-        training = array("q", (row for row, part in enumerate(parts) if part == TRAIN))
-        held = array("q", (row for row, part in enumerate(parts) if part != TRAIN))
-        # Conversations that begin alike, whatever their later turns; only a named test source lets them into two parts.
-        found = {row: Pair(row, other, "the same first question") for row, other in begun.also_in(begun_held)}
+        alike, asked = _asked_alike(records, parts, phrases, shortened, texts)
+        found = {row: Pair(row, other, "the same first question") for row, other in alike}
         rest = array("q", (row for row in training if row not in found))
         found |= {pair.train: pair for pair in near(texts, rest, held, config.similarity)}
-        # What evaluation would find in the model's list of what it was trained on, and the gate refuse.
-        for row, other in learnt.also_in(asking):
-            found.setdefault(row, Pair(row, other, "a later turn asks the same"))
-        for row, other in said.also_in(whole):
-            found.setdefault(row, Pair(row, other, "a turn asks the same"))
-        for pair in sharing(texts, training, held, config.shared_words):
+        for pair in chain(asked, sharing(texts, training, held, config.shared_words)):
             found.setdefault(pair.train, pair)
     return [found[row] for row in sorted(found)]
+
+
+def _asked_alike(
+    records: Sequence[Record], parts: Sequence[str], phrases: Collection[int], shortened: Mapping[int, Record], texts: Texts
+) -> tuple[list[tuple[int, int]], list[Pair]]:
+    """What training rows ask to the letter as held-out ones do; `texts` gets what each row's user says.
+
+    Returns:
+        Each training row that begins like a held-out one, whatever their later turns, with this one: only a named test source
+        lets them into two parts. And what evaluation would find in the model's list of what it was trained on, and the gate
+        refuse.
+    """
+    begun, begun_held = _Asked(), _Asked()
+    learnt, asking, said, whole = _Asked(), _Asked(), _Asked(), _Asked()
+    for row, (record, part) in enumerate(zip(records, parts, strict=True)):
+        texts.add(user_text(record))
+        shown = shortened.get(row, record)
+        if part == TRAIN:
+            begun.add(row, [question_key(record)])
+            for form in [record] if shown is record else [record, shown]:
+                own, met = told_apart(form, phrases)
+                learnt.add(row, {question_sha256(form), *own})
+                said.add(row, met)
+        else:
+            begun_held.add(row, [question_key(record)])
+            whole.add(row, [question_sha256(shown)])
+            asking.add(row, asked_sha256(shown))
+    later = [Pair(row, other, "a later turn asks the same") for row, other in learnt.also_in(asking)]
+    short = [Pair(row, other, "a turn asks the same") for row, other in said.also_in(whole)]
+    return list(begun.also_in(begun_held)), later + short
 
 
 def repeating(training: Iterable[Sequence[str]], asked: Iterable[Sequence[str]], config: ContaminationConfig) -> list[Pair]:
