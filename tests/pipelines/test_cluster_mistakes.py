@@ -29,13 +29,13 @@ def file(name, text):
     return lambda cluster, patch: (cluster.folder / name).write_text(text)
 
 
-def answers(status, where=""):
+def answers(status, where="", text="no"):
     def prepare(cluster, patch):
         plain = cluster.double.handle
 
         def handle(method, path, query, body):
             if where in path and path.startswith("/apis"):
-                raise Refused(status, "no")
+                raise Refused(status, text)
             return plain(method, path, query, body)
 
         cluster.double.handle = handle
@@ -114,6 +114,21 @@ MISTAKES = {
     "expired token": (expired, SUBMIT, "your token or cookie has expired: CALLTUNE_KFP_TOKEN"),
     "login page": (answers(302), SUBMIT, "CALLTUNE_KFP_COOKIE"),
     "login page later": (logged_out, ("runs", "show", "r1", "-c", "run.yaml"), "cookie has expired: .*CALLTUNE_KFP_COOKIE"),
+    "a gateway's page": (answers(502, text="<html>Bad Gateway</html>"), SUBMIT, "does not answer .HTTP 502"),
+    "another server's page": (answers(404, text="<html>Not Found</html>"), SUBMIT, "is not the API of Kubeflow Pipelines 2"),
+    "another server's list": (
+        lambda cluster, patch: patch.setattr(cluster.double, "handle", lambda *_: "[1]"),
+        SUBMIT,
+        "is not the API of Kubeflow Pipelines 2",
+    ),
+    "an error in an object": (
+        answers(400, "/experiments", '{"error": {"code": 400, "message": "no such thing"}}'),
+        (*SUBMIT, "--no-preflight"),
+        "refuses .HTTP 400.: .*no such thing",
+    ),
+    "no address": (nothing, (*SUBMIT, "--host", "http://[::1"), "is no address"),
+    "a cookie as the docs have it": (env("CALLTUNE_KFP_COOKIE", "authservice_session=…"), SUBMIT, "CALLTUNE_KFP_COOKIE: has a"),
+    "a token on two lines": (env("CALLTUNE_KFP_TOKEN", "a\nb"), SUBMIT, "CALLTUNE_KFP_TOKEN: has a line's end"),
     "no token file": (nothing, (*SUBMIT, "--token-file", "none"), "--token-file none: no such file"),
     "no text of a token": (
         lambda cluster, patch: (cluster.folder / "token").write_bytes(b"\xff"),
