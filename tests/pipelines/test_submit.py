@@ -281,8 +281,11 @@ def test_compile_says_what_submit_would_bring_and_the_package_does_not(cluster, 
     ]
     says = "`calltune submit` makes JSON Schema of it, and uploads that; this package alone does not run with it"
     assert says in err and "note" not in (cluster.folder / "package.yaml").read_text()
-    code, _, err = command(*compile, "--set", "ingest={source: 's3://b/rows', tools: 's3://b/tools.json'}")
+    in_buckets = ("--set", "ingest={source: 's3://b/rows', tools: 's3://b/tools.json'}")
+    code, _, err = command(*compile, *in_buckets)
     assert (code, err) == (0, "")
+    code, _, err = command(*compile, *in_buckets, "--set", "tracking.uri=embedded")
+    assert code == 0 and "note: tracking.uri: embedded is on this machine: set an MLflow server" in err
 
 
 def nobody_known(cluster):
