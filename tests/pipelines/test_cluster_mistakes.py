@@ -153,7 +153,11 @@ MISTAKES = {
         SUBMIT,
         "namespace team-a: no step runs there.*set cluster.namespace: kubeflow",
     ),
-    "the one user's namespace is away": (one_user, (*SUBMIT, "--namespace", "kubeflow"), "kubectl create namespace kubeflow"),
+    "the one user's namespace is away": (
+        one_user,
+        (*SUBMIT, "--namespace", "kubeflow"),
+        "namespace kubeflow: there is none, and Kubeflow Pipelines starts steps in its own: set cluster.namespace to that",
+    ),
     "no secret": (
         drop(f"{NAMESPACE}/secrets/store"),
         SUBMIT,
@@ -234,6 +238,13 @@ MISTAKES = {
     "no run": (nothing, ("runs", "show", "r0", "-c", "run.yaml"), "not found.*calltune runs list"),
     "ended run": (ended, ("runs", "stop", "r1", "-c", "run.yaml"), "has ended already: failed"),
     "no pods": (kube(f"{NAMESPACE}/pods", {"items": []}), ("runs", "logs", "r1", "-c", "run.yaml"), "no pod of run r1 is left"),
+    "no Kubernetes": (nothing, ("runs", "logs", "r1", "-c", "run.yaml"), "another server answers there: kubectl get pods"),
+    "no kubeconfig": (file("kubeconfig", "- a"), ("runs", "logs", "r1", "-c", "run.yaml"), "the kubeconfig cannot be read"),
+    "no GPU, and no sight of the secrets": (
+        lambda cluster, patch: cluster.double.kube.update({f"{NAMESPACE}/secrets/store": 403}),
+        (*SUBMIT, "--set", "resources.train.gpu=8"),
+        "8 × nvidia.com/gpu fit on no node",
+    ),
     "no store": (nothing, ("runs", "show", "r1", "--json"), "-c FILE says which"),
     "questions on this machine": (
         nothing,
@@ -270,7 +281,7 @@ def test_nodes_that_train_together_are_looked_for(cluster, command):
     assert (code, err) == (0, "") and "train jobs   2 nodes, by trainer.kubeflow.org/v1alpha1" in out
     cluster.double.kube[REVIEWS] = 403
     code, out, _ = command(*TWO_NODES)
-    assert code == 0 and "TrainJobs were not looked at, or not to the end: Kubernetes says 403" in out
+    assert code == 0 and "not looked at, or not to the end: TrainJobs: Kubernetes says 403" in out
 
 
 def test_a_namespace_is_a_profiles_or_that_of_kubeflow_pipelines_itself(cluster, command):
