@@ -250,4 +250,6 @@ def test_the_config_in_the_notes_is_one_that_a_run_takes(given):
         notes = chart.render(given, name="calltune", namespace="ml")["calltune/templates/NOTES.txt"]
     shown = yaml.safe_load(notes.split("In a run's config:\n\n")[1].split("\n\n")[0])
     assert ("secrets" in shown["cluster"]) == (given == {})
+    # The policy of a mesh's MLflow lets no step in that comes straight: KFP starts steps without a proxy.
+    assert shown["tracking"]["uri"] == ("http://calltune-mlflow:5000" if given == {} else "https://mlflow.example.com")
     ClusterConfig.model_validate(shown["cluster"])

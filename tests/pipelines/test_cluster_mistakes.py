@@ -292,6 +292,13 @@ def test_a_namespace_is_a_profiles_or_that_of_kubeflow_pipelines_itself(cluster,
     cluster.double.kube[f"{NAMESPACE}/services/ml-pipeline"] = {"metadata": {"name": "ml-pipeline"}}
     code, out, _ = command(*SUBMIT)
     assert code == 0 and "label" not in out
+    cluster.double.kube[f"{NAMESPACE}/services/ml-pipeline"] = 403
+    code, out, _ = command(*SUBMIT)
+    assert (
+        code == 0
+        and "not looked at, or not to the end: the namespace: Kubernetes says 403" in out
+        and "account      runner" in out
+    )
 
 
 def test_what_may_not_be_seen_is_said_and_no_obstacle(cluster, command):
