@@ -234,6 +234,12 @@ def _named(name: str) -> str:
 
 
 def _denied(place: Place, status: int, text: str = "") -> UserError:
+    # Not `system:serviceaccount:…`, as who asks may be called.
+    if re.search("service ?account(?!:)", text, re.IGNORECASE):
+        return UserError(
+            f"{place.host}: Kubeflow Pipelines starts no run under this account ({text}): its list and a right of yours allow "
+            "one, as docs/cluster.md says; cluster.service_account names it"
+        )
     if status == 403:
         return UserError(
             f"{place.host}: you may not do this in namespace {place.namespace} ({text or 'forbidden'}): "

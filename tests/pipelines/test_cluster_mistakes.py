@@ -141,7 +141,16 @@ MISTAKES = {
         (*SUBMIT, "--set", "ingest.source=empty"),
         "empty: no .* file in this folder",
     ),
-    "forbidden": (answers(403, "/experiments"), (*SUBMIT, "--no-preflight"), "you may not do this in namespace team-a"),
+    "forbidden": (
+        answers(403, "/experiments", "User 'system:serviceaccount:team-a:me' is not authorized"),
+        (*SUBMIT, "--no-preflight"),
+        "you may not do this in namespace team-a",
+    ),
+    "an account that KFP does not take": (
+        answers(403, "/runs", "service account runner is not allowed"),
+        (*SUBMIT, "--no-preflight"),
+        "starts no run under this account .service account runner is not allowed.: .*docs/cluster.md",
+    ),
     "unknown namespace": (nothing, (*SUBMIT, "--namespace", "team-b"), "a Profile of this name makes it"),
     "another namespace than the one user's": (
         one_user,
