@@ -108,9 +108,9 @@ class Kube:
         api = client.AuthorizationV1Api()
         return bool(self._there(api.create_namespaced_local_subject_access_review, self.namespace, review).status.allowed)
 
-    def retries_lost_nodes(self) -> bool:
+    def retries_lost_nodes(self, own: str) -> bool:
         """Whether Argo's controller, in KFP's own namespace, starts a step again whose node is gone."""
-        settings = self._ask(self.core.read_namespaced_config_map, "workflow-controller-configmap", "kubeflow")
+        settings = self._ask(self.core.read_namespaced_config_map, "workflow-controller-configmap", own)
         text = " ".join((settings.data or {}).values()) if settings else ""
         return "retryPolicy: Always" in text or '"retryPolicy":"Always"' in text.replace(" ", "")
 

@@ -37,7 +37,7 @@ def look(config: RunConfig, kubeflow: Kubeflow) -> Iterator[str]:
             "the service account": _accounts(config, kube),
             "whether the steps fit on a node": _nodes(config, kube),
             "TrainJobs": _train_jobs(config, kube),
-            "whether a step whose node is lost is started again": _lost_nodes(kube),
+            "whether a step whose node is lost is started again": _lost_nodes(kubeflow, kube),
         }
         for what, lines in parts.items():
             try:
@@ -264,8 +264,8 @@ def _train_jobs(config: RunConfig, kube: Kube) -> Iterator[str]:
         yield "note: whether KFP's own account may create TrainJobs was not looked at: cluster.service_account names none"
 
 
-def _lost_nodes(kube: Kube) -> Iterator[str]:
-    if not kube.retries_lost_nodes():
+def _lost_nodes(kubeflow: Kubeflow, kube: Kube) -> Iterator[str]:
+    if not kube.retries_lost_nodes(kube.namespace if kubeflow.namespace is None else OWN):
         yield (
             "note: a step whose node is lost is not started again, since Argo's controller has no "
             "templateDefaults.retryStrategy.retryPolicy: Always (docs/cluster-runs.md); --wait --resubmit N submits anew"

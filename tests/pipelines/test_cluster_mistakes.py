@@ -300,14 +300,15 @@ def test_a_namespace_is_a_profiles_or_that_of_kubeflow_pipelines_itself(cluster,
     one_user(cluster, None)
     cluster.double.kube[f"{NAMESPACE}/services/ml-pipeline"] = {"metadata": {"name": "ml-pipeline"}}
     code, out, _ = command(*SUBMIT)
-    assert code == 0 and "label" not in out
-    cluster.double.kube[f"{NAMESPACE}/services/ml-pipeline"] = 403
+    assert code == 0 and "label" not in out and "a step whose node is lost is not started again" in out
+    argo = cluster.double.kube.pop("namespaces/kubeflow/configmaps/workflow-controller-configmap")
+    cluster.double.kube |= {
+        f"{NAMESPACE}/configmaps/workflow-controller-configmap": argo,
+        f"{NAMESPACE}/services/ml-pipeline": 403,
+    }
     code, out, _ = command(*SUBMIT)
-    assert (
-        code == 0
-        and "not looked at, or not to the end: the namespace: Kubernetes says 403" in out
-        and "account      runner" in out
-    )
+    assert code == 0 and "not looked at, or not to the end: the namespace: Kubernetes says 403" in out
+    assert "account      runner" in out and "whose node is lost" not in out
 
 
 def test_what_may_not_be_seen_is_said_and_no_obstacle(cluster, command):
