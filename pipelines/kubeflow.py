@@ -26,6 +26,8 @@ RETRIES_WITHOUT_ANSWER = 1
 """Of a GET, at once and by a new connection: the old one may be dead after hours of uploads."""
 GATEWAY = (502, 503, 504)
 """What a gateway says where nobody is behind it."""
+CONFLICT = 409
+"""What the API says where the same has been made since it was looked for: by another command, or by us, whose answer was lost."""
 PAGE = 50
 INSIDE = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 """Where a pod finds the API of an installation with the usual names."""
@@ -41,7 +43,7 @@ class Missing(UserError):
 
 
 class Away(UserError):
-    """Nobody answers, or only a gateway that finds nobody: what was asked for may have been done all the same."""
+    """Nobody answers, or only a gateway that finds nobody, or it is there already: what was asked for may have been done."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,8 @@ class Kubeflow:
             return _denied(self.place, 401)
         if status == 404:
             return Missing(f"{self.place.host}: not found: {text}; `calltune runs list` and `schedule list` name what there is")
+        if status == CONFLICT:
+            return Away(f"{self.place.host}: Kubeflow Pipelines refuses (HTTP {status}): {text}")
         if status in GATEWAY:
             return Away(f"{self.place.host}: Kubeflow Pipelines does not answer (HTTP {status}): {text}")
         return UserError(f"{self.place.host}: Kubeflow Pipelines refuses (HTTP {status}): {text}")

@@ -186,6 +186,12 @@ def test_a_run_that_began_although_the_answer_was_lost_is_not_begun_again(cluste
     assert code == 0 and run.run_id in out
 
 
+def test_a_pipeline_that_another_command_makes_at_the_same_moment_is_the_one(cluster, command):
+    away(cluster, "POST /apis/v2beta1/pipelines/upload", times=1, status=409, done=True)
+    assert command("submit", "-c", cluster.config, "--no-preflight")[0] == 0
+    assert (len(cluster.double.objects["pipelines"]), len(cluster.runs())) == (1, 1)
+
+
 def test_an_api_that_stays_away_ends_the_command(cluster, command, monkeypatch):
     away(cluster, "POST /apis/v2beta1/runs", times=100)
     monkeypatch.setattr(submit, "SUBMIT_S", 0.2)
