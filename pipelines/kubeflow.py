@@ -26,6 +26,8 @@ RETRIES_WITHOUT_ANSWER = 1
 """Of a GET, at once and by a new connection: the old one may be dead after hours of uploads."""
 GATEWAY = (502, 503, 504)
 """What a gateway says where nobody is behind it."""
+GATEWAY_WAITED = 504
+"""Of these, what it says where somebody is, who has taken too long."""
 CONFLICT = 409
 """What the API says where the same has been made since it was looked for: by another command, or by us, whose answer was lost."""
 PAGE = 50
@@ -44,6 +46,10 @@ class Missing(UserError):
 
 class Away(UserError):
     """Nobody answers, or only a gateway that finds nobody, or it is there already: what was asked for may have been done."""
+
+
+class Lost(Away):
+    """The request went out, and its answer has not come: what was asked for may yet be done."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +142,9 @@ class Kubeflow:
         except urllib3.exceptions.HTTPError as error:
             cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
             if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
-                raise Away(f"{self.place.host}: Kubeflow Pipelines has not answered within {ANSWER_S} s: {PODS}") from None
-            raise Away(f"{self.place.host}: Kubeflow Pipelines has stopped answering: {error}") from None
+                raise Lost(f"{self.place.host}: Kubeflow Pipelines has not answered within {ANSWER_S} s: {PODS}") from None
+            kind = Lost if isinstance(cause, urllib3.exceptions.ProtocolError) else Away
+            raise kind(f"{self.place.host}: Kubeflow Pipelines has stopped answering: {error}") from None
 
     def all(self, listing: Callable[..., Any], field: str, **options: Any) -> Iterator[Any]:
         """Every object of a listing, page by page."""
@@ -202,7 +209,8 @@ class Kubeflow:
         if status == CONFLICT:
             return Away(f"{self.place.host}: Kubeflow Pipelines refuses (HTTP {status}): {text}")
         if status in GATEWAY:
-            return Away(f"{self.place.host}: Kubeflow Pipelines does not answer (HTTP {status}): {text}")
+            kind = Lost if status == GATEWAY_WAITED else Away
+            return kind(f"{self.place.host}: Kubeflow Pipelines does not answer (HTTP {status}): {text}")
         return UserError(f"{self.place.host}: Kubeflow Pipelines refuses (HTTP {status}): {text}")
 
 

@@ -10,7 +10,7 @@ from calltune.errors import Unavailable, UserError
 from pipelines.check import check
 from pipelines.config import RunConfig
 from pipelines.inputs import Inputs, require_cluster_places, store_of
-from pipelines.kubeflow import Away, Kubeflow, Missing
+from pipelines.kubeflow import Away, Kubeflow, Lost, Missing
 from pipelines.package import Package, package
 from pipelines.preflight import look
 
@@ -96,17 +96,25 @@ def submit(prepared: Prepared, kubeflow: Kubeflow, experiment: str | None, say: 
     experiment_id = _patiently(lambda _: kubeflow.experiment(listed), SUBMIT_S, say)
     name = f"{config.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
 
+    lost: list[Lost] = []
+
     def start(again: bool) -> Any:
-        # Whose answer was lost may have started it all the same.
+        # Whose answer was lost may have started it all the same, or may yet: it is looked for, and never asked for twice.
         there = kubeflow.run_named(name, experiment_id) if again else None
-        return there or kubeflow.call(
-            kubeflow.client.run_pipeline,
-            experiment_id=experiment_id,
-            job_name=name,
-            pipeline_id=pipeline,
-            version_id=version,
-            service_account=config.cluster.service_account or None,
-        )
+        if there is None and lost:
+            raise Away(f"{lost[0]}; whether the run {name!r} begins is not known: `calltune runs list` says later")
+        try:
+            return there or kubeflow.call(
+                kubeflow.client.run_pipeline,
+                experiment_id=experiment_id,
+                job_name=name,
+                pipeline_id=pipeline,
+                version_id=version,
+                service_account=config.cluster.service_account or None,
+            )
+        except Lost as error:
+            lost.append(error)
+            raise
 
     run = _patiently(start, SUBMIT_S, say)
     say(f"run          {run.run_id}  {kubeflow.link('runs', run.run_id)}")

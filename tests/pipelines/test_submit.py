@@ -186,6 +186,14 @@ def test_a_run_that_began_although_the_answer_was_lost_is_not_begun_again(cluste
     assert code == 0 and run.run_id in out
 
 
+def test_a_run_whose_answer_was_lost_is_looked_for_and_not_asked_for_twice(cluster, command, monkeypatch):
+    away(cluster, "POST /apis/v2beta1/runs", times=1, status=504)
+    monkeypatch.setattr(submit, "SUBMIT_S", 0.5)
+    code, _, err = command("submit", "-c", cluster.config, "--no-preflight")
+    assert (code, cluster.double.calls.count("POST /apis/v2beta1/runs")) == (2, 1)
+    assert "(HTTP 504): no upstream; whether the run 'lights 20" in err and "`calltune runs list` says later" in err
+
+
 def test_a_pipeline_that_another_command_makes_at_the_same_moment_is_the_one(cluster, command):
     away(cluster, "POST /apis/v2beta1/pipelines/upload", times=1, status=409, done=True)
     assert command("submit", "-c", cluster.config, "--no-preflight")[0] == 0
