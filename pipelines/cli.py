@@ -107,11 +107,6 @@ def compile(
         out.write_text(made.text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
-    if settings.storage.uri == "embedded":
-        print(
-            "calltune: storage.uri is embedded, which no pod can reach: set s3://bucket/prefix before this runs",
-            file=sys.stderr,
-        )
     for line in left_here(settings):
         print(f"calltune: note: {line}", file=sys.stderr)
     print(out)

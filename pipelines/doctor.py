@@ -174,14 +174,15 @@ def _kubeflow(config: RunConfig | None) -> Finding:
         return Finding("KFP", False, f"not asked: {why}", needed=False)
     from pipelines.kube import Unknown
     from pipelines.kubeflow import Kubeflow, place_of
-    from pipelines.preflight import require_namespace
+    from pipelines.preflight import kube_of, require_namespace
 
     try:
         kubeflow = Kubeflow(place_of(config.cluster, None, None, None))
         # Whether it is healthy it says to everybody.
         kubeflow.call(kubeflow.client.list_experiments, page_size=1, namespace=kubeflow.namespace)
         try:
-            there = f"namespace {require_namespace(kubeflow).namespace} is there"
+            require_namespace(kubeflow, kube_of(kubeflow))
+            there = f"namespace {kubeflow.place.namespace} is there"
         except Unknown as error:
             there = f"whether namespace {kubeflow.place.namespace} is there was not looked at: {error}"
     except UserError as error:

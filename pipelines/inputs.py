@@ -41,6 +41,10 @@ def require_cluster_places(config: RunConfig) -> None:
 
 def left_here(config: RunConfig) -> Iterator[str]:
     """What the config names of this machine, a line each: what `calltune submit` makes of it, and the package alone does not."""
+    try:
+        require_cluster_places(config)
+    except ConfigError as error:
+        yield str(error)
     rows = [("ingest.source", config.ingest.source)]
     rows += [(f"ingest.more[{number}].source", part.source) for number, part in enumerate(config.ingest.more)]
     for setting, place in rows:

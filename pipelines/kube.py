@@ -13,6 +13,10 @@ class Unknown(Exception):
     """What was asked for cannot be seen from here: no credentials for it, or no answer."""
 
 
+class Unseen(Unknown):
+    """Kubernetes answers, and does not show this: the account may not see it, or there is no such thing."""
+
+
 class Kube:
     """A namespace of a cluster, with the credentials of the kubeconfig or, in a pod, of its service account."""
 
@@ -27,7 +31,7 @@ class Kube:
                 config.load_kube_config()
         except config.ConfigException:
             raise Unknown("no kubeconfig: kubectl has no cluster") from None
-        except (OSError, YAMLError):
+        except (OSError, YAMLError, TypeError, ValueError):
             raise Unknown("the kubeconfig cannot be read") from None
         self.namespace, self.core, self.client = namespace, client.CoreV1Api(), client
 
@@ -45,9 +49,17 @@ class Kube:
         except ApiException as error:
             if error.status == 404:
                 return None
-            raise Unknown(f"Kubernetes says {error.status} {error.reason}") from None
+            kind = Unseen if error.status == 403 else Unknown
+            raise kind(f"Kubernetes says {error.status} {error.reason}") from None
         except HTTPError as error:
             raise Unknown(f"Kubernetes does not answer: {type(error).__name__}") from None
+
+    def _there(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """The answer where every cluster has one: a list, if only an empty one, or a review."""
+        found = self._ask(function, *arguments, **options)
+        if found is None:
+            raise Unseen("Kubernetes says 404: another server answers there")
+        return found
 
     @cached_property
     def labels(self) -> dict[str, str] | None:
@@ -73,12 +85,12 @@ class Kube:
         """Of each node what its pods may have in all: resource → cores, bytes or pieces."""
         from kubernetes.utils.quantity import parse_quantity
 
-        nodes = (node.status.allocatable or {} for node in self._ask(self.core.list_node).items)
+        nodes = (node.status.allocatable or {} for node in self._there(self.core.list_node).items)
         return [{name: float(parse_quantity(amount)) for name, amount in there.items()} for there in nodes]
 
     def has_api(self, group: str, version: str) -> bool:
         """Whether the cluster has an API group in this version."""
-        found = self._ask(self.client.ApisApi().get_api_versions)
+        found = self._there(self.client.ApisApi().get_api_versions)
         return any(one.version == version for known in found.groups if known.name == group for one in known.versions)
 
     def has_cluster_object(self, group: str, version: str, plural: str, name: str) -> bool:
@@ -94,11 +106,11 @@ class Kube:
         )
         review = client.V1LocalSubjectAccessReview(metadata=client.V1ObjectMeta(namespace=self.namespace), spec=spec)
         api = client.AuthorizationV1Api()
-        return bool(self._ask(api.create_namespaced_local_subject_access_review, self.namespace, review).status.allowed)
+        return bool(self._there(api.create_namespaced_local_subject_access_review, self.namespace, review).status.allowed)
 
-    def retries_lost_nodes(self) -> bool:
+    def retries_lost_nodes(self, own: str) -> bool:
         """Whether Argo's controller, in KFP's own namespace, starts a step again whose node is gone."""
-        settings = self._ask(self.core.read_namespaced_config_map, "workflow-controller-configmap", "kubeflow")
+        settings = self._ask(self.core.read_namespaced_config_map, "workflow-controller-configmap", own)
         text = " ".join((settings.data or {}).values()) if settings else ""
         return "retryPolicy: Always" in text or '"retryPolicy":"Always"' in text.replace(" ", "")
 
@@ -112,7 +124,7 @@ class Kube:
         Raises:
             UserError: no pod of the run is left.
         """
-        pods = self._ask(self.core.list_namespaced_pod, self.namespace, label_selector=f"pipeline/runid={run_id}").items
+        pods = self._there(self.core.list_namespaced_pod, self.namespace, label_selector=f"pipeline/runid={run_id}").items
         texts = []
         for pod in sorted(pods, key=lambda pod: pod.metadata.creation_timestamp):
             task = _task(pod)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,12 +22,19 @@ ANSWER_S = 30
 a gateway that holds the connection and has nobody behind it would hold the command, too."""
 RETRIES = 3
 """Of a request whose connection fails, at once: urllib3's own."""
+RETRIES_WITHOUT_ANSWER = 1
+"""Of a GET, at once and by a new connection: the old one may be dead after hours of uploads."""
 GATEWAY = (502, 503, 504)
 """What a gateway says where nobody is behind it."""
+GATEWAY_WAITED = 504
+"""Of these, what it says where somebody is, who has taken too long."""
+CONFLICT = 409
+"""What the API says where the same has been made since it was looked for: by another command, or by us, whose answer was lost."""
 PAGE = 50
 INSIDE = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 """Where a pod finds the API of an installation with the usual names."""
 FORWARD = "kubectl port-forward -n kubeflow svc/ml-pipeline 8888:8888, then --host http://localhost:8888"
+PODS = "kubectl get pods -n kubeflow says how it is"
 LOG_IN = "CALLTUNE_KFP_TOKEN, --token-file FILE or, behind Dex, CALLTUNE_KFP_COOKIE (authservice_session=…) say who you are"
 TOKEN_FILE = "/var/run/secrets/kubeflow/pipelines/token"
 """Where KFP's manifests project a pod's token."""
@@ -37,7 +45,11 @@ class Missing(UserError):
 
 
 class Away(UserError):
-    """Nobody answers, or only a gateway that finds nobody: what was asked for may have been done all the same."""
+    """Nobody answers, or only a gateway that finds nobody, or it is there already: what was asked for may have been done."""
+
+
+class Lost(Away):
+    """The request went out, and its answer has not come: what was asked for may yet be done."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,11 @@ def place_of(cluster: ClusterConfig, host: str | None, namespace: str | None, to
         raise UserError(f"where is Kubeflow Pipelines? Set cluster.host or --host; without an address of its own: {FORWARD}")
     if not address.startswith(("http://", "https://")):
         raise UserError(f"--host {address}: must begin with http:// or https://")
-    if "@" in urlsplit(address).netloc:
+    try:
+        netloc = urlsplit(address).netloc
+    except ValueError as error:
+        raise UserError(f"--host or cluster.host: is no address: {error}") from None
+    if "@" in netloc:
         raise UserError(f"an address of Kubeflow Pipelines with a name or a password in it would be printed: {LOG_IN}")
     if token_file is not None and not token_file.is_file():
         raise UserError(f"--token-file {token_file}: no such file; a pod's token is projected to {TOKEN_FILE}")
@@ -100,11 +116,11 @@ class Kubeflow:
                 namespace=self.namespace or "kubeflow",
                 existing_token=_token(place) if place.token_file is None else None,
                 credentials=ServiceAccountTokenVolumeCredentials(str(place.token_file)) if place.token_file else None,
-                cookies=os.environ.get("CALLTUNE_KFP_COOKIE"),
+                cookies=_cookie(),
             )
         # The client would take the login page, to which a gateway sends whoever it does not know any more, for an answer.
         pools = self.client._run_api.api_client.rest_client.pool_manager
-        pools.connection_pool_kw["retries"] = Retry(RETRIES, redirect=False)
+        pools.connection_pool_kw["retries"] = Retry(RETRIES, read=RETRIES_WITHOUT_ANSWER, redirect=False)
         # It gives each request a timeout, which is none, and takes no other from its callers.
         request, timeout = pools.request, Timeout(connect=TIMEOUT_S, read=ANSWER_S)
         pools.request = lambda *arguments, **options: request(*arguments, **{**options, "timeout": timeout})
@@ -126,11 +142,9 @@ class Kubeflow:
         except urllib3.exceptions.HTTPError as error:
             cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
             if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
-                raise Away(
-                    f"{self.place.host}: Kubeflow Pipelines has not answered within {ANSWER_S} s: "
-                    "kubectl get pods -n kubeflow says how it is"
-                ) from None
-            raise Away(f"{self.place.host}: Kubeflow Pipelines has stopped answering: {error}") from None
+                raise Lost(f"{self.place.host}: Kubeflow Pipelines has not answered within {ANSWER_S} s: {PODS}") from None
+            kind = Lost if isinstance(cause, urllib3.exceptions.ProtocolError) else Away
+            raise kind(f"{self.place.host}: Kubeflow Pipelines has stopped answering: {error}") from None
 
     def all(self, listing: Callable[..., Any], field: str, **options: Any) -> Iterator[Any]:
         """Every object of a listing, page by page."""
@@ -183,7 +197,8 @@ class Kubeflow:
     def _explained(self, status: int, body: str | bytes | None) -> UserError:
         text = body.decode(errors="replace") if isinstance(body, bytes) else body or ""
         with contextlib.suppress(ValueError, AttributeError):
-            text = json.loads(text).get("message") or json.loads(text).get("error") or text
+            said = json.loads(text)
+            text = str(said.get("message") or said.get("error") or text)
         text = " ".join(text.split())[:300]
         if status in (401, 403):
             return _denied(self.place, status, text)
@@ -191,19 +206,39 @@ class Kubeflow:
             return _denied(self.place, 401)
         if status == 404:
             return Missing(f"{self.place.host}: not found: {text}; `calltune runs list` and `schedule list` name what there is")
+        if status == CONFLICT:
+            return Away(f"{self.place.host}: Kubeflow Pipelines refuses (HTTP {status}): {text}")
         if status in GATEWAY:
-            return Away(f"{self.place.host}: Kubeflow Pipelines does not answer (HTTP {status}): {text}")
+            kind = Lost if status == GATEWAY_WAITED else Away
+            return kind(f"{self.place.host}: Kubeflow Pipelines does not answer (HTTP {status}): {text}")
         return UserError(f"{self.place.host}: Kubeflow Pipelines refuses (HTTP {status}): {text}")
 
 
 def _token(place: Place) -> str | None:
     if place.token_file is None:
-        return os.environ.get("CALLTUNE_KFP_TOKEN", "").strip() or None
+        return _for_a_header("CALLTUNE_KFP_TOKEN", os.environ.get("CALLTUNE_KFP_TOKEN", ""))
     try:
-        return place.token_file.read_text(encoding="ascii").strip()
+        return _for_a_header(f"--token-file {place.token_file}", place.token_file.read_text(encoding="ascii"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"--token-file {place.token_file}: cannot be read: {reason}") from None
+
+
+def _cookie() -> str | None:
+    return _for_a_header("CALLTUNE_KFP_COOKIE", os.environ.get("CALLTUNE_KFP_COOKIE", ""))
+
+
+def _for_a_header(name: str, value: str) -> str | None:
+    """What says who somebody is; None where it is empty.
+
+    Raises:
+        UserError: no header can hold it, which the libraries would take for a server that is away.
+    """
+    if not re.fullmatch(r"[ -~]*", value.strip()):
+        raise UserError(
+            f"{name}: has a line's end or a letter beyond ASCII in it, which no token and no cookie has: copy it anew"
+        )
+    return value.strip() or None
 
 
 def _named(name: str) -> str:
@@ -211,6 +246,12 @@ def _named(name: str) -> str:
 
 
 def _denied(place: Place, status: int, text: str = "") -> UserError:
+    # Not `system:serviceaccount:…`, as who asks may be called.
+    if re.search("service ?account(?!:)", text, re.IGNORECASE):
+        return UserError(
+            f"{place.host}: Kubeflow Pipelines starts no run under this account ({text}): its list and a right of yours allow "
+            "one, as docs/cluster.md says; cluster.service_account names it"
+        )
     if status == 403:
         return UserError(
             f"{place.host}: you may not do this in namespace {place.namespace} ({text or 'forbidden'}): "
@@ -222,24 +263,24 @@ def _denied(place: Place, status: int, text: str = "") -> UserError:
 def _health(place: Place) -> dict[str, Any]:
     import requests
 
-    headers, token = {}, _token(place)
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
-    if os.environ.get("CALLTUNE_KFP_COOKIE"):
-        headers["Cookie"] = os.environ["CALLTUNE_KFP_COOKIE"]
+    token, cookie = _token(place), _cookie()
+    headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **({"Cookie": cookie} if cookie else {})}
     try:
         answer = requests.get(f"{place.host}/apis/v2beta1/healthz", headers=headers, timeout=TIMEOUT_S, allow_redirects=False)
     except requests.RequestException as error:
         raise UserError(
             f"{place.host}: Kubeflow Pipelines does not answer ({type(error).__name__}): is it there? Perhaps {FORWARD}"
         ) from None
-    # A gateway sends whoever it does not know to its login page.
-    if answer.status_code == 401 or 300 <= answer.status_code < 400 or "text/html" in answer.headers.get("Content-Type", ""):
+    if answer.status_code in GATEWAY:
+        raise Away(f"{place.host}: Kubeflow Pipelines does not answer (HTTP {answer.status_code}): {PODS}")
+    # A gateway sends whoever it does not know to its login page, or shows it; an error's page is none.
+    login = answer.status_code in (200, 403) and "text/html" in answer.headers.get("Content-Type", "")
+    if answer.status_code == 401 or 300 <= answer.status_code < 400 or login:
         raise _denied(place, 401)
     if answer.status_code == 403:
         raise _denied(place, 403)
     try:
         answer.raise_for_status()
         return dict(answer.json())
-    except (ValueError, requests.RequestException):
+    except (ValueError, TypeError, requests.RequestException):
         raise UserError(f"{place.host}: is not the API of Kubeflow Pipelines 2 (HTTP {answer.status_code}): {FORWARD}") from None

@@ -9,7 +9,7 @@ from components.promote.config import PUSH_TOKENS
 from components.train import trainjob
 from pipelines.cluster import Resources
 from pipelines.config import RunConfig
-from pipelines.kube import Kube, Unknown
+from pipelines.kube import Kube, Unknown, Unseen
 from pipelines.kubeflow import Kubeflow, Place
 
 CONNECT_S = 10
@@ -30,52 +30,70 @@ def look(config: RunConfig, kubeflow: Kubeflow) -> Iterator[str]:
     """
     yield _store(config)
     try:
-        kube = require_namespace(kubeflow)
-        if kubeflow.namespace is not None and (kube.labels or {}).get(ENABLED) != "true":
-            yield (
-                f"note: namespace {kube.namespace} has no label {ENABLED}=true, as that of a Profile has; without what "
-                "Kubeflow puts there no step starts (docs/cluster.md)"
-            )
-        yield from _secrets(config, kube)
-        yield from _accounts(config, kube)
-        yield from _nodes(config, kube)
-        yield from _train_jobs(config, kube)
-        if not kube.retries_lost_nodes():
-            yield (
-                "note: a step whose node is lost is not started again, since Argo's controller has no "
-                "templateDefaults.retryStrategy.retryPolicy: Always (docs/cluster-runs.md); --wait --resubmit N submits anew"
-            )
+        kube = kube_of(kubeflow)
+        parts = {
+            "the namespace": _namespace(kubeflow, kube),
+            "secrets": _secrets(config, kube),
+            "the service account": _accounts(config, kube),
+            "whether the steps fit on a node": _nodes(config, kube),
+            "TrainJobs": _train_jobs(config, kube),
+            "whether a step whose node is lost is started again": _lost_nodes(kubeflow, kube),
+        }
+        for what, lines in parts.items():
+            try:
+                yield from lines
+            except Unseen as error:
+                yield f"note: not looked at, or not to the end: {what}: {error}"
     except Unknown as error:
-        yield f"note: secrets, accounts, nodes and TrainJobs were not looked at, or not to the end: {error}"
+        yield f"note: namespace, secrets, accounts, nodes and TrainJobs were not looked at, or not to the end: {error}"
 
 
-def require_namespace(kubeflow: Kubeflow) -> Kube:
-    """The namespace in which the steps will run.
+def kube_of(kubeflow: Kubeflow) -> Kube:
+    """Kubernetes, where the steps will run.
+
+    Raises:
+        UserError: steps run in another namespace, as far as the addresses say.
+        Unknown: Kubernetes cannot be asked.
+    """
+    place = kubeflow.place
+    try:
+        return Kube(place.namespace)
+    except Unknown:
+        if _doubtful(kubeflow) and f"ml-pipeline.{place.namespace}" not in place.host:
+            raise _not_here(place) from None
+        raise
+
+
+def require_namespace(kubeflow: Kubeflow, kube: Kube) -> None:
+    """Refuse a namespace in which no step would start.
 
     Raises:
         UserError: there is none, or steps run in another one.
-        Unknown: Kubernetes cannot be asked.
+        Unknown: Kubernetes does not say.
     """
-    place, one_user = kubeflow.place, kubeflow.namespace is None
-    try:
-        kube = Kube(place.namespace)
-        if one_user and place.namespace != OWN and not kube.has_service("ml-pipeline"):
-            raise _not_here(place)
-    except Unknown:
-        if one_user and place.namespace != OWN and f"ml-pipeline.{place.namespace}" not in place.host:
-            raise _not_here(place) from None
-        raise
+    place = kubeflow.place
+    if _doubtful(kubeflow) and not kube.has_service("ml-pipeline"):
+        raise _not_here(place)
     if kube.labels is None:
-        profile = "a Profile of this name makes it (docs/cluster.md)"
-        made = f"kubectl create namespace {place.namespace}" if one_user else profile
-        raise UserError(f"namespace {place.namespace}: there is none: {made}, or set cluster.namespace")
-    return kube
+        why = (
+            "and Kubeflow Pipelines starts steps in its own: set cluster.namespace to that, or have kubectl look at its cluster "
+            "(kubectl config get-contexts)"
+            if kubeflow.namespace is None
+            else "a Profile of this name makes it (docs/cluster.md), or set cluster.namespace"
+        )
+        raise UserError(f"namespace {place.namespace}: there is none, {why}")
+
+
+def _doubtful(kubeflow: Kubeflow) -> bool:
+    """Whether steps may run in another namespace, since Kubeflow Pipelines has one user, and another one than usual is named."""
+    return kubeflow.namespace is None and kubeflow.place.namespace != OWN
 
 
 def _not_here(place: Place) -> UserError:
     return UserError(
         f"namespace {place.namespace}: no step runs there, since this Kubeflow Pipelines has one user, and starts every pod in "
-        f"its own namespace: set cluster.namespace: {OWN}, and have secrets and accounts there (helm install -n {OWN})"
+        f"its own namespace: set cluster.namespace: {OWN}, and have secrets and accounts there (helm install -n {OWN}); "
+        f"--no-preflight if {place.namespace} is that, without the usual service ml-pipeline"
     )
 
 
@@ -119,6 +137,15 @@ def _store(config: RunConfig) -> str:
             "store, kubectl port-forward it, and set AWS_ENDPOINT_URL_S3 to that address"
         ) from None
     return f"store        {config.storage.uri}{at} can be written"
+
+
+def _namespace(kubeflow: Kubeflow, kube: Kube) -> Iterator[str]:
+    require_namespace(kubeflow, kube)
+    if kubeflow.namespace is not None and (kube.labels or {}).get(ENABLED) != "true":
+        yield (
+            f"note: namespace {kube.namespace} has no label {ENABLED}=true, as that of a Profile has; without what "
+            "Kubeflow puts there no step starts (docs/cluster.md)"
+        )
 
 
 def _secrets(config: RunConfig, kube: Kube) -> Iterator[str]:
@@ -168,11 +195,7 @@ def _accounts(config: RunConfig, kube: Kube) -> Iterator[str]:
 
 def _nodes(config: RunConfig, kube: Kube) -> Iterator[str]:
     """Whether each step would fit on some node that had nothing else; labels and taints of nodes are not looked at."""
-    try:
-        nodes = kube.nodes
-    except Unknown as error:
-        yield f"note: whether the steps fit on a node was not looked at: {error}"
-        return
+    nodes = kube.nodes
     # look and notify have the defaults always.
     steps: list[tuple[str, Resources]] = [("", Resources()), *config.resources.items()]
     for name, asked in steps:
@@ -239,3 +262,11 @@ def _train_jobs(config: RunConfig, kube: Kube) -> Iterator[str]:
     yield f"train jobs   {asked.nodes} nodes, by {trainjob.GROUP}/{trainjob.VERSION}"
     if not account:
         yield "note: whether KFP's own account may create TrainJobs was not looked at: cluster.service_account names none"
+
+
+def _lost_nodes(kubeflow: Kubeflow, kube: Kube) -> Iterator[str]:
+    if not kube.retries_lost_nodes(kube.namespace if kubeflow.namespace is None else OWN):
+        yield (
+            "note: a step whose node is lost is not started again, since Argo's controller has no "
+            "templateDefaults.retryStrategy.retryPolicy: Always (docs/cluster-runs.md); --wait --resubmit N submits anew"
+        )

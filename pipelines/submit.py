@@ -10,15 +10,16 @@ from calltune.errors import Unavailable, UserError
 from pipelines.check import check
 from pipelines.config import RunConfig
 from pipelines.inputs import Inputs, require_cluster_places, store_of
-from pipelines.kubeflow import Away, Kubeflow, Missing
+from pipelines.kubeflow import Away, Kubeflow, Lost, Missing
 from pipelines.package import Package, package
 from pipelines.preflight import look
 
 POLL_S = 10.0
-SUBMIT_TRIES = 7
-"""Of each request that submits: a minute without an API, as a restart of it has, is not the end of what took hours to prepare."""
-PATIENCE = 30
-"""Polls in a row that may fail before waiting ends: five minutes without an API are an upgrade of it, not the end of the run."""
+SUBMIT_S = 60.0
+"""For which each request that submits is asked again: a minute without an API, as a restart of it has, is not the end of what
+took hours to prepare."""
+PATIENCE_S = 300.0
+"""For which polls may fail before waiting ends: five minutes without an API are an upgrade of it, not the end of the run."""
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 STOPPING = ("CANCELING", "CANCELED")
 """States of a run that somebody has told to stop. KFP's own last word on it is FAILED, as on one that failed by itself."""
@@ -89,25 +90,33 @@ def submit(prepared: Prepared, kubeflow: Kubeflow, experiment: str | None, say: 
         Away: the API is, for longer than a minute.
     """
     config = prepared.config
-    pipeline, version, new = _patiently(lambda _: kubeflow.version(prepared.package), SUBMIT_TRIES, say)
+    pipeline, version, new = _patiently(lambda _: kubeflow.version(prepared.package), SUBMIT_S, say)
     say(f"version      {prepared.package.name} {prepared.package.version}{'' if new else ' (there already)'}")
     listed = experiment or config.cluster.experiment or config.name
-    experiment_id = _patiently(lambda _: kubeflow.experiment(listed), SUBMIT_TRIES, say)
+    experiment_id = _patiently(lambda _: kubeflow.experiment(listed), SUBMIT_S, say)
     name = f"{config.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
 
-    def start(again: bool) -> Any:
-        # Whose answer was lost may have started it all the same.
-        there = kubeflow.run_named(name, experiment_id) if again else None
-        return there or kubeflow.call(
-            kubeflow.client.run_pipeline,
-            experiment_id=experiment_id,
-            job_name=name,
-            pipeline_id=pipeline,
-            version_id=version,
-            service_account=config.cluster.service_account or None,
-        )
+    lost: list[Lost] = []
 
-    run = _patiently(start, SUBMIT_TRIES, say)
+    def start(again: bool) -> Any:
+        # Whose answer was lost may have started it all the same, or may yet: it is looked for, and never asked for twice.
+        there = kubeflow.run_named(name, experiment_id) if again else None
+        if there is None and lost:
+            raise Away(f"{lost[0]}; whether the run {name!r} begins is not known: `calltune runs list` says later")
+        try:
+            return there or kubeflow.call(
+                kubeflow.client.run_pipeline,
+                experiment_id=experiment_id,
+                job_name=name,
+                pipeline_id=pipeline,
+                version_id=version,
+                service_account=config.cluster.service_account or None,
+            )
+        except Lost as error:
+            lost.append(error)
+            raise
+
+    run = _patiently(start, SUBMIT_S, say)
     say(f"run          {run.run_id}  {kubeflow.link('runs', run.run_id)}")
     return str(run.run_id)
 
@@ -139,7 +148,7 @@ def wait(kubeflow: Kubeflow, config: RunConfig, run_id: str, say: Say | None = N
 def _polled(kubeflow: Kubeflow, run_id: str) -> Iterator[Any]:
     while True:
         try:
-            yield _patiently(lambda _: kubeflow.run(run_id), PATIENCE, passing=UserError)
+            yield _patiently(lambda _: kubeflow.run(run_id), PATIENCE_S, passing=UserError)
         except Missing:
             raise
         except UserError as error:
@@ -147,25 +156,26 @@ def _polled(kubeflow: Kubeflow, run_id: str) -> Iterator[Any]:
             raise Unavailable(f"{error}; the run goes on, `calltune runs show {run_id}` says how it is") from None
 
 
-def _patiently(ask: Callable[[bool], Any], tries: int, say: Say | None = None, passing: type[UserError] = Away) -> Any:
-    """The answer, also of somebody who is away for a while; the last of so many errors is raised.
+def _patiently(ask: Callable[[bool], Any], for_s: float, say: Say | None = None, passing: type[UserError] = Away) -> Any:
+    """The answer, also of somebody who is away for a while; the error that comes after this while is raised.
 
     Args:
         ask: gets whether it has been asked before, in vain.
-        tries: of them, `POLL_S` apart.
+        for_s: seconds. Tries are `POLL_S` apart, and each may itself wait for an answer.
         say: gets the first error.
         passing: errors that may pass; of them `Missing` never does.
     """
-    for left in range(tries - 1, -1, -1):
+    until, again = time.monotonic() + for_s, False
+    while True:
         try:
-            return ask(left < tries - 1)
+            return ask(again)
         except passing as error:
-            if isinstance(error, Missing) or not left:
+            if isinstance(error, Missing) or time.monotonic() >= until:
                 raise
-            if say and left == tries - 1:
-                say(f"{error}; asked again for {(tries - 1) * POLL_S:.0f} s")
-            time.sleep(POLL_S)
-    raise AssertionError("the last try returns or raises")
+            if say and not again:
+                say(f"{error}; asked again for {for_s:.0f} s")
+        again = True
+        time.sleep(POLL_S)
 
 
 def tasks(run: Any) -> list[tuple[str, str]]:
@@ -226,7 +236,13 @@ def run_once(
         How it ended; None without waiting.
     """
     for left in range(resubmit, -1, -1):
-        run_id = submit(prepared, kubeflow, experiment, say)
+        try:
+            run_id = submit(prepared, kubeflow, experiment, say)
+        except Away as error:
+            if left == resubmit:
+                raise
+            # Once a run has begun, an exit code of 2 would say that its config or data is wrong.
+            raise Unavailable(f"{error}; not submitted again") from None
         if not waiting:
             return None
         end = wait(kubeflow, prepared.config, run_id, say if follow else None)

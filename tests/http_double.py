@@ -10,7 +10,10 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Refused(Exception):
-    """What a server answers instead: a status and a message, or where else to look."""
+    """What a server answers instead: a status and a message, or where else to look.
+
+    A message that is HTML or JSON itself is the whole answer, as of a gateway in front of the server.
+    """
 
     def __init__(self, status: int, message: str, location: str = "") -> None:
         super().__init__(message)
@@ -53,12 +56,14 @@ def serve(answer: Callable[[Request], Any], refusal: Callable[[str], dict[str, s
             try:
                 status, made = 200, answer(Request(self.command, parts.path, query, body, self.headers))
             except Refused as refused:
-                status, made, location = refused.status, refusal(str(refused)), refused.location
+                said = str(refused)
+                status, made, location = refused.status, said if said[:1] in ("<", "{") else refusal(said), refused.location
             text = made if isinstance(made, str) else json.dumps(made)
             self.send_response(status)
             if location:
                 self.send_header("Location", location)
-            self.send_header("Content-Type", "text/plain" if isinstance(made, str) else "application/json")
+            kind = "application/json" if text[:1] in ("{", "[") else "text/html" if text[:1] == "<" else "text/plain"
+            self.send_header("Content-Type", kind)
             self.end_headers()
             self.wfile.write(text.encode())
 

@@ -220,7 +220,9 @@ def test_the_watch_looks_once_with_a_token_for_kfp_alone_and_reaches_it():
     (config,) = of_kind(manifests, "ConfigMap", "watch")
     assert RunConfig.model_validate(yaml.safe_load(config["data"]["config.yaml"])).ingest.source == "s3://calltune/rows"
     (role,) = of_kind(manifests, "Role", "watch")
-    assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {"pipelines.kubeflow.org"}
+    (account,) = [rule for rule in role["rules"] if rule["apiGroups"] != ["pipelines.kubeflow.org"]]
+    submitted = RunConfig.model_validate(yaml.safe_load(config["data"]["config.yaml"])).cluster.service_account
+    assert (account["resources"], account["resourceNames"], account["verbs"]) == (["serviceaccounts"], [submitted], ["use"])
     (policy,) = [one for one in of_kind(manifests, "NetworkPolicy") if one["metadata"]["name"].endswith("watch-to-kfp")]
     assert all({"port": 8888, "protocol": "TCP"} in rule["ports"] for rule in policy["spec"]["egress"])
     assert not of_kind(rendered({}), "CronJob"), "nobody has asked for it"
@@ -250,4 +252,6 @@ def test_the_config_in_the_notes_is_one_that_a_run_takes(given):
         notes = chart.render(given, name="calltune", namespace="ml")["calltune/templates/NOTES.txt"]
     shown = yaml.safe_load(notes.split("In a run's config:\n\n")[1].split("\n\n")[0])
     assert ("secrets" in shown["cluster"]) == (given == {})
+    # The policy of a mesh's MLflow lets no step in that comes straight: KFP starts steps without a proxy.
+    assert shown["tracking"]["uri"] == ("http://calltune-mlflow:5000" if given == {} else "https://mlflow.example.com")
     ClusterConfig.model_validate(shown["cluster"])

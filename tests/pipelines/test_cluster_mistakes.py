@@ -29,13 +29,13 @@ def file(name, text):
     return lambda cluster, patch: (cluster.folder / name).write_text(text)
 
 
-def answers(status, where=""):
+def answers(status, where="", text="no"):
     def prepare(cluster, patch):
         plain = cluster.double.handle
 
         def handle(method, path, query, body):
             if where in path and path.startswith("/apis"):
-                raise Refused(status, "no")
+                raise Refused(status, text)
             return plain(method, path, query, body)
 
         cluster.double.handle = handle
@@ -114,6 +114,21 @@ MISTAKES = {
     "expired token": (expired, SUBMIT, "your token or cookie has expired: CALLTUNE_KFP_TOKEN"),
     "login page": (answers(302), SUBMIT, "CALLTUNE_KFP_COOKIE"),
     "login page later": (logged_out, ("runs", "show", "r1", "-c", "run.yaml"), "cookie has expired: .*CALLTUNE_KFP_COOKIE"),
+    "a gateway's page": (answers(502, text="<html>Bad Gateway</html>"), SUBMIT, "does not answer .HTTP 502"),
+    "another server's page": (answers(404, text="<html>Not Found</html>"), SUBMIT, "is not the API of Kubeflow Pipelines 2"),
+    "another server's list": (
+        lambda cluster, patch: patch.setattr(cluster.double, "handle", lambda *_: "[1]"),
+        SUBMIT,
+        "is not the API of Kubeflow Pipelines 2",
+    ),
+    "an error in an object": (
+        answers(400, "/experiments", '{"error": {"code": 400, "message": "no such thing"}}'),
+        (*SUBMIT, "--no-preflight"),
+        "refuses .HTTP 400.: .*no such thing",
+    ),
+    "no address": (nothing, (*SUBMIT, "--host", "http://[::1"), "is no address"),
+    "a cookie as the docs have it": (env("CALLTUNE_KFP_COOKIE", "authservice_session=…"), SUBMIT, "CALLTUNE_KFP_COOKIE: has a"),
+    "a token on two lines": (env("CALLTUNE_KFP_TOKEN", "a\nb"), SUBMIT, "CALLTUNE_KFP_TOKEN: has a line's end"),
     "no token file": (nothing, (*SUBMIT, "--token-file", "none"), "--token-file none: no such file"),
     "no text of a token": (
         lambda cluster, patch: (cluster.folder / "token").write_bytes(b"\xff"),
@@ -126,7 +141,16 @@ MISTAKES = {
         (*SUBMIT, "--set", "ingest.source=empty"),
         "empty: no .* file in this folder",
     ),
-    "forbidden": (answers(403, "/experiments"), (*SUBMIT, "--no-preflight"), "you may not do this in namespace team-a"),
+    "forbidden": (
+        answers(403, "/experiments", "User 'system:serviceaccount:team-a:me' is not authorized"),
+        (*SUBMIT, "--no-preflight"),
+        "you may not do this in namespace team-a",
+    ),
+    "an account that KFP does not take": (
+        answers(403, "/runs", "service account runner is not allowed"),
+        (*SUBMIT, "--no-preflight"),
+        "starts no run under this account .service account runner is not allowed.: .*docs/cluster.md",
+    ),
     "unknown namespace": (nothing, (*SUBMIT, "--namespace", "team-b"), "a Profile of this name makes it"),
     "another namespace than the one user's": (
         one_user,
@@ -138,7 +162,11 @@ MISTAKES = {
         SUBMIT,
         "namespace team-a: no step runs there.*set cluster.namespace: kubeflow",
     ),
-    "the one user's namespace is away": (one_user, (*SUBMIT, "--namespace", "kubeflow"), "kubectl create namespace kubeflow"),
+    "the one user's namespace is away": (
+        one_user,
+        (*SUBMIT, "--namespace", "kubeflow"),
+        "namespace kubeflow: there is none, and Kubeflow Pipelines starts steps in its own: set cluster.namespace to that",
+    ),
     "no secret": (
         drop(f"{NAMESPACE}/secrets/store"),
         SUBMIT,
@@ -219,6 +247,13 @@ MISTAKES = {
     "no run": (nothing, ("runs", "show", "r0", "-c", "run.yaml"), "not found.*calltune runs list"),
     "ended run": (ended, ("runs", "stop", "r1", "-c", "run.yaml"), "has ended already: failed"),
     "no pods": (kube(f"{NAMESPACE}/pods", {"items": []}), ("runs", "logs", "r1", "-c", "run.yaml"), "no pod of run r1 is left"),
+    "no Kubernetes": (nothing, ("runs", "logs", "r1", "-c", "run.yaml"), "another server answers there: kubectl get pods"),
+    "no kubeconfig": (file("kubeconfig", "- a"), ("runs", "logs", "r1", "-c", "run.yaml"), "the kubeconfig cannot be read"),
+    "no GPU, and no sight of the secrets": (
+        lambda cluster, patch: cluster.double.kube.update({f"{NAMESPACE}/secrets/store": 403}),
+        (*SUBMIT, "--set", "resources.train.gpu=8"),
+        "8 × nvidia.com/gpu fit on no node",
+    ),
     "no store": (nothing, ("runs", "show", "r1", "--json"), "-c FILE says which"),
     "questions on this machine": (
         nothing,
@@ -255,7 +290,7 @@ def test_nodes_that_train_together_are_looked_for(cluster, command):
     assert (code, err) == (0, "") and "train jobs   2 nodes, by trainer.kubeflow.org/v1alpha1" in out
     cluster.double.kube[REVIEWS] = 403
     code, out, _ = command(*TWO_NODES)
-    assert code == 0 and "TrainJobs were not looked at, or not to the end: Kubernetes says 403" in out
+    assert code == 0 and "not looked at, or not to the end: TrainJobs: Kubernetes says 403" in out
 
 
 def test_a_namespace_is_a_profiles_or_that_of_kubeflow_pipelines_itself(cluster, command):
@@ -265,7 +300,15 @@ def test_a_namespace_is_a_profiles_or_that_of_kubeflow_pipelines_itself(cluster,
     one_user(cluster, None)
     cluster.double.kube[f"{NAMESPACE}/services/ml-pipeline"] = {"metadata": {"name": "ml-pipeline"}}
     code, out, _ = command(*SUBMIT)
-    assert code == 0 and "label" not in out
+    assert code == 0 and "label" not in out and "a step whose node is lost is not started again" in out
+    argo = cluster.double.kube.pop("namespaces/kubeflow/configmaps/workflow-controller-configmap")
+    cluster.double.kube |= {
+        f"{NAMESPACE}/configmaps/workflow-controller-configmap": argo,
+        f"{NAMESPACE}/services/ml-pipeline": 403,
+    }
+    code, out, _ = command(*SUBMIT)
+    assert code == 0 and "not looked at, or not to the end: the namespace: Kubernetes says 403" in out
+    assert "account      runner" in out and "whose node is lost" not in out
 
 
 def test_what_may_not_be_seen_is_said_and_no_obstacle(cluster, command):

@@ -98,6 +98,7 @@ class Reader:
             assert pod["spec"]["containers"][0]["command"] == ["calltune", "doctor"]
             return
         assert REPO / words[2] == CHART
+        assert action == "upgrade" or "--wait" in words, "else `helm test` comes before MLflow"
         take(self.values, words)
         self.manifests = rendered(self.values, NAMESPACE)
         containers = [one for document in self.manifests for spec in pod_specs(document) for one in spec["containers"]]

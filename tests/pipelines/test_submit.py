@@ -3,6 +3,7 @@
 import functools
 import json
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def test_a_training_that_was_preempted_is_submitted_again(cluster, command, s3, 
 
 
 @pytest.mark.parametrize(("status", "code", "says"), [(503, 1, "the run goes on, `calltune runs show"), (404, 2, "not found")])
-def test_an_api_that_is_away_while_a_run_goes_on_is_no_error_in_it(cluster, command, status, code, says):
+def test_an_api_that_is_away_while_a_run_goes_on_is_no_error_in_it(cluster, command, monkeypatch, status, code, says):
     plain, asked = cluster.double.handle, []
 
     def handle(method, path, query, body):
@@ -149,8 +150,9 @@ def test_an_api_that_is_away_while_a_run_goes_on_is_no_error_in_it(cluster, comm
         return plain(method, path, query, body)
 
     cluster.double.handle = handle
+    monkeypatch.setattr(submit, "PATIENCE_S", 0.2)
     done, _, err = command("submit", "-c", cluster.config, "--wait", "--no-preflight")
-    assert (done, len(asked)) == (code, submit.PATIENCE if status == 503 else 1)
+    assert done == code and (status == 503 or len(asked) == 1)
     assert says in err
 
 
@@ -184,12 +186,48 @@ def test_a_run_that_began_although_the_answer_was_lost_is_not_begun_again(cluste
     assert code == 0 and run.run_id in out
 
 
-def test_an_api_that_stays_away_ends_the_command(cluster, command):
+def test_a_run_whose_answer_was_lost_is_looked_for_and_not_asked_for_twice(cluster, command, monkeypatch):
+    away(cluster, "POST /apis/v2beta1/runs", times=1, status=504)
+    monkeypatch.setattr(submit, "SUBMIT_S", 0.5)
+    code, _, err = command("submit", "-c", cluster.config, "--no-preflight")
+    assert (code, cluster.double.calls.count("POST /apis/v2beta1/runs")) == (2, 1)
+    assert "(HTTP 504): no upstream; whether the run 'lights 20" in err and "`calltune runs list` says later" in err
+
+
+def test_a_pipeline_that_another_command_makes_at_the_same_moment_is_the_one(cluster, command):
+    away(cluster, "POST /apis/v2beta1/pipelines/upload", times=1, status=409, done=True)
+    assert command("submit", "-c", cluster.config, "--no-preflight")[0] == 0
+    assert (len(cluster.double.objects["pipelines"]), len(cluster.runs())) == (1, 1)
+
+
+def test_an_api_that_stays_away_ends_the_command(cluster, command, monkeypatch):
     away(cluster, "POST /apis/v2beta1/runs", times=100)
+    monkeypatch.setattr(submit, "SUBMIT_S", 0.2)
     code, _, err = command("submit", "-c", cluster.config, "--no-preflight")
     assert (code, cluster.runs()) == (2, [])
     assert err.count("\n") == 1 and "does not answer (HTTP 503)" in err
-    assert cluster.double.calls.count("POST /apis/v2beta1/runs") == submit.SUBMIT_TRIES
+
+
+def test_a_minute_is_a_minute_also_where_each_answer_is_waited_for(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    def silent(again):
+        now[0] += 2 * kubeflow.ANSWER_S
+        raise kubeflow.Away("nobody")
+
+    with pytest.raises(kubeflow.Away):
+        submit._patiently(silent, submit.SUBMIT_S)
+    assert now[0] < 2 * submit.SUBMIT_S + kubeflow.ANSWER_S
+
+
+def test_an_api_that_is_away_when_a_failed_run_is_to_be_submitted_again_is_no_error_in_it(cluster, command, s3, monkeypatch):
+    ends_by_sigterm(cluster, monkeypatch, s3, lambda run: away(cluster, "POST /apis/v2beta1/runs", times=100))
+    monkeypatch.setattr(submit, "SUBMIT_S", 0.2)
+    code, _, err = command("submit", "-c", cluster.config, "--wait", "--resubmit", "1", "--no-preflight")
+    assert (code, len(cluster.runs())) == (1, 1)
+    assert "does not answer (HTTP 503): no upstream; not submitted again" in err
 
 
 def test_an_answer_that_does_not_come_is_not_waited_for(cluster, command, monkeypatch):
@@ -205,6 +243,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for(cluster, command, monkey
     code, _, err = command("runs", "list", "-c", cluster.config)
     ended.set()
     assert (code, err.count("\n")) == (2, 1)
+    assert cluster.double.calls.count("GET /apis/v2beta1/runs") == 2, "once more, by a new connection"
     assert "Kubeflow Pipelines has not answered within 0.1 s: kubectl get pods -n kubeflow" in err
 
 
@@ -256,8 +295,11 @@ def test_compile_says_what_submit_would_bring_and_the_package_does_not(cluster, 
     ]
     says = "`calltune submit` makes JSON Schema of it, and uploads that; this package alone does not run with it"
     assert says in err and "note" not in (cluster.folder / "package.yaml").read_text()
-    code, _, err = command(*compile, "--set", "ingest={source: 's3://b/rows', tools: 's3://b/tools.json'}")
+    in_buckets = ("--set", "ingest={source: 's3://b/rows', tools: 's3://b/tools.json'}")
+    code, _, err = command(*compile, *in_buckets)
     assert (code, err) == (0, "")
+    code, _, err = command(*compile, *in_buckets, "--set", "tracking.uri=embedded")
+    assert code == 0 and "note: tracking.uri: embedded is on this machine: set an MLflow server" in err
 
 
 def nobody_known(cluster):

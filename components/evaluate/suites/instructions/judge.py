@@ -141,7 +141,8 @@ class Judge:
         if answer.done:
             return self._content(answer)
         if answer.status in (*NOT_TAKEN, 413) and (self._known or self._asked("?", "", "").done):
-            return _status(answer)  # this one is too long for it, or a provider's filter holds it back
+            # This one is too long for it, or a provider's filter holds it back. The words are kept and shown.
+            return without_secrets(_status(answer))
         raise self._refused(answer)
 
     def _asked(self, question: str, first: str, second: str) -> Reply:
@@ -234,7 +235,7 @@ def _status(answer: Reply) -> str:
     """An error's status, and what the endpoint says of it where that has OpenAI's form."""
     status = f"HTTP {answer.status}"
     try:
-        text = " ".join(str(answer.said["error"]["message"]).split())
+        text = " ".join(str(answer.said["error"]["message"]).split()).encode(errors="replace").decode()
     except (KeyError, TypeError):
         return status
     return f"{status}: {text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}"

@@ -290,6 +290,14 @@ def test_a_question_that_is_too_long_for_the_judge_has_no_verdict_and_the_others
     assert len(endpoint.headers) == before + 1, "what the judge takes is known by now"
 
 
+def test_what_an_endpoint_says_of_a_question_that_it_refuses_can_be_kept_and_has_no_token(endpoint, monkeypatch):
+    monkeypatch.setenv("CALLTUNE_JUDGE_TOKEN", TOKEN)
+    asked = Judge(JudgeConfig(**endpoint.settings()))
+    asked.words("q", "a", "b")
+    endpoint.refuse = lambda _: error(400, f"key {TOKEN} expired on half \ud83d")
+    assert asked.words("q", "a", "b") == "HTTP 400: key … expired on half ?"
+
+
 # A judge that does not answer, or not so
 
 
