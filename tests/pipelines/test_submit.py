@@ -324,6 +324,22 @@ def test_the_doctor_asks_kubeflow_pipelines(cluster, prepare, host, fine, says):
     assert says in found.text and "\n" not in found.text
 
 
+def test_every_command_reaches_the_store_by_the_address_that_this_machine_has_for_it(cluster, command):
+    # The environment has it; the config has that of pods.
+    pods = ("storage.endpoint_url=http://127.0.0.1:9", "tracking.uri=sqlite:///mlflow.db")
+    code, _, said = command("models", "history", "-c", cluster.config, "--set", pods[0], "--set", pods[1])
+    assert code == 0, said
+    found = doctor._store(*doctor._places(load(cluster.config, pods))[:2])
+    assert found.fine, found.text
+
+
+def test_the_doctor_needs_no_mlflow_that_only_pods_reach():
+    for on_cluster in (True, False):
+        found = doctor._tracking("http://127.0.0.1:9", on_cluster)
+        assert (found.fine, found.needed) == (False, not on_cluster)
+        assert ("from a pod `helm test` asks it" in found.text) == on_cluster
+
+
 def test_a_model_folder_is_brought_file_by_file_once(cluster, s3, tmp_path):
     folder = tmp_path / "base"
     folder.mkdir()
