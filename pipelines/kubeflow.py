@@ -32,6 +32,8 @@ INSIDE = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 FORWARD = "kubectl port-forward -n kubeflow svc/ml-pipeline 8888:8888, then --host http://localhost:8888"
 PODS = "kubectl get pods -n kubeflow says how it is"
 LOG_IN = "CALLTUNE_KFP_TOKEN, --token-file FILE or, behind Dex, CALLTUNE_KFP_COOKIE (authservice_session=…) say who you are"
+CA = "REQUESTS_CA_BUNDLE"
+"""The variable that names a file of certificates to trust: `requests` knows it by itself, and KFP's client does not."""
 TOKEN_FILE = "/var/run/secrets/kubeflow/pipelines/token"
 """Where KFP's manifests project a pod's token."""
 
@@ -109,6 +111,7 @@ class Kubeflow:
                 existing_token=_token(place) if place.token_file is None else None,
                 credentials=ServiceAccountTokenVolumeCredentials(str(place.token_file)) if place.token_file else None,
                 cookies=_cookie(),
+                ssl_ca_cert=os.environ.get(CA),
             )
         # The client would take the login page, to which a gateway sends whoever it does not know any more, for an answer.
         pools = self.client._run_api.api_client.rest_client.pool_manager
@@ -255,10 +258,17 @@ def _health(place: Place) -> dict[str, Any]:
     headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **({"Cookie": cookie} if cookie else {})}
     try:
         answer = requests.get(f"{place.host}/apis/v2beta1/healthz", headers=headers, timeout=TIMEOUT_S, allow_redirects=False)
+    except requests.exceptions.SSLError as error:
+        why = f"TLS fails: is it http://, not https://? Perhaps {FORWARD}"
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            why = f"its certificate is not trusted: {CA}=FILE names the certificate of whoever has signed it"
+        raise UserError(f"{place.host}: {why}") from None
     except requests.RequestException as error:
         raise UserError(
             f"{place.host}: Kubeflow Pipelines does not answer ({type(error).__name__}): is it there? Perhaps {FORWARD}"
         ) from None
+    except OSError as error:  # what requests says of a file that is not there
+        raise UserError(f"{CA}: {error}") from None
     if answer.status_code in GATEWAY:
         raise Away(f"{place.host}: Kubeflow Pipelines does not answer (HTTP {answer.status_code}): {PODS}")
     # A gateway sends whoever it does not know to its login page, or shows it; an error's page is none.

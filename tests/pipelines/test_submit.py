@@ -2,6 +2,7 @@
 
 import functools
 import json
+import ssl
 import threading
 import time
 from datetime import UTC, datetime
@@ -322,6 +323,23 @@ def test_the_doctor_asks_kubeflow_pipelines(cluster, prepare, host, fine, says):
     found = doctor._kubeflow(load(cluster.config, [] if host is None else [f"cluster.host={host}"]))
     assert (found.what, found.fine, found.needed) == ("KFP", fine, False)
     assert says in found.text and "\n" not in found.text
+
+
+def test_a_gateway_whose_certificate_nobody_knows_is_known_by_its_file(cluster, command, certificate, monkeypatch):
+    runs, over_tls = ("runs", "list", "-c", cluster.config), cluster.host.replace("http:", "https:")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    code, _, said = command(*runs, "--host", over_tls)
+    assert code == 2 and said.startswith(f"calltune: {over_tls}: TLS fails: is it http://, not https://?")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    cluster.server.socket = context.wrap_socket(cluster.server.socket, server_side=True)
+    code, _, said = command(*runs, "--host", over_tls)
+    assert (code, said.count("\n")) == (2, 1) and "its certificate is not trusted: REQUESTS_CA_BUNDLE=FILE names" in said
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    assert command(*runs, "--host", over_tls) == (0, "", "")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "none.pem")
+    code, _, said = command(*runs, "--host", over_tls)
+    assert code == 2 and said.startswith("calltune: REQUESTS_CA_BUNDLE: ") and "none.pem" in said
 
 
 def test_every_command_reaches_the_store_by_the_address_that_this_machine_has_for_it(cluster, command):
