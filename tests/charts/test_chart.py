@@ -169,6 +169,20 @@ def test_a_store_on_another_port_is_let_out():
     assert {"port": 9000, "protocol": "TCP"} in policy["spec"]["egress"][0]["ports"]
 
 
+def test_s3_and_postgres_are_let_out_to_as_pods_too():
+    """By addresses a plug-in such as Cilium knows what is outside of the cluster, and no pod."""
+
+    def to_pods(given, name):
+        (policy,) = [one for one in of_kind(rendered(given), "NetworkPolicy") if one["metadata"]["name"].endswith(name)]
+        rules = [rule for rule in policy["spec"]["egress"] if {"namespaceSelector": {}} in rule["to"]]
+        return [port["port"] for rule in rules for port in rule["ports"]]
+
+    assert to_pods({}, "-out") == []  # AWS's
+    behind_a_service = {"store": {"endpointUrl": "http://minio.storage"}, "networkPolicy": {"egressPorts": [9000]}}
+    assert to_pods(behind_a_service, "-out") == [9000, 80]
+    assert to_pods({"mlflow": {"backend": "postgres", "postgres": {"secretName": "p"}}}, "-to-postgres") == [5432]
+
+
 def test_the_runner_may_only_what_its_settings_need():
     least, training = (of_kind(rendered({"runner": {"trainJobs": on}}), "Role", "runner")[0] for on in (False, True))
     for role in (least, training):
