@@ -72,6 +72,7 @@ def test_the_policy_sees(text):
 
 WRONG = {
     "an unknown key": ({"mlfow": {}}, "mlfow"),
+    "a registry with its scheme": ({"images": {"registry": "https://registry.example.com/calltune"}}, "registry"),
     "the tag latest": ({"images": {"cpu": {"tag": "latest"}}}, "tag"),
     "MLflow without users or mesh": ({"mlflow": {"auth": {"mode": "none"}}}, "mode"),
     "users without a secret": ({"mlflow": {"auth": {"secretName": ""}}}, "secretName"),
@@ -269,3 +270,14 @@ def test_the_config_in_the_notes_is_one_that_a_run_takes(given):
     # The policy of a mesh's MLflow lets no step in that comes straight: KFP starts steps without a proxy.
     assert shown["tracking"]["uri"] == ("http://calltune-mlflow:5000" if given == {} else "https://mlflow.example.com")
     ClusterConfig.model_validate(shown["cluster"])
+
+
+def test_the_notes_name_the_image_by_the_digest_that_the_chart_has():
+    from pipelines.cluster import ImagesConfig
+
+    given = yaml.safe_load((VALUES[0].parent / "production.yaml").read_text())
+    with helm.Chart.load(CHART) as chart:
+        notes = chart.render(given, name="calltune", namespace="ml")["calltune/templates/NOTES.txt"]
+    shown = ImagesConfig.model_validate(yaml.safe_load(notes.split("In a run's config:\n\n")[1].split("\n\n")[0])["images"])
+    (spec,) = pod_specs(of_kind(rendered(given), "Job")[0])
+    assert shown.of("cpu") == spec["containers"][0]["image"]
