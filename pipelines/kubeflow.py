@@ -112,6 +112,7 @@ class Kubeflow:
                 credentials=ServiceAccountTokenVolumeCredentials(str(place.token_file)) if place.token_file else None,
                 cookies=_cookie(),
                 ssl_ca_cert=os.environ.get(CA),
+                proxy=_proxy(place),
             )
         # The client would take the login page, to which a gateway sends whoever it does not know any more, for an answer.
         pools = self.client._run_api.api_client.rest_client.pool_manager
@@ -232,6 +233,19 @@ def _for_a_header(name: str, value: str) -> str | None:
     return value.strip() or None
 
 
+def _proxy(place: Place) -> str | None:
+    """The proxy that the environment names for the API, which KFP's client does not look for by itself.
+
+    As in kubectl there is none to this machine, where a port-forward ends.
+    """
+    from requests.utils import get_environ_proxies, select_proxy
+
+    if re.fullmatch(r"localhost|127(\.\d+){3}|::1", urlsplit(place.host).hostname or ""):
+        return None
+    found: str | None = select_proxy(place.host, get_environ_proxies(place.host))
+    return found
+
+
 def _named(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
@@ -256,8 +270,11 @@ def _health(place: Place) -> dict[str, Any]:
 
     token, cookie = _token(place), _cookie()
     headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **({"Cookie": cookie} if cookie else {})}
+    proxies = dict.fromkeys(("http", "https"), _proxy(place) or "")
     try:
-        answer = requests.get(f"{place.host}/apis/v2beta1/healthz", headers=headers, timeout=TIMEOUT_S, allow_redirects=False)
+        answer = requests.get(
+            f"{place.host}/apis/v2beta1/healthz", headers=headers, timeout=TIMEOUT_S, allow_redirects=False, proxies=proxies
+        )
     except requests.exceptions.SSLError as error:
         why = f"TLS fails: is it http://, not https://? Perhaps {FORWARD}"
         if "CERTIFICATE_VERIFY_FAILED" in str(error):

@@ -342,6 +342,19 @@ def test_a_gateway_whose_certificate_nobody_knows_is_known_by_its_file(cluster, 
     assert code == 2 and said.startswith("calltune: REQUESTS_CA_BUNDLE: ") and "none.pem" in said
 
 
+def test_a_proxy_of_the_environment_is_asked_but_not_for_a_port_forward(cluster, command, monkeypatch):
+    runs = ("runs", "list", "-c", cluster.config)
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", cluster.host)
+    assert command(*runs, "--host", "http://kfp.example") == (0, "", "")
+    assert [call.split("/")[-1] for call in cluster.double.calls] == ["healthz", "runs"]
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert command(*runs) == (0, "", "")
+    code, _, said = command(*runs, "--host", "http://kfp.example")
+    assert code == 2 and "does not answer (ProxyError)" in said
+
+
 def test_every_command_reaches_the_store_by_the_address_that_this_machine_has_for_it(cluster, command):
     # The environment has it; the config has that of pods.
     pods = ("storage.endpoint_url=http://127.0.0.1:9", "tracking.uri=sqlite:///mlflow.db")
