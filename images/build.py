@@ -9,6 +9,8 @@ has from its distribution is in that image's own list.
 import argparse
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,8 +43,23 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Build what is asked for; returns the exit code."""
+    """Build what is asked for; returns the exit code: 2 without Docker, 1 where it fails, whose words then stand above."""
     asked = options()
+    if shutil.which("docker") is None:
+        print("images: docker: not found: the images are built with Docker", file=sys.stderr)
+        return 2
+    try:
+        _make(asked)
+    except subprocess.CalledProcessError as error:
+        if error.stderr:
+            print(error.stderr.strip(), file=sys.stderr)
+        login = f"; docker login {asked.registry.split('/')[0]} says who you are" if error.cmd[1] == "push" else ""
+        print(f"images: {shlex.join(error.cmd[:6])}: failed with exit code {error.returncode}{login}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _make(asked: argparse.Namespace) -> None:
     for name in asked.sets or USUAL:
         image = build(name, asked.base, asked.registry, asked.network)
         parts = write_sbom(name, image)
@@ -50,7 +67,7 @@ def main() -> int:
         print(f"{image}: {size / 1e6:.0f} MB, {parts} Python packages (images/build/{name}.cdx.json)", flush=True)
         if asked.push:
             subprocess.run(["docker", "push", image], check=True)
-    return 0
+            print(f"pushed: {_by_digest(image)}", flush=True)
 
 
 def build(name: str, base: str | None = None, registry: str = "", network: str | None = None) -> str:
@@ -74,6 +91,12 @@ def write_sbom(name: str, image: str) -> int:
     target.parent.mkdir(exist_ok=True)
     target.write_text(text + "\n", encoding="utf-8")
     return len(json.loads(text)["components"])
+
+
+def _by_digest(image: str) -> str:
+    """A pushed image's name for ever. One that was pushed to several registries has one for each."""
+    names = json.loads(_said(["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", image]))
+    return next(str(name) for name in names if name.startswith(f"{image.rpartition(':')[0]}@"))
 
 
 def _said(command: list[str]) -> str:

@@ -75,7 +75,7 @@ def list_(config: MaybeConfig = None, host: Host = None, namespace: Namespace = 
     for item in schedule.all_of(connected(maybe_loaded(config), host, namespace, token_file)):
         trigger = item.trigger.cron_schedule if item.trigger else None
         state = "on" if schedule.enabled(item) else "paused"
-        print(f"{item.display_name:<24} {state:<7} {trigger.cron if trigger else 'by interval':<20} {item.description or ''}")
+        print(f"{item.display_name:<24} {state:<7} {trigger.cron if trigger else 'by interval':<20} {schedule.described(item)}")
 
 
 @app.command()

@@ -61,7 +61,7 @@ def findings(config: RunConfig | None, workdir: Path | None) -> Iterator[Finding
     store, endpoint, tracking = _places(config)
     yield _weed() if store == "embedded" else _store(store, endpoint)
     if tracking != "embedded":
-        yield _tracking(tracking)
+        yield _tracking(tracking, on_cluster=config is not None and bool(config.cluster.host))
     yield _cluster()
     yield _kubeflow(config)
 
@@ -72,7 +72,7 @@ def _places(config: RunConfig | None) -> tuple[str, str, str]:
         return "embedded", "", "embedded"
     if config is None:
         return os.environ.get("CALLTUNE_STORAGE", "embedded"), "", os.environ.get("CALLTUNE_TRACKING", "embedded")
-    return config.storage.uri, config.storage.endpoint_url, config.tracking.uri
+    return config.storage.uri, config.storage.endpoint_from_here, config.tracking.uri
 
 
 def _libraries() -> Finding:
@@ -146,7 +146,7 @@ def _store(uri: str, endpoint: str) -> Finding:
     return Finding("store", True, f"{uri}{at} answers")
 
 
-def _tracking(uri: str) -> Finding:
+def _tracking(uri: str, on_cluster: bool) -> Finding:
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -154,7 +154,10 @@ def _tracking(uri: str) -> Finding:
         with tracking.hurried(seconds=TIMEOUT_S):
             mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
     except MlflowException as error:
-        return Finding("MLflow", False, f"{uri} does not answer: {str(error).splitlines()[0]}")
+        # What submits asks no MLflow, and pods have names for it that no other machine knows.
+        pods = "; from a pod `helm test` asks it, and here `calltune models` needs a port-forward (docs/cluster.md)" * on_cluster
+        text = f"{uri} does not answer: {str(error).splitlines()[0]}{pods}"
+        return Finding("MLflow", False, text, needed=not on_cluster)
     return Finding("MLflow", True, f"{uri} answers")
 
 

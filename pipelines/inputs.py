@@ -79,8 +79,8 @@ def _left(setting: str, place: str, submit: str, where: str = "which no pod can 
 def store_of(config: RunConfig) -> Iterator[storage.Store]:
     """The store of a config, as this machine reaches it: `AWS_ENDPOINT_URL_S3` comes before the address that pods use."""
     variables = {"CALLTUNE_STORAGE": config.storage.uri}
-    if config.storage.endpoint_url and not os.environ.get("AWS_ENDPOINT_URL_S3"):
-        variables["AWS_ENDPOINT_URL_S3"] = config.storage.endpoint_url
+    if config.storage.endpoint_url:
+        variables["AWS_ENDPOINT_URL_S3"] = config.storage.endpoint_from_here
     with in_environment(variables):
         yield storage.open_store(config.storage.uri)
 

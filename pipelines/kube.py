@@ -29,8 +29,8 @@ class Kube:
                 config.load_incluster_config()
             except config.ConfigException:
                 config.load_kube_config()
-        except config.ConfigException:
-            raise Unknown("no kubeconfig: kubectl has no cluster") from None
+        except config.ConfigException as error:
+            raise Unknown(f"no kubeconfig leads to a cluster ({error})") from None
         except (OSError, YAMLError, TypeError, ValueError):
             raise Unknown("the kubeconfig cannot be read") from None
         self.namespace, self.core, self.client = namespace, client.CoreV1Api(), client

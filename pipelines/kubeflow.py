@@ -36,6 +36,8 @@ INSIDE = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 FORWARD = "kubectl port-forward -n kubeflow svc/ml-pipeline 8888:8888, then --host http://localhost:8888"
 PODS = "kubectl get pods -n kubeflow says how it is"
 LOG_IN = "CALLTUNE_KFP_TOKEN, --token-file FILE or, behind Dex, CALLTUNE_KFP_COOKIE (authservice_session=…) say who you are"
+CA = "REQUESTS_CA_BUNDLE"
+"""The variable that names a file of certificates to trust: `requests` knows it by itself, and KFP's client does not."""
 TOKEN_FILE = "/var/run/secrets/kubeflow/pipelines/token"
 """Where KFP's manifests project a pod's token."""
 
@@ -117,6 +119,8 @@ class Kubeflow:
                 existing_token=_token(place) if place.token_file is None else None,
                 credentials=ServiceAccountTokenVolumeCredentials(str(place.token_file)) if place.token_file else None,
                 cookies=_cookie(),
+                ssl_ca_cert=os.environ.get(CA),
+                proxy=_proxy(place),
             )
         # The client would take the login page, to which a gateway sends whoever it does not know any more, for an answer.
         pools = self.client._run_api.api_client.rest_client.pool_manager
@@ -241,6 +245,19 @@ def _for_a_header(name: str, value: str) -> str | None:
     return value.strip() or None
 
 
+def _proxy(place: Place) -> str | None:
+    """The proxy that the environment names for the API, which KFP's client does not look for by itself.
+
+    As in kubectl there is none to this machine, where a port-forward ends.
+    """
+    from requests.utils import get_environ_proxies, select_proxy
+
+    if re.fullmatch(r"localhost|127(\.\d+){3}|::1", urlsplit(place.host).hostname or ""):
+        return None
+    found: str | None = select_proxy(place.host, get_environ_proxies(place.host))
+    return found
+
+
 def _named(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
@@ -265,12 +282,22 @@ def _health(place: Place) -> dict[str, Any]:
 
     token, cookie = _token(place), _cookie()
     headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **({"Cookie": cookie} if cookie else {})}
+    proxies = dict.fromkeys(("http", "https"), _proxy(place) or "")
     try:
-        answer = requests.get(f"{place.host}/apis/v2beta1/healthz", headers=headers, timeout=TIMEOUT_S, allow_redirects=False)
+        answer = requests.get(
+            f"{place.host}/apis/v2beta1/healthz", headers=headers, timeout=TIMEOUT_S, allow_redirects=False, proxies=proxies
+        )
+    except requests.exceptions.SSLError as error:
+        why = f"TLS fails: is it http://, not https://? Perhaps {FORWARD}"
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            why = f"its certificate is not trusted: {CA}=FILE names the certificate of whoever has signed it"
+        raise UserError(f"{place.host}: {why}") from None
     except requests.RequestException as error:
         raise UserError(
             f"{place.host}: Kubeflow Pipelines does not answer ({type(error).__name__}): is it there? Perhaps {FORWARD}"
         ) from None
+    except OSError as error:  # what requests says of a file that is not there
+        raise UserError(f"{CA}: {error}") from None
     if answer.status_code in GATEWAY:
         raise Away(f"{place.host}: Kubeflow Pipelines does not answer (HTTP {answer.status_code}): {PODS}")
     # A gateway sends whoever it does not know to its login page, or shows it; an error's page is none.

@@ -197,7 +197,7 @@ def variables_of(config: RunConfig, workdir: Path) -> dict[str, str]:
         store = config.storage.uri
         found["CALLTUNE_STORAGE"] = store if store.startswith("s3://") else str(Path(store).resolve())
         if config.storage.endpoint_url:
-            found |= dict.fromkeys(("AWS_ENDPOINT_URL_S3", "MLFLOW_S3_ENDPOINT_URL"), config.storage.endpoint_url)
+            found |= dict.fromkeys(("AWS_ENDPOINT_URL_S3", "MLFLOW_S3_ENDPOINT_URL"), config.storage.endpoint_from_here)
     return found
 
 

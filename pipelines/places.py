@@ -1,5 +1,6 @@
 """Where a run keeps what it makes: the store and MLflow."""
 
+import os
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -36,7 +37,12 @@ class StorageConfig(Settings):
         written_as(r"(https?://.+)?", "an address that begins with http:// or https://"),
         _without_password("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
     ] = ""
-    """The S3 server, where it is not AWS."""
+    """The S3 server, where it is not AWS. A machine that reaches it by another address has that in `AWS_ENDPOINT_URL_S3`."""
+
+    @property
+    def endpoint_from_here(self) -> str:
+        """The address of the S3 server for this machine: what the environment says comes before what is right for pods."""
+        return self.endpoint_url and (os.environ.get("AWS_ENDPOINT_URL_S3") or self.endpoint_url)
 
 
 class TrackingConfig(Settings):

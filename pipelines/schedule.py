@@ -135,6 +135,11 @@ def one(kubeflow: Kubeflow, name: str) -> Any:
     return found[0]
 
 
+def described(schedule: Any) -> str:
+    """What a schedule's description says to people: without the mark by which `create` knows it."""
+    return MARK.split(schedule.description or "")[0].removesuffix("; ")
+
+
 def enabled(schedule: Any) -> bool:
     """Whether it starts runs."""
     return (schedule.mode or schedule.status or "").startswith("ENABLE")

@@ -1,6 +1,8 @@
 """What many tests share: the real bundled model, a tiny one of the same family, the helpdesk rows, real stores."""
 
+import datetime
 import fcntl
+import ipaddress
 import os
 import shutil
 import signal
@@ -138,6 +140,27 @@ def server(tmp_path_factory):
 
     with s3_server(tmp_path_factory.mktemp("s3")) as environment:
         yield environment
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A certificate of 127.0.0.1 with its key, signed by itself, in one file."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    builder = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now.replace(year=now.year + 1)
+    )
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+    signed = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True).sign(key, hashes.SHA256())
+    file = tmp_path_factory.mktemp("certificate") / "both.pem"
+    plain = serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    file.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + private)
+    return file
 
 
 @pytest.fixture

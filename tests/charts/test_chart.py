@@ -72,6 +72,7 @@ def test_the_policy_sees(text):
 
 WRONG = {
     "an unknown key": ({"mlfow": {}}, "mlfow"),
+    "a registry with its scheme": ({"images": {"registry": "https://registry.example.com/calltune"}}, "registry"),
     "the tag latest": ({"images": {"cpu": {"tag": "latest"}}}, "tag"),
     "MLflow without users or mesh": ({"mlflow": {"auth": {"mode": "none"}}}, "mode"),
     "users without a secret": ({"mlflow": {"auth": {"secretName": ""}}}, "secretName"),
@@ -169,6 +170,20 @@ def test_a_store_on_another_port_is_let_out():
     assert {"port": 9000, "protocol": "TCP"} in policy["spec"]["egress"][0]["ports"]
 
 
+def test_s3_and_postgres_are_let_out_to_as_pods_too():
+    """By addresses a plug-in such as Cilium knows what is outside of the cluster, and no pod."""
+
+    def to_pods(given, name):
+        (policy,) = [one for one in of_kind(rendered(given), "NetworkPolicy") if one["metadata"]["name"].endswith(name)]
+        rules = [rule for rule in policy["spec"]["egress"] if {"namespaceSelector": {}} in rule["to"]]
+        return [port["port"] for rule in rules for port in rule["ports"]]
+
+    assert to_pods({}, "-out") == []  # AWS's
+    behind_a_service = {"store": {"endpointUrl": "http://minio.storage"}, "networkPolicy": {"egressPorts": [9000]}}
+    assert to_pods(behind_a_service, "-out") == [9000, 80]
+    assert to_pods({"mlflow": {"backend": "postgres", "postgres": {"secretName": "p"}}}, "-to-postgres") == [5432]
+
+
 def test_the_runner_may_only_what_its_settings_need():
     least, training = (of_kind(rendered({"runner": {"trainJobs": on}}), "Role", "runner")[0] for on in (False, True))
     for role in (least, training):
@@ -255,3 +270,14 @@ def test_the_config_in_the_notes_is_one_that_a_run_takes(given):
     # The policy of a mesh's MLflow lets no step in that comes straight: KFP starts steps without a proxy.
     assert shown["tracking"]["uri"] == ("http://calltune-mlflow:5000" if given == {} else "https://mlflow.example.com")
     ClusterConfig.model_validate(shown["cluster"])
+
+
+def test_the_notes_name_the_image_by_the_digest_that_the_chart_has():
+    from pipelines.cluster import ImagesConfig
+
+    given = yaml.safe_load((VALUES[0].parent / "production.yaml").read_text())
+    with helm.Chart.load(CHART) as chart:
+        notes = chart.render(given, name="calltune", namespace="ml")["calltune/templates/NOTES.txt"]
+    shown = ImagesConfig.model_validate(yaml.safe_load(notes.split("In a run's config:\n\n")[1].split("\n\n")[0])["images"])
+    (spec,) = pod_specs(of_kind(rendered(given), "Job")[0])
+    assert shown.of("cpu") == spec["containers"][0]["image"]

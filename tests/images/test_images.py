@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from images import build
 from pipelines.code import reachable
 
 IMAGES = Path(__file__).parents[2] / "images"
@@ -159,3 +160,34 @@ def test_in_a_container_the_doctor_looks_where_a_step_would(s3, tmp_path, monkey
     assert "MLflow" not in found and found["libraries"].text.endswith("in the image cpu")
     monkeypatch.delenv("CALLTUNE_IMAGE")
     assert "embedded" in {finding.what: finding for finding in findings(None, tmp_path)}["store"].text
+
+
+DOCKER = """#!/bin/sh
+case "$1 $2 $4" in
+    "push "*) echo "$SAYS" >&2; exit "$ENDS" ;;
+    "run "*) echo '{"components": []}' ;;
+    *RepoDigests*) echo '["elsewhere/calltune-python-cpu@sha256:1", "r.example:5000/ml/calltune-python-cpu@sha256:2"]' ;;
+    "image inspect "*) echo 1000000 ;;
+esac
+"""
+
+
+def test_a_push_says_the_digest_and_one_that_is_refused_is_one_line(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["build", "cpu", "--registry", "r.example:5000/ml", "--push"])
+    monkeypatch.setattr(build, "write_sbom", lambda name, image: 0)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert build.main() == 2
+    assert capfd.readouterr().err == "images: docker: not found: the images are built with Docker\n"
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("ENDS", "0")
+    assert build.main() == 0
+    assert capfd.readouterr().out.endswith("\npushed: r.example:5000/ml/calltune-python-cpu@sha256:2\n")
+    monkeypatch.setenv("ENDS", "1")
+    monkeypatch.setenv("SAYS", "denied")
+    assert build.main() == 1
+    assert capfd.readouterr().err == (
+        "denied\nimages: docker push r.example:5000/ml/calltune-python-cpu:0.1.0: failed with exit code 1; "
+        "docker login r.example:5000 says who you are\n"
+    )

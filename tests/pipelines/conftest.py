@@ -55,12 +55,13 @@ class Cluster:
     Attributes:
         double: KFP's and Kubernetes' state.
         host: where it answers.
+        server: that does.
         folder: the working folder.
         config: path of the config.
     """
 
-    def __init__(self, double, host, folder, store):
-        self.double, self.host, self.folder = double, host, folder
+    def __init__(self, double, server, host, folder, store):
+        self.double, self.server, self.host, self.folder = double, server, host, folder
         self.settings = {
             "name": "lights",
             "model": {"base": "Qwen/Qwen3-0.6B", "revision": "0" * 40},
@@ -125,7 +126,7 @@ def cluster(tmp_path, monkeypatch, s3, kubeconfig):
     kubeconfig(host)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(submit, "POLL_S", 0.01)
-    yield Cluster(double, host, tmp_path, s3.uri)
+    yield Cluster(double, server, host, tmp_path, s3.uri)
     server.shutdown()
     server.server_close()
 

@@ -96,6 +96,10 @@ def trainer(*changes):
     return lambda cluster, patch: cluster.double.kube.update({**answers, REVIEWS: allowed, **dict(changes)})
 
 
+GONE = """
+{current-context: x, contexts: [{name: x, context: {cluster: c, user: u}}], users: [{name: u, user: {}}],
+clusters: [{name: c, cluster: {server: "https://kube", certificate-authority: ca.crt}}]}"""
+"""A kubeconfig as some clouds write it, with a file beside it that is not there."""
 SUBMIT = ("submit", "-c", "run.yaml")
 TWO_NODES = (*SUBMIT, "--set", "resources.train={nodes: 2, gpu: 4}")
 CRON = ("schedule", "create", "-c", "run.yaml", "--cron")
@@ -249,6 +253,11 @@ MISTAKES = {
     "no pods": (kube(f"{NAMESPACE}/pods", {"items": []}), ("runs", "logs", "r1", "-c", "run.yaml"), "no pod of run r1 is left"),
     "no Kubernetes": (nothing, ("runs", "logs", "r1", "-c", "run.yaml"), "another server answers there: kubectl get pods"),
     "no kubeconfig": (file("kubeconfig", "- a"), ("runs", "logs", "r1", "-c", "run.yaml"), "the kubeconfig cannot be read"),
+    "a kubeconfig whose certificate is gone": (
+        file("kubeconfig", GONE),
+        ("runs", "logs", "r1", "-c", "run.yaml"),
+        "no kubeconfig leads to a cluster \\(File does not exist: .*ca.crt\\)",
+    ),
     "no GPU, and no sight of the secrets": (
         lambda cluster, patch: cluster.double.kube.update({f"{NAMESPACE}/secrets/store": 403}),
         (*SUBMIT, "--set", "resources.train.gpu=8"),

@@ -87,7 +87,9 @@ def test_pause_resume_run_now_list_and_delete(cluster, command):
     assert made.mode == "DISABLE"
     assert command("schedule", "resume", "weekly", "-c", cluster.config)[0] == 0
     code, out, _ = command("schedule", "list", "-c", cluster.config)
-    assert code == 0 and out.split()[:2] == ["weekly", "on"] and "0 0 5 * * 1" in out
+    assert (
+        code == 0 and out.split()[:2] == ["weekly", "on"] and out.split(maxsplit=2)[2] == "0 0 5 * * 1          0 5 * * 1 (UTC)\n"
+    )
     assert command("schedule", "run-now", "weekly", "-c", cluster.config)[0] == 0
     (run,) = cluster.runs()
     assert run.pipeline_version_reference.pipeline_version_id == made.pipeline_version_reference.pipeline_version_id

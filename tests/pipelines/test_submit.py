@@ -2,6 +2,7 @@
 
 import functools
 import json
+import ssl
 import threading
 import time
 from datetime import UTC, datetime
@@ -336,6 +337,52 @@ def test_the_doctor_asks_kubeflow_pipelines(cluster, prepare, host, fine, says):
     found = doctor._kubeflow(load(cluster.config, [] if host is None else [f"cluster.host={host}"]))
     assert (found.what, found.fine, found.needed) == ("KFP", fine, False)
     assert says in found.text and "\n" not in found.text
+
+
+def test_a_gateway_whose_certificate_nobody_knows_is_known_by_its_file(cluster, command, certificate, monkeypatch):
+    runs, over_tls = ("runs", "list", "-c", cluster.config), cluster.host.replace("http:", "https:")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    code, _, said = command(*runs, "--host", over_tls)
+    assert code == 2 and said.startswith(f"calltune: {over_tls}: TLS fails: is it http://, not https://?")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    cluster.server.socket = context.wrap_socket(cluster.server.socket, server_side=True)
+    code, _, said = command(*runs, "--host", over_tls)
+    assert (code, said.count("\n")) == (2, 1) and "its certificate is not trusted: REQUESTS_CA_BUNDLE=FILE names" in said
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    assert command(*runs, "--host", over_tls) == (0, "", "")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "none.pem")
+    code, _, said = command(*runs, "--host", over_tls)
+    assert code == 2 and said.startswith("calltune: REQUESTS_CA_BUNDLE: ") and "none.pem" in said
+
+
+def test_a_proxy_of_the_environment_is_asked_but_not_for_a_port_forward(cluster, command, monkeypatch):
+    runs = ("runs", "list", "-c", cluster.config)
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", cluster.host)
+    assert command(*runs, "--host", "http://kfp.example") == (0, "", "")
+    assert [call.split("/")[-1] for call in cluster.double.calls] == ["healthz", "runs"]
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert command(*runs) == (0, "", "")
+    code, _, said = command(*runs, "--host", "http://kfp.example")
+    assert code == 2 and "does not answer (ProxyError)" in said
+
+
+def test_every_command_reaches_the_store_by_the_address_that_this_machine_has_for_it(cluster, command):
+    # The environment has it; the config has that of pods.
+    pods = ("storage.endpoint_url=http://127.0.0.1:9", "tracking.uri=sqlite:///mlflow.db")
+    code, _, said = command("models", "history", "-c", cluster.config, "--set", pods[0], "--set", pods[1])
+    assert code == 0, said
+    found = doctor._store(*doctor._places(load(cluster.config, pods))[:2])
+    assert found.fine, found.text
+
+
+def test_the_doctor_needs_no_mlflow_that_only_pods_reach():
+    for on_cluster in (True, False):
+        found = doctor._tracking("http://127.0.0.1:9", on_cluster)
+        assert (found.fine, found.needed) == (False, not on_cluster)
+        assert ("from a pod `helm test` asks it" in found.text) == on_cluster
 
 
 def test_a_model_folder_is_brought_file_by_file_once(cluster, s3, tmp_path):
