@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from calltune.settings import Settings, written_as
 from components import images
@@ -39,6 +39,29 @@ class Toleration(Settings):
     """The taint's effect; empty for every one."""
 
 
+class NodeLabel(Settings):
+    """What a node's label must be like, as Kubernetes' node affinity has it."""
+
+    key: str = Field(min_length=1)
+    """The label."""
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"] = "In"
+    """How its value is held against `values`."""
+    values: list[str] = []
+    """Of `In` and `NotIn` one or more; of `Gt` and `Lt` one, a whole number; of the others none."""
+
+    @model_validator(mode="after")
+    def _the_operator_takes_such_values(self) -> "NodeLabel":
+        if self.operator in ("In", "NotIn"):
+            right, wanted = bool(self.values), "one value or more"
+        elif self.operator in ("Gt", "Lt"):
+            right, wanted = len(self.values) == 1 and self.values[0].isdecimal(), "one value, a whole number in quotes"
+        else:
+            right, wanted = not self.values, "no values"
+        if not right:
+            raise ValueError(f"operator {self.operator} takes {wanted}, not {self.values}")
+        return self
+
+
 class Resources(Settings):
     """What a step asks of Kubernetes; without effect on a laptop.
 
@@ -63,6 +86,8 @@ class Resources(Settings):
     """Seconds after which Kubernetes ends the step."""
     node_selector: dict[str, str] = {}
     """Labels that the node must have."""
+    node_affinity: list[NodeLabel] = []
+    """What the node's labels must be like, all of them, where one value is not enough."""
     tolerations: list[Toleration] = []
     """Taints that the pod tolerates."""
 

@@ -62,6 +62,8 @@ def placed(task: dsl.PipelineTask, step: str, config: RunConfig, cached: bool, o
         task.set_accelerator_type(asked.gpu_type).set_accelerator_limit(asked.gpu)
     if asked.node_selector:
         kubernetes.add_node_selector_json(task, asked.node_selector)
+    if asked.node_affinity:  # in one call: of several Kubernetes would ask for one of them
+        kubernetes.add_node_affinity(task, [label.model_dump() for label in asked.node_affinity])
     for one in asked.tolerations:
         kubernetes.add_toleration(task, one.key or None, one.operator, one.value or None, one.effect or None)
     if step in RETRIED:
@@ -108,6 +110,7 @@ def workers_of(config: RunConfig, asked: Resources) -> Workers:
         storage_class=config.cluster.storage_class,
         place=SCRATCH,
         node_selector=asked.node_selector,
+        node_affinity=[label.model_dump() for label in asked.node_affinity],
         tolerations=[one.model_dump(exclude_defaults=True) | {"operator": one.operator} for one in asked.tolerations],
         image_pull_secrets=config.cluster.image_pull_secrets,
         env=_variables(config, "train"),

@@ -49,6 +49,8 @@ class Workers(Settings):
     """Where the room for models is mounted."""
     node_selector: dict[str, str]
     """Labels that the node must have."""
+    node_affinity: list[dict[str, Any]]
+    """What its labels must be like, as Kubernetes' `matchExpressions`."""
     tolerations: list[dict[str, str]]
     """Taints that the pod tolerates."""
     image_pull_secrets: list[str]
@@ -125,10 +127,12 @@ def _pod(workers: Workers, owner: Pod) -> dict[str, Any]:
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": workers.shared_memory}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
+    wanted = {"nodeSelectorTerms": [{"matchExpressions": workers.node_affinity}]} if workers.node_affinity else None
     return {
         "serviceAccountName": owner.account,
         "imagePullSecrets": [{"name": name} for name in workers.image_pull_secrets],
         "nodeSelector": workers.node_selector,
+        **({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": wanted}}} if wanted else {}),
         "tolerations": workers.tolerations,
         "terminationGracePeriodSeconds": GRACE_S,
         "securityContext": {"runAsNonRoot": True, "fsGroup": images.USER, "seccompProfile": {"type": "RuntimeDefault"}},

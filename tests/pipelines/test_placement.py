@@ -40,11 +40,13 @@ PLACES = {
     ),
     "8gpu": (
         "resources={train: {gpu: 8, cpu: 32, memory_gib: 512, scratch_gib: 300, timeout_s: 604800, node_selector: {gpu: h200}, "
+        "node_affinity: [{key: zone, values: [a, b]}, {key: spot, operator: DoesNotExist}], "
         "tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]}, evaluate: {gpu: 1, memory_gib: 64}}",
         "cluster.storage_class=fast",
     ),
     "2nodes": (
         "resources={train: {nodes: 2, gpu: 8, cpu: 32, memory_gib: 512, scratch_gib: 300, node_selector: {gpu: h200}, "
+        "node_affinity: [{key: zone, values: [a, b]}, {key: spot, operator: DoesNotExist}], "
         "tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]}, evaluate: {gpu: 1, memory_gib: 64}}",
         "cluster.service_account=runner",
     ),
@@ -174,7 +176,7 @@ def test_on_several_nodes_the_workers_get_what_the_step_would_have_and_the_step_
     (several, followed), (alone, there) = (documents(compiled(*overrides).text) for overrides in (two, one))
     step, by_itself = (pipeline["deploymentSpec"]["executors"]["exec-train"]["container"] for pipeline in (several, alone))
     assert "accelerator" not in step["resources"] and step["resources"]["resourceMemoryLimit"] == "4Gi"
-    assert not followed["exec-train"].get("nodeSelector") and not followed["exec-train"].get("tolerations")
+    assert not {"nodeSelector", "nodeAffinity", "tolerations"} & set(followed["exec-train"])
     env = {row["name"]: row["value"] for row in step["env"]}
     workers = Workers.model_validate_json(env.pop(WORKERS))
     assert workers.env == env == {row["name"]: row["value"] for row in by_itself["env"]}
@@ -182,6 +184,12 @@ def test_on_several_nodes_the_workers_get_what_the_step_would_have_and_the_step_
     assert (workers.nodes, workers.gpus, workers.image) == (2, 8, by_itself["image"])
     assert workers.resources == {"cpu": "32", "memory": "512Gi", "nvidia.com/gpu": "8"}
     assert workers.node_selector == there["exec-train"]["nodeSelector"]["nodeSelectorJson"]["runtimeValue"]["constant"]
+    (together,) = there["exec-train"]["nodeAffinity"]  # of several terms Kubernetes would take one
+    assert together["matchExpressions"] == [
+        {"key": "zone", "operator": "In", "values": ["a", "b"]},
+        {"key": "spot", "operator": "DoesNotExist"},
+    ]
+    assert workers.node_affinity == [{"values": []} | label for label in together["matchExpressions"]]
     (tolerated,) = workers.tolerations
     assert tolerated == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     mounted = {row["mountPath"]: row for row in there["exec-train"]["emptyDirMounts"]}
@@ -295,6 +303,9 @@ def test_scratch_is_as_large_as_the_models_name_says(base, gib):
     ("override", "message"),
     [
         ("resources.train={tolerations: [{keyy: a}]}", "tolerations"),
+        ("resources.train={node_affinity: [{key: zone}]}", r"node_affinity\.0: operator In takes one value or more, not \[\]"),
+        ("resources.train={node_affinity: [{key: gpus, operator: Gt, values: [four]}]}", "a whole number in quotes"),
+        ("resources.train={node_affinity: [{key: spot, operator: DoesNotExist, values: [a]}]}", "takes no values"),
         ("resources.evaluate={nodes: 2}", r"resources.evaluate.nodes is 2: train is the only step"),
         ("resources.train={nodes: 0}", "nodes: must be at least 1"),
         ("resources.train={gpu_type: gpu}", "resource name such as nvidia.com/gpu"),

@@ -24,6 +24,7 @@ WORKERS = {
     "storage_class": "fast",
     "place": "/models",
     "node_selector": {"gpu": "h200"},
+    "node_affinity": [{"key": "zone", "operator": "In", "values": ["a", "b"]}],
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     "image_pull_secrets": ["mirror"],
     "env": {"CALLTUNE_STORAGE": "s3://models/calltune", "HOME": "/tmp"},
@@ -38,7 +39,9 @@ def test_a_job_is_what_it_was():
     assert text == GOLDEN.read_text(encoding="utf-8"), "REGENERATE=1 writes it again; read the difference"
 
 
-@pytest.mark.parametrize("changed", [{}, {"storage_class": "", "shared_memory": "", "gpus": 0, "tolerations": []}])
+@pytest.mark.parametrize(
+    "changed", [{}, {"storage_class": "", "shared_memory": "", "gpus": 0, "tolerations": [], "node_affinity": []}]
+)
 def test_trainers_own_models_take_every_field(changed):
     job = manifest(Workers(**{**WORKERS, **changed}), "0123456789abcdef0123", OWNER)
     assert unknown_fields(job, TrainerV1alpha1TrainJob.from_dict(job).to_dict()) == ""
