@@ -33,7 +33,7 @@ CONFLICT = 409
 PAGE = 50
 INSIDE = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 """Where a pod finds the API of an installation with the usual names."""
-FORWARD = "kubectl port-forward -n kubeflow svc/ml-pipeline 8888:8888, then --host http://localhost:8888"
+FORWARD = "kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8888:80, then --host http://localhost:8888"
 PODS = "kubectl get pods -n kubeflow says how it is"
 LOG_IN = "CALLTUNE_KFP_TOKEN, --token-file FILE or, behind Dex, CALLTUNE_KFP_COOKIE (authservice_session=…) say who you are"
 CA = "REQUESTS_CA_BUNDLE"
