@@ -138,7 +138,7 @@ def test_the_exit_task_ends_well_where_the_store_takes_no_record_of_it(tracking,
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CALLTUNE_STORAGE", str(tmp_path / "file" / "store"))
     component.notify.python_func(config={"name": "helpdesk"}, code="", status=None)
-    assert "run-1: failed: " in notes()[0] and "the store cannot be written" in notes()[-1]
+    assert "failed: no step has said why" in notes()[0] and "the store cannot be written" in notes()[1]
 
 
 def test_slack_gets_text_with_the_table_the_reasons_and_the_links(ended, told, hook, notes):

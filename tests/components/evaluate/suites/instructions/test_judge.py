@@ -290,6 +290,14 @@ def test_a_question_that_is_too_long_for_the_judge_has_no_verdict_and_the_others
     assert len(endpoint.headers) == before + 1, "what the judge takes is known by now"
 
 
+@pytest.mark.parametrize("odd", [{"choices": []}, {"error": {"message": "upstream is busy"}}, b"<html>"])
+def test_an_odd_answer_between_others_is_no_verdict_and_the_others_theirs(endpoint, odd):
+    endpoint.refuse = lambda body: (200, odd, {}) if "odd" in body["messages"][1]["content"] else None
+    asked = Judge(JudgeConfig(**endpoint.settings()))
+    words = [asked.words("q", *answers) for answers in (("a", "bb"), ("odd", "b"), ("aa", "b"))]
+    assert [verdict(said) for said in words] == ["B", None, "A"] and words[1].startswith("HTTP 200")
+
+
 # A judge that does not answer, or not so
 
 
