@@ -189,6 +189,7 @@ def through(text: str, counted: Counter[str]) -> None:
                 guarded = check_all(parsed.calls, TOOLS, coerce)
                 wrapped = [{"function": {**c, "arguments": json.dumps(c["arguments"])}} for c in parsed.calls]
                 same = check_message({"tool_calls": wrapped}, TOOLS, coerce)
+                json.dumps(parsed.calls, ensure_ascii=False).encode()  # as evaluation writes them down
             except Exception as error:  # whatever it is, it must not be
                 raise Broken(f"{syntax}: {type(error).__name__}: {error}: {text!r}") from error
             if [one.accepted for one in same] != [one.accepted for one in guarded]:

@@ -38,7 +38,8 @@ def secrets_in(text: str) -> Iterator[tuple[str, str]]:
 
 def without_secrets(text: str) -> str:
     """The text with … where it has a secret's value, or user and password in an address."""
-    for _, value in secrets_in(text):
+    # The longest first: of two webhooks one address may begin with the other, and the rest of it would be left.
+    for value in sorted((value for _, value in secrets_in(text)), key=len, reverse=True):
         text = text.replace(value, "…")
     return without_passwords(text)
 

@@ -27,7 +27,9 @@ def read_call(text: str) -> Call:
         raise ValueError("nested too deeply") from None
     if text[end:].strip():
         raise ValueError(f"after the arguments stands {text[end : end + 20]!r}")
-    return {"name": head[1].strip(), "arguments": arguments}
+    call = {"name": head[1].strip(), "arguments": arguments}
+    json.dumps(call, ensure_ascii=False).encode()  # a surrogate alone makes a string that no file can hold: a ValueError
+    return call
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:

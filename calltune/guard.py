@@ -72,13 +72,13 @@ def check(call: Call, tools: Sequence[Tool], coerce: bool = False) -> Guarded:
     schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
     if name not in schemas:
         return Guarded(call, f"{_shown(name)}: no such tool{_nearest(name, schemas) or _one_of(schemas)}")
-    if not isinstance(arguments, dict):
-        return Guarded(call, f"{name}: arguments must be an object, not {_kind(arguments)}")
     # Nearly all are plain, and nearly all calls fit; jsonschema, which alone can say what is wrong, takes fifty times as long.
     schema = schemas[name]
     plain = is_plain(schema)
     validator = None if plain else _validator(name, json.dumps(schema))
     try:
+        if not isinstance(arguments, dict):
+            return Guarded(call, f"{name}: arguments must be an object, not {_kind(arguments)}")
         foreign = _not_json(arguments, name)
         if foreign is not None:
             return Guarded(call, foreign)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from calltune import runtime, storage, tracking
+from calltune.errors import DataError
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -24,10 +25,22 @@ PASSES = 10
 
 
 def entries(name: str, alias: str) -> list[Entry]:
-    """All entries of an alias, the first promotion first."""
+    """All entries of an alias, the first promotion first.
+
+    Raises:
+        DataError: one of them is not what :func:`append` wrote.
+    """
     store = storage.of_run()
-    found = [store.get_json(key) for key in store.list(f"ledger/{name}/{alias}/")]
-    return sorted((entry for entry in found if entry is not None), key=lambda entry: int(entry["n"]))
+    found = [_read(store, key) for key in store.list(f"ledger/{name}/{alias}/")]
+    return sorted((entry for entry in found if entry is not None), key=lambda entry: entry["n"])
+
+
+def _read(store: storage.Store, key: str) -> Entry | None:
+    try:
+        entry = store.get_json(key)
+        return None if entry is None else {**entry, "n": int(entry["n"])}
+    except (ValueError, TypeError, KeyError):
+        raise DataError(f"{store.uri}/{key}: damaged, no entry of the promotion ledger: put the object back as it was") from None
 
 
 def append(name: str, alias: str, entry: Entry) -> None:

@@ -103,12 +103,17 @@ def peak_rss_mib() -> int:
 
 
 @contextmanager
-def step(name: str) -> Iterator[None]:
+def step(name: str, may_fail: bool = False) -> Iterator[None]:
     """Run a pipeline step: report its start, cost and failure, and record them in the store.
 
     Writes `runs/<run_id>/steps/<name>.json`. A :class:`UserError`, a full disk, or a store that cannot be written ends the
     process with exit code 2 and one line, and being stopped with 1 and one line; any other exception goes on up after it has
     been reported.
+
+    Args:
+        name: of the step.
+        may_fail: a failure, that of its own record included, is a note in the log, and the step ends well: what comes after all
+            others must not turn a promoted model's run into a failed one.
     """
     started = time.monotonic()
     try:
@@ -123,6 +128,10 @@ def step(name: str) -> Iterator[None]:
             if not one_line:
                 traceback.print_exc()
             print(f"calltune: {name}: {failure['message']}", file=sys.stderr, flush=True)
+        if may_fail:
+            with suppress(OSError):
+                note(f"{name}: {failure['message']}")
+            return
         with suppress(OSError):
             emit("error", **failure)
         with suppress(OSError, UserError):

@@ -75,18 +75,18 @@ def ask(question: str, model: str, tools: Path, max_new_tokens: int, is_adapter:
         `rejected`, each with its reason, where the guard rejected something.
 
     Raises:
-        UserError: there is no such model, or the tools cannot be read.
+        UserError: there is no such model, the tools cannot be read, or the model's chat template does not take the question.
     """
     folder = models.ModelFolder(find_adapter(model)) if is_adapter else find(model)
     schemas = tool_files.load(tools)
     print("calltune: loading the model", file=sys.stderr, flush=True)
     from calltune.parse import PARSERS
-    from calltune.render import answer_text, prompt_ids
+    from calltune.render import answer_text
     from components.evaluate.engines import hf
     from components.evaluate.served import of_folder
 
-    served = of_folder(folder, {})
-    prompt = prompt_ids(served.tokenizer, [{"role": "user", "content": question}], schemas)
+    served = of_folder(folder, {"which": "model"})
+    prompt = served.prompt([{"role": "user", "content": question}], schemas, "the question")
     network = _with_base(folder.path) if is_adapter else hf.load(folder.path)
     print(f"calltune: answering a prompt of {len(prompt)} tokens", file=sys.stderr, flush=True)
     (answer,) = hf.answers(network, [prompt], served.stop_ids, max_new_tokens)

@@ -31,8 +31,13 @@ def unusable(champion: dict[str, Any], error: exports.Damaged, metrics: Path, pr
     """
     if exports.state(champion) != champion["stored"]:
         raise UserError(f"the champion's files were changed while this run went on, which must be run again: {error}")
+    return refused(champion["version"], champion["digest"], error, metrics, predictions)
+
+
+def refused(version: str, digest: str, error: UserError, metrics: Path, predictions: Path) -> dict[str, Any]:
+    """Say that the champion cannot be asked, so that the gate refuses with that reason, and the report has it."""
     runtime.note(f"evaluate champion: it cannot be: {error}")
-    known = {"version": champion["version"], "model_digest": champion["digest"], "error": str(error)}
+    known = {"version": version, "model_digest": digest, "error": str(error)}
     return _said({"present": True, "which": "champion", **known}, metrics, predictions)
 
 

@@ -1,13 +1,20 @@
 """What is evaluated: a model with its template, its call syntax and its stop tokens, as it will be served."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from calltune import exports, models, runtime
-from calltune.render import Renderer
+from calltune.errors import DataError
+from calltune.records import Message, Tool
+from calltune.render import Renderer, prompt_ids
 from calltune.settings import ModelConfig
-from calltune.template import template_in
+from calltune.template import refusals, template_in
+
+
+class Unaskable(DataError):
+    """A question that the model's chat template does not take."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,22 @@ class Served:
     syntax: str
     stop_ids: list[int]
     identity: dict[str, Any]
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool], where: str) -> list[int]:
+        """Token ids of a question.
+
+        Args:
+            messages: up to where the model answers.
+            tools: that it may call.
+            where: the question is from, for the error.
+
+        Raises:
+            Unaskable: the template refuses it.
+        """
+        try:
+            return prompt_ids(self.tokenizer, messages, tools)
+        except refusals() as error:
+            raise Unaskable(f"{where}: the {self.identity['which']}'s chat template does not take it: {error}") from None
 
 
 def base(model: ModelConfig, dataset: Path) -> Served:

@@ -14,18 +14,18 @@ from calltune.errors import DataError
 from calltune.match import Rules
 from calltune.parse import PARSERS
 from calltune.records import Record, expected_calls, prompt_of, read_jsonl, sha256, user_text, write_jsonl
-from calltune.render import answer_text, prompt_ids
+from calltune.render import answer_text
 from calltune.score import Answer as Outcome
 from calltune.score import Scored, summarise, verdict
 from calltune.settings import ModelConfig
 from components.evaluate import asking, engines, measuring
-from components.evaluate.champion import absent, unusable
+from components.evaluate.champion import absent, refused, unusable
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.engines.answer import Answer
 from components.evaluate.journal import Journal
 from components.evaluate.questions import fingerprint, require_rules, seen_in_training
 from components.evaluate.robustness import WAYS
-from components.evaluate.served import Served, base, exported
+from components.evaluate.served import Served, Unaskable, base, exported
 
 FIRST = ""
 """How a question is asked that is not asked again: as it stands in the test set."""
@@ -54,7 +54,8 @@ def run(
     Args:
         which: `base`, `candidate` or `champion`.
         source: the candidate's `model.json`; for the champion the JSON that look found, empty where there is none. One whose
-            files are gone or damaged is no error: the result says so, and the gate refuses.
+            files are gone or damaged, or whose template does not take a question, is no error: the result says so, and the gate
+            refuses.
         dataset: what format wrote.
         settings: of the step, and the base `model`.
         code: what the step's code is: another code, and earlier results do not count.
@@ -74,8 +75,16 @@ def run(
             return unusable(champion, error, metrics, predictions)
     else:
         return absent(metrics, predictions)
-    config = decided(config, which)
-    test = dataset / "test.jsonl"
+    try:
+        return _kept(served, dataset / "test.jsonl", decided(config, which), code, metrics, predictions)
+    except Unaskable as error:
+        if which != "champion":
+            raise
+        return refused(served.identity["version"], served.folder.digest, error, metrics, predictions)
+
+
+def _kept(served: Served, test: Path, config: EvaluateConfig, code: str, metrics: Path, predictions: Path) -> dict[str, Any]:
+    """What an earlier run measured, or else is measured now and kept."""
     key = _key(served, test, config, code)
     place = f"evaluations/{key}"
     earlier = _earlier(place, served, test, config, code, metrics, predictions)
@@ -83,7 +92,7 @@ def run(
         return earlier
     store = storage.of_run()
     file = models.cache_dir() / "evaluations" / f"{key}.jsonl"
-    journal = Journal(store, f"{place}/answers", file, f"evaluate {which}")
+    journal = Journal(store, f"{place}/answers", file, f"evaluate {served.identity['which']}")
     result = evaluate(served, test, config, metrics, predictions, journal, code)
     store.upload(predictions, f"{place}/predictions.jsonl")
     store.put_json(f"{place}/metrics.json", result)  # last: with it, the result is whole
@@ -159,7 +168,7 @@ def evaluate(
         code: what the step's code is; empty: results of suites are neither kept in the store nor taken from there.
 
     Raises:
-        DataError: there is no question.
+        DataError: there is no question, or one that the model's chat template does not take.
         ConfigError: a match rule names an argument that no tool of that name has, the engine cannot run here, or answers are
             to be constrained, and the model's call syntax or a tool's schema has no grammar.
     """
@@ -173,7 +182,7 @@ def evaluate(
     for again in config.robustness:
         asked[again] = WAYS[again](records, SEED)
     prompts = {
-        way: [prompt_ids(served.tokenizer, prompt_of(record), record["tools"]) for record in questions]
+        way: [served.prompt(prompt_of(record), record["tools"], f"question {record['id']}") for record in questions]
         for way, questions in asked.items()
     }
     grammars = asking.grammars_of(served, asked) if config.decoding == "tools" else {}

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -17,7 +17,19 @@ SHARES = (*PROPORTIONS, *ROBUSTNESS.values())
 """The metrics that have an outcome for each question."""
 
 
-class AgainstChampion(Settings):
+class Numbers(Settings):
+    """Settings of which none is a boolean: `yes` and `no`, which YAML reads as such, would count as 1 and 0, and ask for less."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any) -> Any:
+        for one in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(one, bool):
+                raise ValueError(f"{str(one).lower()} is no number")
+        return value
+
+
+class AgainstChampion(Numbers):
     """How the candidate must stand against the present champion, on the same questions.
 
     The gain is candidate minus champion, or champion minus candidate for a metric of which less is better.
@@ -38,7 +50,7 @@ class AgainstChampion(Settings):
         return self
 
 
-class GateConfig(Settings):
+class GateConfig(Numbers):
     """What a candidate must reach. Without a single condition the gate refuses."""
 
     min_questions: int = Field(default=50, ge=1)

@@ -1,6 +1,5 @@
 """What notify says of a run: one sentence, a table, the gate's reasons, and where to read on. No secret is in any of it."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,9 +93,17 @@ def payload(ending: Ending) -> dict[str, Any]:
         **{key: getattr(ending, key) for key in ("name", "run_id", "outcome", "step")},
         "error": None if ending.error is None else _clean(ending.error),
         "links": {what: _clean(where) for what, where in ending.links.items()},
-        # As text, since a secret may be anywhere in it.
-        **json.loads(without_secrets(json.dumps({key: summary.get(key) for key in keys}, ensure_ascii=False))),
+        **{key: _without_secrets(summary.get(key)) for key in keys},
     }
+
+
+def _without_secrets(value: Any) -> Any:
+    """A JSON value, each of its texts without secrets: in JSON's own text a quote in a password has a backslash before it."""
+    if isinstance(value, dict):
+        return {without_secrets(key): _without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def _value(metric: str, found: dict[str, Any] | None) -> str:

@@ -191,6 +191,8 @@ def test_deep_nesting_and_huge_numbers_are_rejected_without_an_exception() -> No
         deep = [deep]
     assert "nested too deeply" in str(check(call(day=deep), TOOLS, coerce=True).reason)
     assert "too large" in str(check(call(day=10**5000), TOOLS).reason)
+    for arguments in (deep, 10**5000):  # where an object belongs
+        assert "nested too deeply" in str(check({"name": "book_room", "arguments": arguments}, TOOLS).reason)
 
 
 def test_a_broken_schema_is_the_tools_fault_and_says_so() -> None:

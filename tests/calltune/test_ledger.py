@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from calltune import ledger
+from calltune.errors import DataError
 from calltune.storage import AlreadyThere
 from calltune.tracking import aliases, client, register, run_of, set_alias, versions
 
@@ -34,6 +35,14 @@ def test_entries_come_in_the_order_of_their_numbers(place):
     ledger.append("helpdesk-2", "champion", entry(1))
     ledger.append("helpdesk", "champion-2", entry(7))
     assert [found["n"] for found in ledger.entries("helpdesk", "champion")] == [1, 2, 3, 10]
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"n": 2', b"[]", b'{"version": "2"}', b'{"n": "second"}'])
+def test_a_damaged_entry_is_named_with_its_address(place, damaged):
+    ledger.append("helpdesk", "champion", entry(1))
+    place.put("ledger/helpdesk/champion/000002.json", damaged)
+    with pytest.raises(DataError, match=rf"^{place.uri}/ledger/helpdesk/champion/000002\.json: damaged, "):
+        ledger.entries("helpdesk", "champion")
 
 
 def test_an_entry_is_written_once(place):

@@ -123,6 +123,12 @@ def test_a_value_that_no_json_file_can_hold_is_malformed(value):
     assert parsed.calls == () and "not JSON" in parsed.malformed
 
 
+@pytest.mark.parametrize("written", ['x:"\\ud800"', 'x:["\\ud800"]', "x:<escape>\ud800<escape>"])
+def test_half_of_a_surrogate_pair_is_malformed_in_functiongemmas_calls_too(written):
+    parsed = PARSERS["functiongemma"](f"<start_function_call>call:f{{{written}}}<end_function_call>")
+    assert parsed.calls == () and "surrogates not allowed" in parsed.malformed
+
+
 @given(
     st.lists(
         st.sampled_from(["<tool_call>", "</tool_call>", "{", "}", '"name"', ":", '"arguments"', "[", "1e999", "NaN", "\\u", "x"])

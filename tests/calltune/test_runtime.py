@@ -124,6 +124,16 @@ def test_a_store_that_cannot_be_written_is_one_error_and_no_success(store_is, sa
     assert capsys.readouterr().err == f"calltune: look: {error['message']}\n"
 
 
+@pytest.mark.parametrize("error", [None, UserError("no store"), KeyError("outcome")])
+def test_a_step_that_may_fail_ends_well_whatever_happens_and_says_it(error, events, tmp_path, monkeypatch):
+    unwritable("below a file", monkeypatch, tmp_path)
+    with runtime.step("notify", may_fail=True):
+        if error:
+            raise error
+    (note,) = events("note")
+    assert note["message"].startswith("notify: ") and events("error") == events("step") == []
+
+
 def test_the_steps_own_error_is_told_where_the_store_cannot_be_written_either(events, tmp_path, monkeypatch):
     unwritable("below a file", monkeypatch, tmp_path)
     with pytest.raises(SystemExit), runtime.step("ingest"):

@@ -88,6 +88,13 @@ def test_what_is_no_model_is_refused_in_one_line(model, said):
     assert "\n" not in str(raised.value)
 
 
+def test_a_question_that_the_template_does_not_take_is_refused_in_one_line(folder, tmp_path):
+    there = shutil.copytree(folder, tmp_path / "model")
+    (there / "chat_template.jinja").write_text("{{ raise_exception('a text holds the marker <escape>') }}")
+    with pytest.raises(UserError, match=r"^the question: the model's chat template does not take it: a text holds the marker "):
+        ask("What is <escape>?", str(there), TOOLS, NEW_TOKENS)
+
+
 @pytest.fixture
 def registered(folder, tmp_path, empty_mlflow):
     """A workdir whose registry has the tiny model as shop@champion, in its embedded store; yields the config's path."""

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from jinja2 import TemplateError
 
 from calltune import models, runtime, stats
 from calltune.errors import ConfigError, DataError
 from calltune.records import expected_calls, question_sha256, read_jsonl, turns_sha256, write_jsonl
+from components.evaluate import served
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.engines import hf
 from components.evaluate.questions import fingerprint as fingerprint_of
@@ -260,6 +262,28 @@ def test_a_step_that_is_started_again_goes_on_where_it_was(measured, exported, d
     assert (out / "predictions.jsonl").read_bytes() == (folder / "predictions.jsonl").read_bytes()
     assert {**again, "seconds": 0} == {**before, "seconds": 0}
     assert not list((tmp_path / "store").rglob("answers/*"))
+
+
+@pytest.mark.parametrize("which", ["candidate", "champion"])
+def test_a_template_that_does_not_take_a_question_is_an_error_and_of_a_champion_what_the_gate_refuses_it_for(
+    which, exported, dataset, tiny, tmp_path, monkeypatch
+):
+    def refuses(*_):
+        raise TemplateError("System role not supported")
+
+    monkeypatch.setattr(served, "prompt_ids", refuses)
+    model, results = exported("full").json, (tmp_path / "metrics.json", tmp_path / "predictions.jsonl")
+    id_ = next(read_jsonl(dataset / "test.jsonl"))["id"]
+    says = f"question {id_}: the {which}'s chat template does not take it: System role not supported"
+    if which == "candidate":
+        with pytest.raises(DataError, match=f"^{says}$"):
+            run(which, model, dataset, settings(tiny), CODE, *results)
+        assert not results[0].exists()
+        return
+    told = json.loads(model.read_text())
+    result = run(which, json.dumps({**told, "version": "4"}), dataset, settings(tiny), CODE, *results)
+    assert result == {"present": True, "which": which, "version": "4", "model_digest": told["digest"], "error": says}
+    assert json.loads(results[0].read_text()) == result and results[1].read_text() == ""
 
 
 def test_no_champion_is_said_and_not_an_error(measured):

@@ -10,6 +10,7 @@ from calltune import runtime, storage
 from calltune.credentials import SECRET_VARIABLES
 from calltune.errors import DataError
 from calltune.tracking import run_of
+from components.notify import component
 from components.notify.config import NotifyConfig
 from components.notify.step import notify
 
@@ -133,6 +134,13 @@ def test_its_own_failure_is_a_sentence_that_is_told_and_never_the_runs(store, tr
     assert hook.bodies[0]["outcome"] == "failed" and "cannot be read" in hook.bodies[0]["error"]
 
 
+def test_the_exit_task_ends_well_where_the_store_takes_no_record_of_it(tracking, notes, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CALLTUNE_STORAGE", str(tmp_path / "file" / "store"))
+    component.notify.python_func(config={"name": "helpdesk"}, code="", status=None)
+    assert "failed: no step has said why" in notes()[0] and "the store cannot be written" in notes()[1]
+
+
 def test_slack_gets_text_with_the_table_the_reasons_and_the_links(ended, told, hook, notes):
     ended("refused")
     notify(told("slack"))
@@ -250,6 +258,17 @@ def test_mail_is_encrypted_and_the_password_comes_from_the_environment(ended, ma
     notify(config)
     assert notes()[-1] == "notify: email: not sent: the mail server refuses (SMTP 535)" and len(mailbox.messages) == 1
     assert "password" not in str(notes()).replace("SMTP_PASSWORD", "")
+
+
+def test_of_a_secret_that_begins_as_another_or_has_a_quote_in_it_nothing_is_left(store, tracking, told, hook, monkeypatch):
+    config = told("webhook")
+    monkeypatch.setenv("CALLTUNE_SLACK_URL", hook.address)
+    monkeypatch.setenv("CALLTUNE_WEBHOOK_URL", f"{hook.address}/REST-OF-IT")
+    monkeypatch.setenv("CALLTUNE_SMTP_PASSWORD", 'canary"word\\')
+    said = f'{hook.address}/REST-OF-IT and canary"word\\ were refused'
+    store.put_json("runs/run-1/summary.json", {**SUMMARIES["refused"], "reason": said})
+    assert notify(config) == "helpdesk: run run-1: refused: … and … were refused"
+    assert hook.bodies[0]["reason"] == "… and … were refused"
 
 
 def test_no_secret_is_in_a_log_or_in_a_message(store, tracking, told, hook, mail_server, tmp_path, monkeypatch):

@@ -14,13 +14,12 @@ from typing import Any
 from calltune import guard, runtime
 from calltune.parse import PARSERS
 from calltune.records import Call, Message
-from calltune.render import answer_text, prompt_ids
-from calltune.template import refusals
+from calltune.render import answer_text
 from components.evaluate.config import ExecutionConfig
 from components.evaluate.engines import hf
 from components.evaluate.engines.answer import Answer
 from components.evaluate.questions import seen_in_training
-from components.evaluate.served import Served
+from components.evaluate.served import Served, Unaskable
 from components.evaluate.suites.details import Details
 from components.evaluate.suites.execution import tool_process
 from components.evaluate.suites.execution.contains import contains
@@ -121,8 +120,8 @@ def _play(served: Served, settings: ExecutionConfig, prepared: Prepared, convers
         asked: list[Conversation] = []
         for conversation in (one for one in conversations if not one.ended):
             try:
-                prompt = prompt_ids(served.tokenizer, conversation.messages, prepared.tools)
-            except refusals():  # some take one call a turn, and say so by an exception
+                prompt = served.prompt(conversation.messages, prepared.tools, "a conversation")
+            except Unaskable:  # some take one call a turn, and say so by an exception
                 conversation.ended = "refused by the template"
                 continue
             if len(prompt) + settings.max_new_tokens > room:

@@ -103,7 +103,7 @@ class Judge:
     """
 
     def __init__(self, settings: JudgeConfig) -> None:
-        self.settings, self._option, self._known = settings, 0, False
+        self.settings, self._option, self._known, self._answered = settings, 0, False, False
         retry = Retry(
             total=TRIES - 1,
             read=TIMED_OUT,
@@ -131,7 +131,8 @@ class Judge:
     def words(self, question: str, first: str, second: str) -> str:
         """What the judge says of two answers, as it says it; empty where it says nothing.
 
-        Of one that it does not take, while it takes others, its error: no verdict, and no reason to lose those of the others.
+        Of one that it does not take, or answers in another form, while it takes others, its error: no verdict, and no reason to
+        lose those of the others.
 
         Raises:
             Unavailable: it does not answer, or only with errors of its own, however often it is asked.
@@ -200,7 +201,10 @@ class Judge:
         try:
             content = answer.said["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
+            if self._answered:  # a provider that could not, or did not want to, may say so with status 200
+                return _status(answer)
             raise ConfigError(self._said("answers, but not as OpenAI's chat completions do: is the address right?")) from None
+        self._answered = True
         # Null is what a model says that refuses, or that has only thought; half of a surrogate pair is what no file can hold.
         return content.encode(errors="replace").decode() if isinstance(content, str) else ""
 

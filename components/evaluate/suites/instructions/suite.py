@@ -8,8 +8,7 @@ from typing import Any
 from calltune import runtime
 from calltune.errors import DataError
 from calltune.records import Message, Record, prompt_of
-from calltune.render import answer_text, prompt_ids
-from calltune.template import refusals
+from calltune.render import answer_text
 from components.evaluate.config import InstructionsConfig
 from components.evaluate.journal import Asked, Written
 from components.evaluate.questions import seen_in_training
@@ -74,7 +73,8 @@ def _answers(served: Served, records: Sequence[Record], max_new_tokens: int, det
     from components.evaluate.engines import hf
 
     which = served.identity["which"]
-    prompts = [_prompt(served, record) for record in records]
+    file = "evaluate.instructions.questions"
+    prompts = [served.prompt(prompt_of(record), [], f"{file}, row {record['id']}") for record in records]
     journal = details.journal(f"evaluate {which}: instructions")
     known = journal.read() if journal else {}
     found = {record["id"]: known[Asked("", record["id"])] for record in records if Asked("", record["id"]) in known}
@@ -89,9 +89,7 @@ def _answers(served: Served, records: Sequence[Record], max_new_tokens: int, det
         for row in rows:
             if context and len(prompts[row]) + max_new_tokens > context:
                 needs = f"{len(prompts[row])} tokens and {max_new_tokens} for the answer"
-                raise DataError(
-                    f"evaluate.instructions.questions, row {records[row]['id']}: {needs} are more than the model's {context}"
-                )
+                raise DataError(f"{file}, row {records[row]['id']}: {needs} are more than the model's {context}")
         answers = hf.answers(network, [prompts[row] for row in rows], served.stop_ids, max_new_tokens)
         for answer in runtime.tracked(answers, f"answer {which}: instructions", len(rows), "questions"):
             id_ = records[rows[answer.row]]["id"]
@@ -99,16 +97,6 @@ def _answers(served: Served, records: Sequence[Record], max_new_tokens: int, det
             if journal:
                 journal.add(Asked("", id_), found[id_])
     return found
-
-
-def _prompt(served: Served, record: Record) -> list[int]:
-    try:
-        return prompt_ids(served.tokenizer, prompt_of(record), [])
-    except refusals() as error:
-        which, id_ = served.identity["which"], record["id"]
-        raise DataError(
-            f"evaluate.instructions.questions, row {id_}: the {which}'s chat template does not take it: {error}"
-        ) from None
 
 
 def _row(served: Served, record: Record, written: Written) -> dict[str, Any]:

@@ -298,6 +298,14 @@ def test_what_an_endpoint_says_of_a_question_that_it_refuses_can_be_kept_and_has
     assert asked.words("q", "a", "b") == "HTTP 400: key … expired on half ?"
 
 
+@pytest.mark.parametrize("odd", [{"choices": []}, {"error": {"message": "upstream is busy"}}, b"<html>"])
+def test_an_odd_answer_between_others_is_no_verdict_and_the_others_theirs(endpoint, odd):
+    endpoint.refuse = lambda body: (200, odd, {}) if "odd" in body["messages"][1]["content"] else None
+    asked = Judge(JudgeConfig(**endpoint.settings()))
+    words = [asked.words("q", *answers) for answers in (("a", "bb"), ("odd", "b"), ("aa", "b"))]
+    assert [verdict(said) for said in words] == ["B", None, "A"] and words[1].startswith("HTTP 200")
+
+
 # A judge that does not answer, or not so
 
 

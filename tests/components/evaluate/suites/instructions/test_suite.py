@@ -12,9 +12,9 @@ from calltune import models, storage
 from calltune.errors import DataError
 from calltune.records import question_sha256
 from components.evaluate import measuring, step
+from components.evaluate import served as served_as
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.served import Served
-from components.evaluate.suites.instructions import suite
 from components.evaluate.suites.instructions.questions import questions
 from components.evaluate.suites.instructions.rouge import exact_match, rouge_l
 
@@ -187,8 +187,8 @@ def test_an_exact_match_looks_neither_at_case_nor_at_spacing(answer, reference, 
 
 def test_a_model_is_asked_as_it_is_served_without_tools_and_its_answers_can_be_read(tiny_model, tmp_path, monkeypatch):
     asked = []
-    prompt_ids = suite.prompt_ids
-    monkeypatch.setattr(suite, "prompt_ids", lambda *given: asked.append(given[1:]) or prompt_ids(*given))
+    prompt_ids = served_as.prompt_ids
+    monkeypatch.setattr(served_as, "prompt_ids", lambda *given: asked.append(given[1:]) or prompt_ids(*given))
     file = write(tmp_path / "rows.jsonl", [*ALPACA, {"instruction": "Say one two three.", "input": "", "output": "x"}])
     config = EvaluateConfig(instructions={"questions": str(file), "max_new_tokens": 8})
     first = measuring.measured(served(tiny_model), config, beside=tmp_path)
