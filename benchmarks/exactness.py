@@ -110,17 +110,17 @@ def compare(network: torch.nn.Module, rows: Sequence[Row], max_tokens: int) -> t
     expected = _gradient(network)
     network.set_attn_implementation(BY_SEGMENT)
     network.zero_grad()
-    worst, seen = 0.0, 0
+    apart = []
     for p in pack(rows, max_tokens):
         told = arguments(network, p.branches)
         ids, positions = {"input_ids": p.input_ids, "position_ids": p.position_ids}, p.label_positions
         logits = network(**ids, **told, logits_to_keep=positions, use_cache=False).logits[0]
         (cross_entropy(logits, p.labels, reduction="sum") / supervised).backward()
         for place, one in zip(positions.tolist(), logits.detach(), strict=True):
-            worst = max(worst, float((one - alone[_path(p.branches, p.input_ids[0], place)]).abs().max()))
-            seen += 1
-    assert seen == supervised, "a supervised token was lost or doubled"
-    return worst, float((_gradient(network) - expected).norm() / expected.norm())
+            apart.append((one - alone[_path(p.branches, p.input_ids[0], place)]).abs().max())
+    assert len(apart) == supervised, "a supervised token was lost or doubled"
+    # Not Python's max, which passes over a NaN.
+    return float(torch.stack(apart).max()), float((_gradient(network) - expected).norm() / expected.norm())
 
 
 def _gradient(network: torch.nn.Module) -> torch.Tensor:
@@ -149,10 +149,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = tiny_model(Path(place))
         for method in METHODS:
-            network, worst = trained(folder, method), (0.0, 0.0)
-            for seed in range(asked.trees):
-                found = compare(network, random_tree(seed), random.Random(seed).choice([64, 150, 400, 100_000]))
-                worst = (max(worst[0], found[0]), max(worst[1], found[1]))
+            network = trained(folder, method)
+            found = [
+                compare(network, random_tree(seed), random.Random(seed).choice([64, 150, 400, 100_000]))
+                for seed in range(asked.trees)
+            ]
+            worst = torch.tensor(found).max(dim=0).values.tolist()
             for name, unit, value in zip(
                 ("logits", "gradient"), ("largest difference", "relative norm of the difference"), worst, strict=True
             ):
@@ -161,7 +163,7 @@ def main() -> None:
                 print(f"{method:<6} {name:<9} {value:.1e}, {unit} in {asked.trees} trees; at most {LIMIT:g}")
     if asked.json:
         asked.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if any(row["ratio"] > 1 for row in results.values()):
+    if not all(row["ratio"] <= 1 for row in results.values()):  # a NaN is not
         raise SystemExit(1)
 
 

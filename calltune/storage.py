@@ -38,9 +38,9 @@ class Folder(Store):
     def put(self, key: str, data: bytes, only_if_new: bool = False) -> None:
         with self._explained():
             target = self._prepared(key)
-            temporary = _beside(target)
-            temporary.write_bytes(data)
-            self._settle(temporary, target, key, only_if_new)
+            with _beside(target) as temporary:
+                temporary.write_bytes(data)
+                self._settle(temporary, target, key, only_if_new)
 
     @override
     def get(self, key: str) -> bytes | None:
@@ -50,9 +50,9 @@ class Folder(Store):
     @override
     def upload(self, path: Path, key: str) -> None:
         target = self._prepared(key)
-        temporary = _beside(target)
-        shutil.copyfile(path, temporary)
-        temporary.replace(target)
+        with _beside(target) as temporary:
+            shutil.copyfile(path, temporary)
+            temporary.replace(target)
 
     @override
     def download(self, key: str, path: Path) -> None:
@@ -106,13 +106,17 @@ class Folder(Store):
             os.link(temporary, target)  # fails where the target exists, atomically
         except FileExistsError:
             raise AlreadyThere(key) from None
-        finally:
-            temporary.unlink()
 
 
-def _beside(target: Path) -> Path:
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A name for a file that is to become `target`; gone when the block ends, since half a file on a full disk keeps it full."""
     # Not by process id: two containers that share a folder may have the same.
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}")

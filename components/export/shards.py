@@ -83,10 +83,11 @@ def _rewrite(source: Path, target: Path, specs: dict[str, tuple[str, list[int]]]
             with safe_open(source, framework="pt") as tensors:
                 before = tensors.get_tensor(name)
             after = change(name, before)
-            if after is not before and not torch.isfinite(after).all():
-                raise DataError(f"{source}: {name} is not finite once it is merged: the adapter's weights are no numbers")
             if specs[name][0] in FLOATS:
                 after = after.to(getattr(torch, FLOATS[specs[name][0]]))
+            if after is not before and not torch.isfinite(after).all():
+                reason = "the adapter's weights are no numbers, or too large for that dtype (export.dtype)"
+                raise DataError(f"{source}: {name} is not finite once it is merged, in {after.dtype}: {reason}")
             out.write(after.contiguous().reshape(-1).view(torch.uint8).numpy().data)
             del before, after
     return end

@@ -151,15 +151,15 @@ def _trained_on(base: Path, adapter: Path, stats: dict[str, Any]) -> list[str] |
 
 
 def _finish(source: Path, renderer: Renderer, dtype: str, out: Path) -> None:
-    """Write the model's config and generation config: the stop tokens of the template that it was trained with, and greedy."""
+    """Write the model's config and generation config: the stop tokens of the template that it was trained with, and greedy.
+
+    The base's own generation config does not go along: it was evaluated without a penalty for repetition, and transformers
+    saves nothing that is for sampling beside `do_sample: false`.
+    """
     network = skeleton(source)
-    config, generation = network.config, network.generation_config
-    if (source / "generation_config.json").is_file():
-        generation = GenerationConfig.from_pretrained(source)
-    generation.eos_token_id = renderer.stop_ids
-    generation.pad_token_id = renderer.tokenizer.pad_token_id
-    generation.do_sample = False
-    generation.temperature = generation.top_p = generation.top_k = None
+    config, tokenizer = network.config, renderer.tokenizer
+    stops, bos, pad = renderer.stop_ids, tokenizer.bos_token_id, tokenizer.pad_token_id
+    generation = GenerationConfig(do_sample=False, eos_token_id=stops, bos_token_id=bos, pad_token_id=pad)
     config.eos_token_id = renderer.stop_ids[0]
     config.architectures, config.dtype = [type(network).__name__], dtype
     config.save_pretrained(out)

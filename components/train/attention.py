@@ -90,7 +90,8 @@ def tree_attention(
     # split, not slices: the backward of a split is one concatenation, of a slice a zero-filled tensor of full size.
     queries, keys, values = (torch.split(tensor, lengths, dim=2) for tensor in (query, key, value))
     attended = []
-    with torch.autocast(query.device.type, enabled=False):  # which would take bf16 again
+    # On a CPU autocast would take bf16 again; on a GPU it is what makes one dtype of them, values alone being in bf16 there.
+    with torch.autocast("cpu", enabled=False):
         for own, branch in enumerate(branches):
             seen = [*branch.path, own]
             attended.append(

@@ -10,6 +10,7 @@ import torch
 from calltune import attention, models, runtime
 from calltune.errors import ConfigError
 from calltune.render import common_prefix
+from components.train import account
 from components.train.attention import BY_SEGMENT, FLEX, arguments
 from components.train.config import TrainConfig
 from components.train.packing import Row, pack
@@ -72,7 +73,9 @@ def build(folder: Path, method: Method) -> "PreTrainedModel":
             compute_dtype = torch.bfloat16 if method.bf16 else torch.float32
             model = models.load_nf4(folder, compute_dtype, attn_implementation=BY_SEGMENT)
         else:
-            model = models.load(folder, dtype=torch.float32, attn_implementation=BY_SEGMENT)
+            # To where it is trained, so that it is tried there: FlexAttention on a CPU says nothing of a GPU's, and needs a C++
+            # compiler, which the image does not have.
+            model = models.load(folder, dtype=torch.float32, attn_implementation=BY_SEGMENT).to(account.device())
     exact = not (method.name == "qlora" and method.bf16)
     if torch.cuda.is_available() and _attends_by_flex(folder, model, exact):
         return model
@@ -83,8 +86,9 @@ def build(folder: Path, method: Method) -> "PreTrainedModel":
 
 def _attends_by_flex(folder: Path, model: "PreTrainedModel", exact: bool) -> bool:
     """Whether FlexAttention, which compiles a kernel for it, computes the model's attention; otherwise the model is as before."""
-    model.set_attn_implementation(FLEX)
     try:
+        with attention.suited(folder):  # transformers refuses it for some architectures
+            model.set_attn_implementation(FLEX)
         attention.require_same(folder, model, _packed, exact)
     except ConfigError as error:
         model.set_attn_implementation(BY_SEGMENT)

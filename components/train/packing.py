@@ -15,6 +15,8 @@ from itertools import pairwise
 
 import torch
 
+from calltune.render import common_prefix
+
 MIN_SHARED_TOKENS = 32
 """A shorter shared prefix saves less than a segment costs."""
 
@@ -157,8 +159,4 @@ def lay_out(rows: Sequence[Row]) -> Pack:
 
 
 def _shared(one: Row, two: Row) -> int:
-    limit = min(one.shareable, two.shareable)
-    for position in range(limit):
-        if one.input_ids[position] != two.input_ids[position]:
-            return position
-    return limit
+    return min(one.shareable, two.shareable, common_prefix(one.input_ids, two.input_ids))

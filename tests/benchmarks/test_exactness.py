@@ -33,6 +33,24 @@ def test_a_wrong_position_is_far_outside_of_the_limit(folder, monkeypatch):
     assert logits > 10 * exactness.LIMIT and gradient > 10 * exactness.LIMIT
 
 
+@pytest.mark.parametrize("places", [0, 1])
+def test_a_difference_that_is_no_number_fails(monkeypatch, capsys, places):
+    found = iter([[1e-6, 1e-6], [torch.nan, torch.nan], [1e-6, 1e-6]] * len(exactness.METHODS))
+    monkeypatch.setattr(exactness, "compare", lambda *_: tuple(1e-6 if i != places else x for i, x in enumerate(next(found))))
+    monkeypatch.setattr(exactness, "trained", lambda *_: None)
+    monkeypatch.setattr("sys.argv", ["exactness", "--trees", "3"])
+    with pytest.raises(SystemExit) as ended:
+        exactness.main()
+    assert ended.value.code == 1 and "nan" in capsys.readouterr().out
+
+
+def test_logits_that_are_no_numbers_are_no_small_difference(folder):
+    network = exactness.trained(folder, "full")
+    with torch.no_grad():
+        network.get_output_embeddings().weight[3] = torch.nan
+    assert not exactness.compare(network, exactness.random_tree(0), 150)[0] <= exactness.LIMIT
+
+
 def test_the_trees_are_of_every_kind():
     trees = [exactness.random_tree(seed) for seed in range(200)]
     assert any(len(rows) == 1 for rows in trees)

@@ -128,6 +128,18 @@ def test_a_large_file_goes_up_and_comes_down_whole(place, tmp_path):
     assert target.read_bytes() == source.read_bytes()
 
 
+def test_half_a_file_does_not_stay_on_a_full_disk(store, tmp_path, monkeypatch):
+    def full(_, target):
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(target))
+
+    (tmp_path / "shard").write_bytes(b"a whole file")
+    monkeypatch.setattr(storage.shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.upload(tmp_path / "shard", "models/shard")
+    assert not [path for path in store.root.rglob("*") if path.is_file()]
+
+
 def test_what_is_deleted_is_gone_and_nothing_else(place):
     for key in ("a/b", "a/bc"):
         place.put(key, b"x")

@@ -126,6 +126,13 @@ def test_an_adapter_that_is_no_number_is_named(sharded, trained, tmp_path):
         merge.write_merged(sharded(), adapter, "dequantized", "auto", tmp_path / "out")
 
 
+def test_a_weight_that_is_too_large_for_the_dtype_is_named(tmp_path):
+    (tmp_path / "base").mkdir()
+    save_file({"weight": torch.tensor([1.0, 1e5], dtype=torch.bfloat16)}, tmp_path / "base" / shards.WHOLE)
+    with pytest.raises(DataError, match=r"weight is not finite once it is merged, in torch.float16: .*too large for that dtype"):
+        shards.rewrite(tmp_path / "base", tmp_path / "out", lambda _, tensor: tensor, "float16")
+
+
 def test_the_memory_above_the_imports_is_that_of_one_shard(tmp_path):
     base, adapter = benchmark.make(tmp_path, layers=8, hidden=768, intermediate=3072)
     sizes = [(base / file).stat().st_size for file in shards.files(base)]

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from calltune import exports, models, storage
 from calltune.errors import DataError, UserError
-from calltune.render import template_of
+from calltune.render import Renderer, template_of
 from components.export.config import ExportConfig
 from components.export.merge import merged
 from components.export.reference import as_trained
-from components.export.step import export
+from components.export.step import _finish, export
 from components.train.config import TrainConfig
 from components.train.method import build, decide
 
@@ -97,6 +97,16 @@ def test_the_templates_stop_token_ends_generation(exported, method):
     assert tokenizer.chat_template == template_of("hermes").text
     assert not told.get("do_sample", False)
     assert json.loads((exported(method).folder / "config.json").read_text())["eos_token_id"] == eos[0]
+
+
+def test_how_the_base_samples_and_penalises_does_not_go_along(tiny_model, tokenizer, tmp_path):
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    sampling = {"do_sample": True, "temperature": 0.3, "min_p": 0.15, "repetition_penalty": 1.05, "eos_token_id": 0}
+    (base / "generation_config.json").write_text(json.dumps(sampling))
+    _finish(base, Renderer(tokenizer, template_of("hermes")), "bfloat16", tmp_path)
+    told = json.loads((tmp_path / "generation_config.json").read_text())
+    assert told.pop("eos_token_id") in (2, [2]) and not told.keys() & sampling.keys() - {"do_sample"}
+    assert not told.get("do_sample", False)
 
 
 def test_the_exported_weights_are_the_trained_ones(exported, trained):

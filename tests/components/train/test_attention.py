@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
+from benchmarks.exactness import tiny_model as small_model
 from calltune import models
-from components.train.attention import FLEX, tree_attention, tree_mask
-from components.train.packing import pack
+from components.train import account, attention
+from components.train.attention import BY_SEGMENT, FLEX, tree_attention, tree_mask
+from components.train.config import TrainConfig
+from components.train.method import _attends_by_flex, build, decide
+from components.train.packing import Branch, pack
 from tests.components.train.test_packing import NO_LIMIT, alone, named_cases, packed, random_tree
 
 CPU = torch.device("cpu")
@@ -71,12 +75,52 @@ def test_flex_attention_computes_what_attention_by_segment_does():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has no backward on a CPU")
-def test_its_gradient_is_that_of_the_rows_alone(tiny_model):
-    plain, flex = (models.load(tiny_model, dtype=torch.float32, attn_implementation=name) for name in ("sdpa", FLEX))
+@pytest.mark.parametrize("implementation", [FLEX, BY_SEGMENT])
+@pytest.mark.parametrize(("bf16", "limit"), [(False, 1e-4), (True, 5e-2)])
+def test_its_gradient_on_a_gpu_is_that_of_the_rows_alone(tmp_path, implementation, bf16, limit):
+    folder = small_model(tmp_path)  # without a tokenizer, which a machine that has a GPU may lack
+    plain, tree = (models.load(folder, dtype=torch.float32, attn_implementation=name) for name in ("sdpa", implementation))
     rows = sorted(named_cases()["nested sharing"], key=lambda r: r.input_ids)
     _, gradient, _ = alone(plain, rows)
-    _, found, _ = packed(flex.to("cuda"), pack(rows, NO_LIMIT))
-    assert (found.cpu() - gradient).norm() <= 1e-4 * gradient.norm()
+    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=bf16):
+        _, found, _ = packed(tree.to("cuda"), pack(rows, NO_LIMIT))
+    assert (found.cpu() - gradient).norm() <= limit * gradient.norm()
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_a_model_is_tried_on_the_device_that_trains_it(tiny_model, monkeypatch, name):
+    tried = []
+    monkeypatch.setattr(account, "device", lambda: torch.device("meta"))
+    monkeypatch.setattr("calltune.attention.require_same", lambda _folder, model, *_: tried.append(model.device.type))
+    build(tiny_model, decide(TrainConfig(method=name, precision="fp32"), 1))
+    assert tried == ["meta"]
+
+
+def test_a_model_that_transformers_refuses_flex_attention_is_trained_without(tiny_model, tmp_path, monkeypatch):
+    network = build(tiny_model, decide(TrainConfig(precision="fp32"), 1))
+    monkeypatch.setattr(type(network), "_supports_flex_attn", False)
+    assert not _attends_by_flex(tiny_model, network, exact=True)
+    assert network.config._attn_implementation == BY_SEGMENT
+    assert "train: no FlexAttention: " in (tmp_path / "events.jsonl").read_text()
+
+
+def test_autocast_is_left_to_a_gpu_whose_kernels_take_one_dtype_only(monkeypatch):
+    """Under it queries and keys come in float32, values in bf16. A device without arithmetic stands in for a GPU."""
+    seen = []
+
+    def kernel(query, *_, **__):
+        seen.append((torch.is_autocast_enabled("cuda"), torch.is_autocast_enabled("cpu")))
+        return query
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", kernel)
+    one = torch.empty(1, HEADS, 5, HEAD_DIM, device="meta")
+    autocast = torch.is_autocast_enabled("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        tree_attention(SimpleNamespace(training=True), one, one, one.bfloat16(), None, branches=[Branch(5, (), None)])
+    finally:
+        torch.set_autocast_enabled("cuda", autocast)
+    assert seen == [(True, False)]
 
 
 def test_training_on_a_cpu_attends_by_segment(trained, tiny_model):
