@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -191,16 +192,25 @@ def record(metrics: Any, numbers: dict[str, Any], write: bool = True) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, making the parent folder, and never leaving half a file behind."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    # Piece by piece: a long list's pieces take twenty times the memory of its text.
+    pieces = json.JSONEncoder(indent=1, ensure_ascii=False, allow_nan=False).iterencode(value)
+    _write(Path(path), chain(pieces, ["\n"]))
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text, making the parent folder, and never leaving half a file behind."""
-    path = Path(path)
+    _write(Path(path), [text])
+
+
+def _write(path: Path, pieces: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(pieces)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: str | Path, load: Callable[[str], Any] = json.loads) -> Any:

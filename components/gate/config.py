@@ -4,12 +4,22 @@ import difflib
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from calltune.metrics import LOWER_IS_BETTER, METRICS, PROPORTIONS, ROBUSTNESS, SUITES, TEXT_LOSS, is_share
 from calltune.settings import Settings, written_as
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+def _no_boolean(value: Any) -> Any:
+    """YAML reads `yes` and `no` as booleans, which would count as 1 and 0, and ask for less."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+NO_BOOLEAN = BeforeValidator(_no_boolean)
+Count = Annotated[int, NO_BOOLEAN]
+Share = Annotated[float, Field(ge=0.0, le=1.0), NO_BOOLEAN]
 """A share of the questions, or a difference of two, 0 to 1."""
 Measure = Annotated[str, written_as(rf"({'|'.join(SUITES)})\..+", "a suite's measure such as general.gsm8k.exact_match")]
 
@@ -17,19 +27,7 @@ SHARES = (*PROPORTIONS, *ROBUSTNESS.values())
 """The metrics that have an outcome for each question."""
 
 
-class Numbers(Settings):
-    """Settings of which none is a boolean: `yes` and `no`, which YAML reads as such, would count as 1 and 0, and ask for less."""
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_booleans(cls, value: Any) -> Any:
-        for one in value.values() if isinstance(value, dict) else [value]:
-            if isinstance(one, bool):
-                raise ValueError(f"{str(one).lower()} is no number")
-        return value
-
-
-class AgainstChampion(Numbers):
+class AgainstChampion(Settings):
     """How the candidate must stand against the present champion, on the same questions.
 
     The gain is candidate minus champion, or champion minus candidate for a metric of which less is better.
@@ -38,7 +36,7 @@ class AgainstChampion(Numbers):
     test: Literal["better", "not_worse", "point"]
     """`better`: the gain's paired 95 % interval lies above `margin`, and McNemar's exact test agrees; `not_worse`: the
     interval lies above `-margin`; `point`: the gain itself is at least `margin`, noise or not."""
-    margin: float = Field(default=0.0, ge=-1.0, le=1.0)
+    margin: Annotated[float, NO_BOOLEAN] = Field(default=0.0, ge=-1.0, le=1.0)
     """In shares of the questions: 0.02 is two percentage points."""
 
     @model_validator(mode="after")
@@ -50,28 +48,28 @@ class AgainstChampion(Numbers):
         return self
 
 
-class GateConfig(Numbers):
+class GateConfig(Settings):
     """What a candidate must reach. Without a single condition the gate refuses."""
 
-    min_questions: int = Field(default=50, ge=1)
+    min_questions: Count = Field(default=50, ge=1)
     """Test questions that an evaluation must rest on."""
-    min_questions_per_tool: int = Field(default=0, ge=0)
+    min_questions_per_tool: Count = Field(default=0, ge=0)
     """Test questions that must expect each tool that the test set expects at all; 0: not checked."""
-    min_questions_per_metric: int = Field(default=0, ge=0)
+    min_questions_per_metric: Count = Field(default=0, ge=0)
     """Test questions that each metric with a condition must count, such as those that expect no call; 0: not checked."""
-    max_data_age_days: int = Field(default=0, ge=0)
+    max_data_age_days: Count = Field(default=0, ge=0)
     """Whole days since the newest of the data was changed, counted when the run looks, that are not too many; 0: not checked."""
-    thresholds: dict[str, Annotated[float, Field(gt=0.0, le=1.0)]] = Field(default_factory=dict)
+    thresholds: dict[str, Annotated[float, Field(gt=0.0, le=1.0), NO_BOOLEAN]] = Field(default_factory=dict)
     """Metric to the value that it must reach at least."""
     over_baseline: dict[str, Share] = Field(default_factory=dict)
     """Metric to the gain over the untuned base model that it must reach at least."""
     against_champion: dict[str, AgainstChampion] = Field(default_factory=dict)
     """Metric to its test against the present champion; skipped while there is no champion."""
-    maximum: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
+    maximum: dict[str, Annotated[float, Field(ge=0.0), NO_BOOLEAN]] = Field(default_factory=dict)
     """Metric to the value that it must not exceed, for those of which less is better."""
-    suites: dict[Measure, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
+    suites: dict[Measure, Annotated[float, Field(gt=0.0), NO_BOOLEAN]] = Field(default_factory=dict)
     """A suite's measure (`general.calltune_knowledge.acc`) to the value that it must reach at least."""
-    regression: dict[Measure, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
+    regression: dict[Measure, Annotated[float, Field(ge=0.0), NO_BOOLEAN]] = Field(default_factory=dict)
     """A suite's measure to how much of it may be lost at most against the base model, on the same items: a share of them, and for
     `general.text_loss` nats per token. It is no condition by itself: the base model meets it."""
 

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import math
 import os
+import tracemalloc
 
 import pytest
 
@@ -139,3 +141,15 @@ def test_the_steps_own_error_is_told_where_the_store_cannot_be_written_either(ev
     with pytest.raises(SystemExit), runtime.step("ingest"):
         raise UserError("row 3: no question")
     assert [error["message"] for error in events("error")] == ["row 3: no question"]
+
+
+def test_a_long_list_is_written_piece_by_piece_and_what_is_no_json_leaves_no_file(tmp_path):
+    numbers = list(range(100_000))
+    tracemalloc.start()
+    runtime.write_json(tmp_path / "long.json", numbers)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert json.loads((tmp_path / "long.json").read_text()) == numbers and peak < 1_000_000, "all pieces together are 7 MB"
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        runtime.write_json(tmp_path / "nan.json", [1, math.nan])
+    assert [path.name for path in tmp_path.iterdir()] == ["long.json"]

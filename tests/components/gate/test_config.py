@@ -61,11 +61,11 @@ def against(**test: Any) -> dict[str, Any]:
         ({"min_questions": 2.5}, "valid integer"),
         ({"min_questions_per_tool": -1}, "greater than or equal to 0"),
         # What YAML makes of `yes` and `no`: as 1 and 0 they would ask for next to nothing.
-        ({"min_questions": True}, "true is no number"),
-        ({"max_data_age_days": False}, "false is no number"),
-        ({"over_baseline": {"tool_accuracy": False}}, "false is no number"),
-        ({"regression": {"general.text_loss": True}}, "true is no number"),
-        (against(test="not_worse", margin=True), "true is no number"),
+        ({"min_questions": True}, "must be a number"),
+        ({"max_data_age_days": False}, "must be a number"),
+        ({"over_baseline": {"tool_accuracy": False}}, "must be a number"),
+        ({"regression": {"general.text_loss": True}}, "must be a number"),
+        (against(test="not_worse", margin=True), "must be a number"),
     ],
 )
 def test_refused(config: dict[str, Any], message: str) -> None:
