@@ -127,12 +127,15 @@ def _pod(workers: Workers, owner: Pod) -> dict[str, Any]:
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": workers.shared_memory}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
-    wanted = {"nodeSelectorTerms": [{"matchExpressions": workers.node_affinity}]} if workers.node_affinity else None
+    affinity: dict[str, Any] = {}
+    if workers.node_affinity:
+        labels = {"nodeSelectorTerms": [{"matchExpressions": workers.node_affinity}]}
+        affinity = {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": labels}}}
     return {
         "serviceAccountName": owner.account,
         "imagePullSecrets": [{"name": name} for name in workers.image_pull_secrets],
         "nodeSelector": workers.node_selector,
-        **({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": wanted}}} if wanted else {}),
+        **affinity,
         "tolerations": workers.tolerations,
         "terminationGracePeriodSeconds": GRACE_S,
         "securityContext": {"runAsNonRoot": True, "fsGroup": images.USER, "seccompProfile": {"type": "RuntimeDefault"}},
