@@ -55,8 +55,11 @@ def package(config: RunConfig) -> Package:
         )
     # Before the seconds of compiling; and after it, for what came by another way.
     _refuse_credentials(config.model_dump_json())
-    image = {step: image_of(config, step) for step in STEPS}
-    made = build(config, image)
+    code = {step: image_of(config, step) for step in STEPS}
+    # What KFP has kept of the base model's evaluation without a GPU compares with no evaluation on one.
+    if config.resources.get("evaluate", Resources()).gpu:
+        code["evaluate"] += " on a GPU"
+    made = build(config, code)
     # What kfp's compiler writes, without its comments, in which the settings have another order in each process; and without
     # the seconds that PyYAML takes to write it and to read it.
     documents = [MessageToDict(made.pipeline_spec), MessageToDict(made.platform_spec)]

@@ -92,11 +92,15 @@ def _renamed(measure: str, metrics: Mapping[str, str]) -> str:
 
 
 def keyed(config: RunConfig, code: Mapping[str, str]) -> dict[str, str]:
-    """The steps' code as the cache keys have it: also what is in the files that evaluate and format read, and the engine."""
+    """The steps' code as a local run's cache keys have it: also what is in the files that evaluate and format read, and what
+    answers where."""
     also: list[Any] = [recorded(config.evaluate)] if _asked_for(config.evaluate) else []
     # The setting stays `auto` when vLLM is installed, and the answers would be the other engine's.
     if config.evaluate.engine == "auto" and engines.chosen("auto")[0] == "vllm":
         also.append("vllm")
+    # A workdir may have been begun on a machine without a GPU, whose answers compare with none of this one's.
+    if engines.device() != "cpu":
+        also.append(engines.device())
     keys = {**code, "evaluate": sha256([code["evaluate"], *also])} if also else dict(code)
     benchmarks = config.format.with_files(input_files.content).contamination.benchmarks
     return {**keys, "format": sha256([code["format"], sorted(benchmarks)])} if benchmarks else keys

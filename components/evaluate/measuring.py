@@ -13,6 +13,7 @@ from calltune import input_files as files
 from calltune import runtime, storage
 from calltune.errors import ConfigError
 from calltune.records import sha256
+from components.evaluate import engines
 from components.evaluate.config import EvaluateConfig, ExecutionConfig, GeneralConfig, InstructionsConfig
 from components.evaluate.served import Served
 from components.evaluate.suites.details import Details
@@ -103,7 +104,7 @@ def _details(
     settings, store = recorded(config) if settings is None else settings, storage.of_run() if code else None
     for name, suite in config.suites.items():
         if suite.measures():
-            identity = [served.folder.digest, served.tokenizer.chat_template, name, settings[name], code]
+            identity = [served.folder.digest, served.tokenizer.chat_template, name, settings[name], engines.device(), code]
             yield name, Details(store, f"evaluations/suites/{sha256(identity)}", beside and beside / f"{name}.jsonl")
 
 

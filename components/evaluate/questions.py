@@ -5,7 +5,7 @@ from pathlib import Path
 
 from calltune import models, runtime
 from calltune.match import Rules
-from calltune.records import PHRASE, TURN, Record, asked_sha256, question_sha256, sha256
+from calltune.records import PHRASE, TURN, Record, asked_sha256, expected_calls, question_sha256, sha256
 from calltune.score import check_rules, rules_without_tool
 
 
@@ -34,6 +34,12 @@ def seen_in_training(folder: Path, records: Sequence[Record], which: str) -> lis
         return [record["id"] for record in records if question_sha256(record) in listed]
     learnt = {one.removeprefix(TURN) for one in listed}
     return [record["id"] for record in records if asked_sha256(record) & learnt or PHRASE + question_sha256(record) in listed]
+
+
+def untested(records: Sequence[Record]) -> list[str]:
+    """Names of the tools that the questions offer and none of them expects: nobody has measured whether they are called."""
+    offered = {tool["function"]["name"] for record in records for tool in record["tools"]}
+    return sorted(offered - {call["name"] for record in records for call in expected_calls(record)})
 
 
 def fingerprint(records: Sequence[Record]) -> str:

@@ -23,7 +23,7 @@ from components.evaluate.champion import absent, refused, unusable
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.engines.answer import Answer
 from components.evaluate.journal import Journal
-from components.evaluate.questions import fingerprint, require_rules, seen_in_training
+from components.evaluate.questions import fingerprint, require_rules, seen_in_training, untested
 from components.evaluate.robustness import WAYS
 from components.evaluate.served import Served, Unaskable, base, exported
 
@@ -115,7 +115,9 @@ def decided(config: EvaluateConfig, which: str) -> EvaluateConfig:
 def _key(served: Served, test: Path, config: EvaluateConfig, code: str) -> str:
     # Without the suites, which are kept by themselves: one more of them is no reason to ask every question again.
     settings = config.model_dump(mode="json", exclude=set(config.suites))
-    return sha256([served.folder.digest, served.tokenizer.chat_template, models.file_sha256(test), settings, code])
+    return sha256(
+        [served.folder.digest, served.tokenizer.chat_template, models.file_sha256(test), settings, engines.device(), code]
+    )
 
 
 def _earlier(
@@ -141,7 +143,7 @@ def _beside(served: Served, config: EvaluateConfig, code: str, folder: Path) -> 
     """The part of `metrics.json` that the suites have in it."""
     settings = measuring.recorded(config)
     return {
-        "settings": settings,
+        "settings": {**settings, "device": engines.device()},
         "suites": measuring.measured(served, config, code, folder, settings),
         "rows": measuring.rows_at(served, config, code, folder, settings),
     }
@@ -210,6 +212,7 @@ def evaluate(
         "seen_in_training": seen_in_training(served.folder.path, records, served.identity["which"]),
         **summary,
         "tools": by_tool(summary["confusion"]),
+        "untested_tools": untested(records),
         "arguments": by_argument([(record, first[record["id"]].said["calls"]) for record in records], config.arguments),
         **beside,
         "seconds": round(time.monotonic() - started, 2),

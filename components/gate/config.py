@@ -54,7 +54,7 @@ class GateConfig(Settings):
     min_questions: Count = Field(default=50, ge=1)
     """Test questions that an evaluation must rest on."""
     min_questions_per_tool: Count = Field(default=0, ge=0)
-    """Test questions that must expect each tool that the test set expects at all; 0: not checked."""
+    """Test questions that must expect each tool that they offer; 0: not checked."""
     min_questions_per_metric: Count = Field(default=0, ge=0)
     """Test questions that each metric with a condition must count, such as those that expect no call; 0: not checked."""
     max_data_age_days: Count = Field(default=0, ge=0)

@@ -41,7 +41,7 @@ class Evidence:
         estimates: the metrics, recomputed from the outcomes; the means as recorded. Without a value and with n = 0
             where the settings do not ask for one.
         robustness: the ways in which the questions were asked again.
-        questions: expected tool → questions that expect it.
+        questions: tool on offer → questions that expect it, which may be none.
         verdicts: question id → verdict.
         predictions: recorded SHA-256 of the predictions file.
         seen_in_training: ids of the questions that the model was trained on; None where that is not known.
@@ -64,7 +64,9 @@ class Evidence:
 def read(text: str) -> Any:
     """JSON in which no key stands twice: of two values for one key a reader sees only the last."""
     try:
-        return json.loads(text, object_pairs_hook=once)
+        found = json.loads(text, object_pairs_hook=once)
+        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair in a reason is what no decision.json can hold
+        return found
     except (RecursionError, ValueError) as error:
         # A JSONDecodeError is a ValueError; read_json says the file's name.
         raise json.JSONDecodeError(str(error), text, 0) from None
@@ -266,7 +268,7 @@ def close(recorded: Any, expected: float | None) -> bool:
 
 
 def _questions(results: dict[str, Any], verdicts: dict[str, str], outcomes: Outcomes) -> dict[str, int]:
-    """Questions by expected tool, from the confusion matrix, which must say the same as the outcomes."""
+    """Questions by tool on offer, from the confusion matrix, which must say the same as the outcomes."""
     confusion = _object(results, "confusion")
     rows = {expected: _object(confusion, expected) for expected in confusion}
     counts = [count for row in rows.values() for count in row.values()]
@@ -282,7 +284,10 @@ def _questions(results: dict[str, Any], verdicts: dict[str, str], outcomes: Outc
             raise Unsound(f"the confusion matrix expects {expected!r}, which is no label of tools")
         for tool in set(names_in(expected)):
             questions[tool] += sum(row.values())
-    return dict(questions)
+    untested = results.get("untested_tools")
+    if not isinstance(untested, list) or any(not isinstance(tool, str) or tool in questions for tool in untested):
+        raise Unsound("untested_tools is missing, or names something else than tools that no question expects")
+    return {**questions, **dict.fromkeys(untested, 0)}
 
 
 def _refuse_other_tools(results: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ schemas can tell, they cannot.
 """
 
 import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,13 @@ def check_predictions(evidence: Evidence, path: Path) -> int:
         raise Unsound(f"the predictions have SHA-256 {found[:12]}…, recorded is {evidence.predictions[:12]}…")
     try:
         rows = list(read_jsonl(path))
+        json.dumps(rows, ensure_ascii=False).encode()  # a reason may quote them, and half of a surrogate pair is no text
         if Counter(row["id"] for row in rows) != Counter(evidence.verdicts.keys()):
             raise Unsound("the predictions are not of the questions that have a verdict, each once")
         for row in rows:
             _refuse_other_story(row, evidence)
-        if evidence.questions != Counter(tool for row in rows for tool in {call["name"] for call in row["expected"]}):
+        expected = Counter(tool for row in rows for tool in {call["name"] for call in row["expected"]})
+        if Counter(evidence.questions) != expected:
             raise Unsound("the predictions expect other tools than the confusion matrix")
         tokens = sum(row["prompt_tokens"] for row in rows) / len(rows)
     except (DataError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from calltune import stats
 from calltune.metrics import LOWER_IS_BETTER, METRICS, names_in
 from calltune.pages import plots, render_page
-from components.report import beside, breakdown, words
+from components.report import beside, breakdown, losses, words
 from components.report.costs import SHOWN, costs
 
 ANSWERS_SHOWN = 20
@@ -80,7 +80,8 @@ def render(material: Material) -> str:
         by_tool=breakdown.by_tool(models),
         by_argument=breakdown.by_argument(models),
         verdict_looks=words.VERDICT_LOOKS,
-        loss_plot=_loss_plot(material),
+        loss_plot=losses.curve(material.loss, material.train.get("best_epoch")),
+        overfitting=losses.overfitting(material.loss),
         verdict_plot=plots.verdict_bars({name: _verdict_counts(metrics) for name, metrics in models.items()}),
         confusion_plot=plots.confusion_heatmap(folded_confusion(material.candidate["confusion"]))
         if material.candidate["confusion"]
@@ -268,17 +269,6 @@ def _tiles(material: Material) -> list[dict[str, str]]:
 def _verdict_counts(metrics: Mapping[str, Any]) -> dict[str, int]:
     counts = Counter(metrics["verdicts"].values())
     return {verdict: counts[verdict] for verdict in words.VERDICT_LOOKS}
-
-
-def _loss_plot(material: Material) -> Markup | None:
-    """The loss curve, or None when the run logged no loss."""
-
-    def points(column: str) -> list[tuple[float, float]]:
-        return [(float(row["epoch"]), float(row[column])) for row in material.loss if row.get(column) not in (None, "")]
-
-    train, validation = points("train_loss"), points("validation_loss")
-    best = material.train.get("best_epoch")
-    return plots.loss_curve(train, validation, None if best is None else float(best)) if train or validation else None
 
 
 def _histogram(lengths: Sequence[int], limit: int | None, what: str, name: str) -> Markup | None:

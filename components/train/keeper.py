@@ -22,7 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME
 
 from calltune import runtime
-from calltune.errors import Stopped
+from calltune.errors import Stopped, UserError
 from components.train import account, ranks
 from components.train.best import Follow
 from components.train.checkpoints import BEST, Checkpoints
@@ -123,7 +123,7 @@ class Keeper(TrainerCallback):
         Raises:
             Stopped: by SIGTERM; the last checkpoint is in the store, or the error says that it is not.
             FloatingPointError: see :class:`components.train.trainer.TreeTrainer`.
-            UserError: the store cannot be reached at the beginning.
+            UserError: the store cannot be reached at the beginning, or the optimiser's state does not fit into memory.
         """
         self.trainer, trainer.keeper = trainer, self
         self.follow.best.unlink(missing_ok=True)  # an earlier process may have left one
@@ -156,6 +156,11 @@ class Keeper(TrainerCallback):
         where = f"the checkpoint of step {kept} is in {self.checkpoints.store.uri}/{self.checkpoints.place}"
         if isinstance(error, FloatingPointError) and kept is not None:
             raise FloatingPointError(f"{error}; {where}") from None
+        if isinstance(error, torch.OutOfMemoryError):
+            # Of what `fit` computes it has smaller packs: what is left is the optimiser, which no pack makes smaller.
+            what = f"not enough memory for the optimiser's state at step {state.global_step + 1}"
+            instead = "take train.optimiser: adamw_8bit or paged_adamw_8bit, train.method: qlora or a GPU with more memory"
+            raise UserError(f"{what}: {instead}") from None
         if isinstance(error, Stopped):
             said = f"stopped by SIGTERM at step {state.global_step} of {state.max_steps}"
             if not ranks.is_first():

@@ -267,9 +267,20 @@ def test_images_come_from_the_registry_and_by_digest_the_cache_knows_a_new_one()
     of_torch = {name for name, executor in executors.items() if executor["container"]["image"] == train}
     assert {name.split("-")[1] for name in of_torch} == {"train", "export", "evaluate"}
     assert {executor["container"]["image"] for executor in executors.values()} == {cpu, train}
-    condition = next(part for name, part in pipeline["components"].items() if name.startswith("comp-condition"))
-    code = {name: task["inputs"]["parameters"]["code"] for name, task in condition["dag"]["tasks"].items()}
+    code = codes(pipeline)
     assert code["train"] == {"runtimeValue": {"constant": train}} and code["gate"] == {"runtimeValue": {"constant": cpu}}
+
+
+def codes(pipeline):
+    """What the cache keys say of each step's code."""
+    condition = next(part for name, part in pipeline["components"].items() if name.startswith("comp-condition"))
+    return {name: task["inputs"]["parameters"]["code"] for name, task in condition["dag"]["tasks"].items()}
+
+
+def test_the_cache_keeps_what_was_measured_on_a_gpu_apart():
+    without, with_one = (codes(documents(compiled(*PLACES[place]).text)[0]) for place in ("0gpu", "1gpu"))
+    assert {name for name in without if without[name] != with_one[name]} == {"evaluate", "evaluate-2", "evaluate-3"}
+    assert with_one["evaluate"]["runtimeValue"]["constant"].endswith(" on a GPU")
 
 
 def test_with_vllm_evaluate_has_an_image_of_its_own_and_must_have_a_gpu():

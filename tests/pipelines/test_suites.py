@@ -57,6 +57,13 @@ def test_a_config_without_suites_has_the_keys_that_it_had(here):
     assert "general" not in recorded(EvaluateConfig())
 
 
+def test_the_key_says_where_the_answers_come_from(here, monkeypatch):
+    before = suites.keyed(here({}), {"evaluate": "c", "gate": "g"})
+    monkeypatch.setattr(engines, "device", lambda: "cuda")
+    after = suites.keyed(here({}), {"evaluate": "c", "gate": "g"})
+    assert after["evaluate"] != before["evaluate"] and after["gate"] == before["gate"]
+
+
 def test_the_key_says_which_engine_auto_came_to_where_it_is_not_the_usual_one(here, monkeypatch):
     texts = here({"text": "text.txt"})
     before = suites.keyed(texts, {"evaluate": "c"})

@@ -59,6 +59,13 @@ def lacking() -> str:
     return "" if torch.cuda.is_available() else "vLLM is installed, but there is no GPU that torch can use"
 
 
+def device() -> str:
+    """`cuda` or `cpu`: where answers are computed, and so in which precision: a CPU's are float32, whatever the weights are."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def opened(engine: str, folder: Path, tokenizer: Any, longest: int) -> Ask:
     """Load a model, to ask it.
 

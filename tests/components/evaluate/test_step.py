@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from calltune import models, runtime, stats
 from calltune.errors import ConfigError, DataError
 from calltune.records import expected_calls, question_sha256, read_jsonl, turns_sha256, write_jsonl
-from components.evaluate import served
+from components.evaluate import engines, served
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.engines import hf
 from components.evaluate.questions import fingerprint as fingerprint_of
@@ -325,8 +325,10 @@ def test_whether_training_saw_a_question_is_asked_anew_for_the_champion(measured
     assert again["seen_in_training"] == ["champion", 20]
 
 
-@pytest.mark.parametrize("changed", ["code", "settings", "questions"])
-def test_another_code_setting_or_question_is_measured_anew(measured, exported, dataset, tiny, tmp_path, monkeypatch, changed):
+@pytest.mark.parametrize("changed", ["code", "settings", "questions", "device"])
+def test_another_code_setting_question_or_device_is_measured_anew(
+    measured, exported, dataset, tiny, tmp_path, monkeypatch, changed
+):
     _, before = measured["candidate"]
     monkeypatch.setenv("CALLTUNE_STORAGE", str(before.parent / "store"))
     test = list(read_jsonl(dataset / "test.jsonl"))
@@ -334,12 +336,14 @@ def test_another_code_setting_or_question_is_measured_anew(measured, exported, d
     (tmp_path / "data" / "stats.json").write_text((dataset / "stats.json").read_text())
     config = settings(tiny, max_new_tokens=2 if changed == "settings" else NEW_TOKENS)
     code = "code-2" if changed == "code" else CODE
+    device = "cuda" if changed == "device" else "cpu"
+    monkeypatch.setattr(engines, "device", lambda: device)
     out = tmp_path / "out"
     again = run(
         "candidate", exported("full").json, tmp_path / "data", config, code, out / "metrics.json", out / "predictions.jsonl"
     )
     assert "measured before" not in (tmp_path / "events.jsonl").read_text()
-    examine(again)
+    assert json.loads(examine(again).settings)["device"] == device
 
 
 @pytest.mark.parametrize("lost", [False, True])

@@ -86,6 +86,7 @@ def results(path: Path, which: str, wrong: dict[str, str], n: int = N, ways: tup
         "seconds": 1.5,
         **summary,
         "tools": by_tool(summary["confusion"]),
+        "untested_tools": [],
     }
 
 

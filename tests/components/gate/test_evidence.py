@@ -68,6 +68,7 @@ def evaluated(answers: list[tuple[list[str], Parsed]], path: Path) -> dict[str, 
         "seen_in_training": [],
         **summary,
         "tools": by_tool(summary["confusion"]),
+        "untested_tools": [],
     }
 
 

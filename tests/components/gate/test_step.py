@@ -256,6 +256,20 @@ def test_each_tool_has_its_own_count(case: Case) -> None:
     assert [named(decision, f"questions: {tool}").observed for tool in ("search", "ticket")] == [70, 10]
 
 
+def test_a_tool_on_offer_that_no_question_expects_has_too_few(case: Case) -> None:
+    case.candidate["untested_tools"] = ["refund"]
+    assert case.decide().passed, "nobody asks for questions by tool"
+    case.config["min_questions_per_tool"] = 1
+    check = only_failing(case.decide())
+    assert (check.name, check.reason) == ("questions: refund", "0 test questions, at least 1 required.")
+
+
+@pytest.mark.parametrize("untested", [None, "refund", [7], ["search"]])
+def test_untested_tools_that_are_none_are_not_believed(case: Case, untested: Any) -> None:
+    case.candidate["untested_tools"] = untested
+    assert "untested_tools is missing, or names something else" in named(case.decide(), "candidate: results").reason
+
+
 # Ways to fool it: each edits what a passing gate would read. The value is a part of the reason that it must give.
 
 Fool = Callable[[Case], None]
@@ -608,6 +622,7 @@ WAYS: dict[str, tuple[Fool, str]] = {
     ),
     "predictions with other prompts": (edited_row(prompt_tokens=9), "prompt_tokens_mean does not follow from the predictions"),
     "predictions without prompt tokens": (edited_row(prompt_tokens=None), "are not what evaluate writes: TypeError"),
+    "predictions with half a surrogate pair": (edited_row(verdict="\ud800"), "are not what evaluate writes: UnicodeEncodeError"),
     "predictions with a row twice": (doubled_row, "not of the questions that have a verdict, each once"),
     "questions that are copies of one": (copied_questions, "only 22 of the 100 questions are different ones, at least 50"),
     "predictions with another number": (
@@ -1002,6 +1017,7 @@ def absent_file(folder: Path) -> Path:
         (None, "no such file"),
         ("{", "not a JSON file"),
         ('{"a": 0, "n": 1, "n": 2}', "the key 'n' stands twice in one object"),
+        ('{"present": true, "model_digest": "\\ud800"}', "not a JSON file: 'utf-8' codec can't encode character"),
         ('{"n": ' + "1" * 5000 + "}", "not a JSON file"),
         ("[" * 100_000, "not a JSON file"),
     ],

@@ -245,6 +245,22 @@ def test_a_metric_with_nothing_to_count_is_a_dash(material: Material) -> None:
     assert "None" not in html and "nan" not in html.lower().replace("finance", "")
 
 
+def test_whether_training_overfitted_is_said(material: Material) -> None:
+    html = render(material)
+    assert "Overfitting shows: the validation loss was lowest after epoch 3, 0.2874, and 0.3141 at the end (+9%)." in html
+    validated = [row for row in material.loss if row["validation_loss"]]
+    assert "lowest at the end: overfitting does not show" in render(replace(material, loss=validated[:3]))
+    assert "verfitting" not in render(replace(material, loss=validated[:1]))
+
+
+def test_tools_that_no_question_expects_are_named(material: Material) -> None:
+    assert "no test question expects" not in render(material)
+    some = render(replace(material, candidate=material.candidate | {"untested_tools": ["refund", "<b>"]}))
+    assert "whether they are called: refund, &lt;b&gt;." in some
+    many = render(replace(material, candidate=material.candidate | {"untested_tools": [f"tool_{n}" for n in range(20)]}))
+    assert "tool_11 and 8 more." in many
+
+
 def test_a_run_without_loss_lengths_or_questions_is_rendered(material: Material) -> None:
     empty = replace(
         material,

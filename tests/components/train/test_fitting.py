@@ -67,6 +67,15 @@ def test_a_row_that_does_not_fit_by_itself_ends_training_with_what_to_do(train_t
         train_tiny(**SETTINGS)
 
 
+def test_an_optimiser_that_does_not_fit_ends_training_with_what_to_do(train_tiny, monkeypatch):
+    def step(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(UserError, match=r"memory for the optimiser's state at step 1: take train\.optimiser: adamw_8bit"):
+        train_tiny(**SETTINGS)
+
+
 def test_a_failed_try_leaves_nothing_in_the_gradient(tmp_path):
     rows = [Row([number] * 40, [False] * 30 + [True] * 10) for number in range(4)]
     collator = Collator(160)
