@@ -92,7 +92,7 @@ def prepare(source: str, list_tokens: int, folder: Path) -> Path:
         given = lengthened(given, list_tokens)
     (folder / "tools.json").write_text(json.dumps(given), encoding="utf-8")
     ingest(IngestConfig(source=source, tools=str(folder / "tools.json") if given else "", max_quarantined=1), folder / "records")
-    split = SplitConfig(test=0, validation=0)
+    split = SplitConfig(test=0.1, validation=0)
     format_rows(
         folder / "records", MODEL, FormatConfig(max_tokens=ROW_TOKENS, max_quarantined=1, split=split), folder / "dataset"
     )
