@@ -3,21 +3,27 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
+from calltune.errors import ConfigError
 from calltune.grammar import grammar, require_grammar, require_readable
 from calltune.records import Record
 from components.evaluate import engines
 from components.evaluate.engines.answer import Answer
 from components.evaluate.journal import Asked, Journal, Written
-from components.evaluate.served import Served
+from components.evaluate.served import Served, Unaskable
 
 
 def grammars_of(served: Served, asked: Mapping[str, Sequence[Record]]) -> dict[str, list[str]]:
     """What the answers may be, by way and row, where they are held to the tools' schemas.
 
     Raises:
-        ConfigError: the model's call syntax has no grammar, or a tool's schema cannot be one.
+        Unaskable: the model's call syntax has no grammar.
+        ConfigError: a tool's schema cannot be one.
     """
-    require_grammar(served.syntax)
+    try:
+        require_grammar(served.syntax)
+    except ConfigError as error:
+        # No mistake of the config where it is a champion's, which was made with another one.
+        raise Unaskable(str(error)) from None
     require_readable(tool for records in asked.values() for record in records for tool in record["tools"])
     # It imports torch.
     from components.evaluate.engines.constraint import special_marks

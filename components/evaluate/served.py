@@ -14,7 +14,7 @@ from calltune.template import refusals, template_in
 
 
 class Unaskable(DataError):
-    """A question that the model's chat template does not take."""
+    """A question that the model's chat template does not take, or a call syntax that answers cannot be held to."""
 
 
 @dataclass(frozen=True)

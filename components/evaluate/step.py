@@ -54,7 +54,7 @@ def run(
     Args:
         which: `base`, `candidate` or `champion`.
         source: the candidate's `model.json`; for the champion the JSON that look found, empty where there is none. One whose
-            files are gone or damaged, or whose template does not take a question, is no error: the result says so, and the gate
+            files are gone or damaged, or who cannot be asked as the others are, is no error: the result says so, and the gate
             refuses.
         dataset: what format wrote.
         settings: of the step, and the base `model`.
@@ -170,9 +170,10 @@ def evaluate(
         code: what the step's code is; empty: results of suites are neither kept in the store nor taken from there.
 
     Raises:
-        DataError: there is no question, or one that the model's chat template does not take.
+        DataError: there is no question, or one that the model's chat template does not take, or answers are to be constrained,
+            and the model's call syntax has no grammar.
         ConfigError: a match rule names an argument that no tool of that name has, the engine cannot run here, or answers are
-            to be constrained, and the model's call syntax or a tool's schema has no grammar.
+            to be constrained, and a tool's schema has no grammar.
     """
     started = time.monotonic()
     config = decided(config, served.identity["which"])

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from jinja2 import TemplateError
 
-from calltune import models, runtime, stats
+from calltune import grammar, models, runtime, stats
 from calltune.errors import ConfigError, DataError
 from calltune.records import expected_calls, question_sha256, read_jsonl, turns_sha256, write_jsonl
 from components.evaluate import engines, served
@@ -284,6 +284,21 @@ def test_a_template_that_does_not_take_a_question_is_an_error_and_of_a_champion_
     result = run(which, json.dumps({**told, "version": "4"}), dataset, settings(tiny), CODE, *results)
     assert result == {"present": True, "which": which, "version": "4", "model_digest": told["digest"], "error": says}
     assert json.loads(results[0].read_text()) == result and results[1].read_text() == ""
+
+
+def test_a_champion_whose_calls_have_no_grammar_is_refused_by_the_gate(exported, dataset, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(grammar, "EDGES", {})
+    results, told = (tmp_path / "metrics.json", tmp_path / "predictions.jsonl"), json.loads(exported("full").json.read_text())
+    held = {**settings(tiny), "decoding": "tools"}
+    result = run("champion", json.dumps({**told, "version": "4"}), dataset, held, CODE, *results)
+    assert result["error"].startswith("evaluate.decoding: tools: the call syntax hermes has no grammar")
+    assert result == {
+        "present": True,
+        "which": "champion",
+        "version": "4",
+        "model_digest": told["digest"],
+        "error": result["error"],
+    }
 
 
 def test_no_champion_is_said_and_not_an_error(measured):

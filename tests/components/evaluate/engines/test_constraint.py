@@ -15,8 +15,8 @@ from calltune.render import Renderer, answer_text, prompt_ids, template_of
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.engines import hf
 from components.evaluate.engines.constraint import Constraint, special_marks
+from components.evaluate.served import Unaskable, of_folder
 from components.evaluate.served import exported as served_export
-from components.evaluate.served import of_folder
 from components.evaluate.step import evaluate
 from tests.conftest import HELPDESK
 
@@ -96,5 +96,5 @@ def test_the_marks_that_are_special_tokens_are_found(tokenizer):
 def test_a_model_whose_calls_have_no_grammar_is_refused_before_it_is_loaded(exported, dataset, tmp_path):
     served = of_folder(models.ModelFolder(exported("full").folder), {"which": "candidate"})
     other = type(served)(served.folder, served.tokenizer, "functiongemma", served.stop_ids, served.identity)
-    with pytest.raises(ConfigError, match=r"evaluate\.decoding: tools: the call syntax functiongemma has no grammar"):
+    with pytest.raises(Unaskable, match=r"^evaluate\.decoding: tools: the call syntax functiongemma has no grammar"):
         evaluate(other, dataset / "test.jsonl", EvaluateConfig(decoding="tools"), tmp_path / "m.json", tmp_path / "p.jsonl")
