@@ -41,7 +41,8 @@ def maybe_loaded(config: Path | None) -> "RunConfig | None":
 def connected(settings: "RunConfig | None", host: str | None, namespace: str | None, token_file: Path | None) -> "Kubeflow":
     """Kubeflow Pipelines, as options, config and environment name it."""
     from pipelines.cluster import ClusterConfig
-    from pipelines.kubeflow import Kubeflow, place_of
+    from pipelines.endpoint import place_of
+    from pipelines.kubeflow import Kubeflow
 
     cluster = ClusterConfig() if settings is None else settings.cluster
     return Kubeflow(place_of(cluster, host, namespace, token_file))

@@ -175,8 +175,9 @@ def _kubeflow(config: RunConfig | None) -> Finding:
     if config is None or not config.cluster.host:
         why = "no config (-c) says where it is" if config is None else "cluster.host does not say where it is"
         return Finding("KFP", False, f"not asked: {why}", needed=False)
+    from pipelines.endpoint import place_of
     from pipelines.kube import Unknown
-    from pipelines.kubeflow import Kubeflow, place_of
+    from pipelines.kubeflow import Kubeflow
     from pipelines.preflight import kube_of, require_namespace
 
     try:

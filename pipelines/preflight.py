@@ -9,8 +9,9 @@ from components.promote.config import PUSH_TOKENS
 from components.train import trainjob
 from pipelines.cluster import Resources
 from pipelines.config import RunConfig
+from pipelines.endpoint import Place
 from pipelines.kube import Kube, Unknown, Unseen
-from pipelines.kubeflow import Kubeflow, Place
+from pipelines.kubeflow import Kubeflow
 
 CONNECT_S = 10
 OWN = "kubeflow"

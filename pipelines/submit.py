@@ -9,8 +9,9 @@ from calltune import storage
 from calltune.errors import Unavailable, UserError
 from pipelines.check import check
 from pipelines.config import RunConfig
+from pipelines.endpoint import Away
 from pipelines.inputs import Inputs, require_cluster_places, store_of
-from pipelines.kubeflow import Away, Kubeflow, Lost, Missing
+from pipelines.kubeflow import Kubeflow, Lost, Missing
 from pipelines.package import Package, package
 from pipelines.preflight import look
 

@@ -216,7 +216,7 @@ def test_the_workers_of_a_job_reach_each_other_and_no_policy_of_the_release_shut
 def test_the_watch_looks_once_with_a_token_for_kfp_alone_and_reaches_it():
     from pipelines.cli import app
     from pipelines.config import RunConfig
-    from pipelines.kubeflow import TOKEN_FILE
+    from pipelines.endpoint import TOKEN_FILE
 
     manifests = rendered(yaml.safe_load((VALUES[0].parent / "mesh.yaml").read_text()))
     (job,) = of_kind(manifests, "CronJob")

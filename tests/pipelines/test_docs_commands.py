@@ -14,7 +14,7 @@ from string import Template
 import pytest
 
 from images import build
-from pipelines.kubeflow import FORWARD
+from pipelines.endpoint import FORWARD
 from tests.charts.conftest import CHART, rendered
 from tests.charts.policy import pod_specs
 
