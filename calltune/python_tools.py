@@ -32,14 +32,16 @@ def functions_of(path: Path) -> list[dict[str, Any]]:
     from transformers.utils import get_json_schema
 
     module = python_file.load(path)
-    for name, line in _require_distinct(path).items():
+    lines = _require_distinct(path)
+    for name, line in lines.items():
         made = vars(module).get(name)
         if made is not None and not inspect.isfunction(made):
             what = type(made).__name__
             raise DataError(f"{path}, line {line}: function {name!r}: a decorator has made a {what} of it, and no function")
     tools = []
     for name, function in inspect.getmembers(module, inspect.isfunction):
-        if name.startswith("_") or function.__module__ != python_file.name_of(path):
+        # What another file's decorator has made of a function is said to be there, too.
+        if name.startswith("_") or (name not in lines and function.__module__ != python_file.name_of(path)):
             continue
         line = function.__code__.co_firstlineno
         try:

@@ -139,3 +139,6 @@ def test_a_function_of_which_a_decorator_makes_something_else_is_not_left_out_in
     ):
         loaded(text)
     assert len(loaded(GOOD + "\n\ndef third(): ...\n\n\ndel third\n")) == 2
+    made_elsewhere = "from inspect import unwrap\n\n\ndef _hidden(f):\n    return unwrap\n"
+    with pytest.raises(DataError, match=r"^my/tools\.py, line \d+: function 'first': "):
+        loaded(made_elsewhere + GOOD.replace("def first", "@_hidden\ndef first"))
