@@ -21,6 +21,8 @@ _NOT_JSON_SCHEMA = (
     "deprecated",
 )
 _NAME_LETTERS = 64
+_MOST_SCHEMAS = 10_000
+"""In one tool, its references put in place: schemas that refer to each other may come to millions, no prompt has that room."""
 
 
 def is_document(document: dict[str, Any]) -> bool:
@@ -56,9 +58,11 @@ def tools(document: dict[str, Any], where: str) -> list[dict[str, Any]]:
 class _Reader:
     def __init__(self, document: dict[str, Any], where: str) -> None:
         self.document, self.where = document, where
+        self.operation, self.schemas = "", 0
 
     def tool(self, path: str, method: str, item: dict[str, Any]) -> dict[str, Any]:
         operation = item[method]
+        self.operation, self.schemas = f"{method} {path}", 0
         name = re.sub(r"[^a-zA-Z0-9_.-]+", "_", str(operation.get("operationId") or f"{method}{path}")).strip("_")
         properties: dict[str, Any] = {}
         required: list[str] = []
@@ -132,6 +136,12 @@ class _Reader:
 
     def schema(self, value: Any, inside: tuple[str, ...] = ()) -> dict[str, Any]:
         """A schema as JSON Schema has it, references put in place."""
+        self.schemas += 1
+        if self.schemas > _MOST_SCHEMAS:
+            raise DataError(
+                f"{self.where}: {self.operation}: has more than {_MOST_SCHEMAS:,} schemas with its references put in place; "
+                "leave it out, or let its schemas refer to fewer"
+            )
         if isinstance(value, bool):
             return {} if value else {"not": {}}
         reference = value.get("$ref") if isinstance(value, dict) else None

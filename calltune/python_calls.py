@@ -3,9 +3,12 @@
 import ast
 import math
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from calltune.records import Call, once
+
+T = TypeVar("T")
 
 LONGEST_INTEGER = 14_000
 """Bits: Python reads a longer one in hex, and then cannot print it, since it has more than 4,300 digits."""
@@ -20,11 +23,24 @@ def read_calls(text: str) -> list[Call]:
     Raises:
         ValueError: it is something else, or a value is not one that JSON can hold; with the reason.
     """
+    return _read(text, lambda tree: [_call(node) for node in (tree.elts if isinstance(tree, ast.List) else [tree])])
+
+
+def read_value(text: str) -> Any:
+    """Read one value that JSON can hold: ``{'name': 'f', 'arguments': {'a': None}}``.
+
+    Raises:
+        ValueError: as :func:`read_calls`.
+    """
+    return _read(text, _value)
+
+
+def _read(text: str, read: Callable[[ast.expr], T]) -> T:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a model's invalid escape is no concern of the user's
             tree = ast.parse(text.strip(), mode="eval").body
-        return [_call(node) for node in (tree.elts if isinstance(tree, ast.List) else [tree])]
+        return read(tree)
     except SyntaxError as error:
         raise ValueError(f"the call is not Python: {error.msg}") from None
     except (RecursionError, MemoryError):

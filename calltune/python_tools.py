@@ -32,10 +32,16 @@ def functions_of(path: Path) -> list[dict[str, Any]]:
     from transformers.utils import get_json_schema
 
     module = python_file.load(path)
-    _require_distinct(path)
+    lines = _require_distinct(path)
+    for name, line in lines.items():
+        made = vars(module).get(name)
+        if made is not None and not inspect.isfunction(made):
+            what = type(made).__name__
+            raise DataError(f"{path}, line {line}: function {name!r}: a decorator has made a {what} of it, and no function")
     tools = []
     for name, function in inspect.getmembers(module, inspect.isfunction):
-        if name.startswith("_") or function.__module__ != python_file.name_of(path):
+        # What another file's decorator has made of a function is said to be there, too.
+        if name.startswith("_") or (name not in lines and function.__module__ != python_file.name_of(path)):
             continue
         line = function.__code__.co_firstlineno
         try:
@@ -60,14 +66,15 @@ def without_types(docstring: str) -> str:
     return docstring[: begin.end()] + named.sub(r"\1:", docstring[begin.end() :])
 
 
-def _require_distinct(path: Path) -> None:
-    """Refuse two functions of one name: Python keeps the last, and so nobody would see what became of the first."""
+def _require_distinct(path: Path) -> dict[str, int]:
+    """The lines of the public functions. Two of one name are refused: Python keeps the last, the first would just be gone."""
     lines: dict[str, int] = {}
     for one in ast.parse(path.read_bytes()).body:
         if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) and not one.name.startswith("_"):
             before = lines.setdefault(one.name, one.lineno)
             if before != one.lineno:
                 raise DataError(f"{path}: function {one.name!r} is defined twice, in lines {before} and {one.lineno}; keep one")
+    return lines
 
 
 def _what_is_wrong(error: Exception, function: Callable[..., Any]) -> str:

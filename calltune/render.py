@@ -85,6 +85,15 @@ class Renderer:
         """
         return self._cut(record, [])[0]
 
+    def length(self, record: Record) -> int:
+        """How many tokens the whole conversation comes to: one rendering, where its rows take as many as it has turns.
+
+        Raises:
+            NotRepresentable: the template refuses it.
+        """
+        (text,) = self._texts([record["messages"]], record["tools"], [False])
+        return len(self._pieces.ids(text))
+
     def prefix_length(self, record: Record) -> int:
         """How many tokens come before the first user turn's own text: system message and tools.
 

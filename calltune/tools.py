@@ -10,7 +10,7 @@ from calltune import python_tools, references, storage
 from calltune.errors import DataError, no_such_file
 from calltune.loose_types import from_loose_types
 from calltune.plain_schemas import is_plain
-from calltune.records import Tool
+from calltune.records import Tool, once
 
 
 def load(path: str | Path) -> list[Tool]:
@@ -49,11 +49,15 @@ def normalise(tool: dict[str, Any], where: str) -> Tool:
     """A tool in the OpenAI form: name, description, parameters, in that order, the parameters a valid JSON Schema.
 
     Raises:
-        DataError: the tool has no name, its parameters are not a JSON Schema of an object, or a reference in them leads nowhere.
+        DataError: the tool has no name, its description is no text, its parameters are not a JSON Schema of an object, or a
+            reference in them leads nowhere.
     """
     function = tool.get("function", tool)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise DataError(f"{where}: a tool needs a name")
+    description = function.get("description") or ""
+    if not isinstance(description, str):
+        raise DataError(f"{where}: tool {function['name']!r}: the description must be a string")
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
         raise DataError(f"{where}: tool {function['name']!r}: parameters must be a JSON Schema of type object")
@@ -67,7 +71,7 @@ def normalise(tool: dict[str, Any], where: str) -> Tool:
     parameters = {"type": "object", **parameters, "properties": properties}
     return {
         "type": "function",
-        "function": {"name": function["name"], "description": function.get("description") or "", "parameters": parameters},
+        "function": {"name": function["name"], "description": description, "parameters": parameters},
     }
 
 
@@ -125,13 +129,26 @@ def _document(data: bytes, path: str) -> Any:
 
         try:
             # Through JSON, since YAML also has dates, and keys that are numbers.
-            return json.loads(json.dumps(yaml.safe_load(data.decode("utf-8")), default=str))
+            return json.loads(json.dumps(yaml.load(data.decode("utf-8"), _once_loader()), default=str))
         except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
             raise DataError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
     try:
-        return json.loads(data.decode("utf-8"))
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file: {error}") from None
+
+
+def _once_loader() -> type:
+    """Of two values for one key, such as an OpenAPI path, YAML's own would keep the last, and the first be lost."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            once([(str(key), None) for key in keys])
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def _listed(tool: dict[str, Any], where: str) -> Tool:

@@ -1,6 +1,7 @@
 """Whether a record can be trained on: roles, texts, tools, calls and arguments; and whether too many cannot."""
 
 import difflib
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,9 @@ def require_few_refused(
 
 
 def _sizes(messages: list[Message], tools: list[Tool]) -> Problem | None:
-    characters = sum(len(message["content"]) for message in messages if isinstance(message.get("content"), str))
+    texts = (message.get(key) for message in messages for key in ("content", "reasoning_content"))
+    calls = (json.dumps(message["tool_calls"], ensure_ascii=False) for message in messages if message.get("tool_calls"))
+    characters = sum(len(text) for text in (*texts, *calls) if isinstance(text, str))
     for name, size, limit in (
         ("messages", len(messages), MAX_MESSAGES),
         ("tools", len(tools), MAX_TOOLS),

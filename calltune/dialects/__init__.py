@@ -11,9 +11,10 @@ from typing import Any
 
 from calltune.dialects.alpaca import from_alpaca
 from calltune.dialects.bfcl import from_bfcl
-from calltune.dialects.hermes import CALL, from_hermes
+from calltune.dialects.hermes import from_hermes
 from calltune.dialects.openai import from_openai
 from calltune.dialects.prompt_completion import from_prompt_completion
+from calltune.dialects.reading import CALL
 from calltune.dialects.sharegpt import from_sharegpt
 from calltune.dialects.tool_choice import from_tool_choice
 from calltune.dialects.xlam import from_xlam

@@ -5,7 +5,7 @@
 Read by `from_alpaca`.
 """
 
-from calltune.dialects.reading import Row, RowError, optional_text, record, shown, text_field, tools_field
+from calltune.dialects.reading import Row, RowError, json_field, optional_text, record, shown, text_field, tools_field
 from calltune.records import Message, Record, Tool
 
 
@@ -17,7 +17,7 @@ def from_alpaca(row: Row, tools: list[Tool]) -> Record:
     """
     system = optional_text(row, "system")
     messages: list[Message] = [{"role": "system", "content": system}] if system.strip() else []
-    history = row.get("history") or []
+    history = json_field(row, "history") or []
     if not isinstance(history, list):
         raise RowError("invalid_message", f"history: must be a list of pairs, not {shown(history)}")
     for number, pair in enumerate(history):

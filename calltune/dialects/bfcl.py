@@ -10,7 +10,7 @@ The leaderboard keeps the answers in files of their own; they are joined by `id`
 
 from typing import Any
 
-from calltune.dialects.reading import Row, RowError, guarded, json_field, record, role_of, shown, tools_field
+from calltune.dialects.reading import Row, RowError, guarded, json_field, record, role_of, shown, text_or_messages, tools_field
 from calltune.guard import check_value
 from calltune.match import plain_values
 from calltune.records import Call, Message, Record, Tool
@@ -22,7 +22,7 @@ def from_bfcl(row: Row, tools: list[Tool]) -> Record:
     Raises:
         RowError: the row cannot be read; also where it has no answer, or one that is code or a text.
     """
-    messages = _messages(json_field(row, "question"))
+    messages = _messages(text_or_messages(row, "question"))
     own = tools_field(row, "function", tools, loose=True)
     truth = json_field(row, "ground_truth")
     if not isinstance(truth, list) or not truth:

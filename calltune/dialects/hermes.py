@@ -10,19 +10,27 @@
 The tools are in a `tools` field, or in the system message, between `<tools>` and `</tools>`. Read by `from_hermes`.
 """
 
-import ast
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from calltune.dialects.reading import Row, RowError, json_field, record, shown, strict_json, tool_call, tools_field
+from calltune import python_calls
+from calltune.dialects.reading import (
+    CALL,
+    CALL_END,
+    Row,
+    RowError,
+    json_field,
+    record,
+    shown,
+    strict_json,
+    tool_call,
+    tools_field,
+)
 from calltune.dialects.sharegpt import ROLES
-from calltune.records import Message, Record, Tool
+from calltune.records import Message, Record, Tool, once
 
-CALL = "<tool_call>"
-_CALL_END = "</tool_call>"
-_TOOLS = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
-_RESPONSE = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
 # Where the format's own instructions begin: Nous' wording, Qwen's heading, or else the tools themselves.
 _INSTRUCTIONS = re.compile(r"You are a function calling AI model|#+ Tools\b|<tools>")
 _LITERAL_LETTERS = 100_000
@@ -75,8 +83,8 @@ def assistant(text: str, where: str) -> Message:
         calls.append(tool_call(value, f"{where}, call {len(calls) + 1}"))
     said.append(text[position:])
     content = "\n".join(part.strip() for part in said if part.strip()) if calls else text
-    if _CALL_END in content:
-        raise RowError("invalid_call", f"{where}: {_CALL_END} without {CALL} before it")
+    if CALL_END in content:
+        raise RowError("invalid_call", f"{where}: {CALL_END} without {CALL} before it")
     return {
         "role": "assistant",
         **({"content": content} if content or not calls else {}),
@@ -103,41 +111,40 @@ def _call(text: str, start: int, where: str) -> tuple[Any, int]:
     """The value of a call that begins at `start`, and where its end mark ends; a Python dict is read, too."""
     begin = len(text) - len(text[start:].lstrip())
     try:
-        value, end = json.JSONDecoder(parse_constant=_refuse).raw_decode(text, begin)
-        after = re.compile(r"\s*" + _CALL_END).match(text, end)
+        value, end = _JSON.raw_decode(text, begin)
+        after = re.compile(r"\s*" + CALL_END).match(text, end)
         if after:
             return value, after.end()
     except (ValueError, RecursionError):
         pass
-    end = text.find(_CALL_END, begin)
+    end = text.find(CALL_END, begin)
     if end < 0:
-        raise RowError("invalid_call", f"{where}: is cut off: there is no {_CALL_END}")
-    inside = text[begin:end].strip()
-    if len(inside) <= _LITERAL_LETTERS:
-        try:
-            return ast.literal_eval(inside), end + len(_CALL_END)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            pass
-    raise RowError("invalid_call", f"{where}: is neither JSON nor a Python dict")
+        raise RowError("invalid_call", f"{where}: is cut off: there is no {CALL_END}")
+    if end - begin > _LITERAL_LETTERS:
+        raise RowError("invalid_call", f"{where}: is not JSON")
+    try:
+        return python_calls.read_value(text[begin:end]), end + len(CALL_END)
+    except ValueError as error:
+        raise RowError("invalid_call", f"{where}: is neither JSON nor a Python dict: {error}") from None
 
 
 def _without_tools(text: str, where: str) -> tuple[str, list[Any]]:
     """What a system message says beside the format's instructions, and the tools in it."""
     found: list[Any] = []
     end = 0
-    for block in _TOOLS.finditer(text):
-        inside = block.group(1).strip()
+    for block, behind in _between(text, "<tools>", "</tools>"):
+        inside = block.strip()
         if not inside:
             continue  # "within <tools> </tools> tags": only named
         try:
             found += _listed(inside)
         except ValueError as error:
             raise RowError("invalid_tool", f"{where}: the text between <tools> and </tools> is not JSON: {error}") from None
-        end = block.end()
+        end = behind
     if not end:
         return text, []
-    last = text.rfind(_CALL_END)
-    end = max(end, last + len(_CALL_END) if last >= 0 else 0)
+    last = text.rfind(CALL_END)
+    end = max(end, last + len(CALL_END) if last >= 0 else 0)
     first = _INSTRUCTIONS.search(text)
     before = text[: first.start()] if first else ""
     return "\n\n".join(part.strip() for part in (before, text[end:]) if part.strip()), found
@@ -153,9 +160,23 @@ def _listed(inside: str) -> list[Any]:
 
 
 def _results(text: str) -> list[str]:
-    inside = [result.strip() for result in _RESPONSE.findall(text)]
+    inside = [result.strip() for result, _ in _between(text, "<tool_response>", "</tool_response>")]
     return inside or [text]
+
+
+def _between(text: str, begin: str, end: str) -> Iterator[tuple[str, int]]:
+    """Yield what stands between two marks, and where the second one ends.
+
+    An expression would look for an end that is not there once for each beginning: minutes, of a megabyte of them.
+    """
+    behind = 0
+    while (start := text.find(begin, behind)) >= 0 and (stop := text.find(end, start)) >= 0:
+        behind = stop + len(end)
+        yield text[start + len(begin) : stop], behind
 
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=once)

@@ -8,6 +8,7 @@
 Read by `from_openai`.
 """
 
+from itertools import groupby
 from typing import Any
 
 from calltune.dialects.reading import Row, RowError, json_field, record, role_of, shown, tool_call, tools_field
@@ -26,7 +27,30 @@ def from_openai(row: Row, tools: list[Tool]) -> Record:
     own = "tools" if row.get("tools") is not None or "functions" not in row else "functions"
     names: dict[str, str] = {}
     read = [_message(message, f"messages[{number}]", names) for number, message in enumerate(messages)]
-    return record(read, tools_field(row, own, tools), json_field(row, "expected"))
+    return record(_with_results_in_order(read, messages), tools_field(row, own, tools), json_field(row, "expected"))
+
+
+def _with_results_in_order(read: list[Message], rows: list[Row]) -> list[Message]:
+    """The results of parallel calls in the order of these: records have no ids, and a result's place says what it answers.
+
+    Raises:
+        RowError: two results are of one call, or one of a call before has none.
+    """
+    found: list[Message] = []
+    ids: list[Any] = []
+    for are_results, run in groupby(zip(read, rows, strict=True), lambda pair: pair[0]["role"] == "tool"):
+        some = list(run)
+        named = all(isinstance(one, str) for one in ids) and len(set(ids)) == len(ids)
+        if are_results and named and all(row.get("tool_call_id") in ids for _, row in some):
+            some.sort(key=lambda pair: ids.index(pair[1]["tool_call_id"]))
+            if [row["tool_call_id"] for _, row in some] != ids[: len(some)]:
+                where = f"messages[{len(found)}].tool_call_id"
+                raise RowError(
+                    "invalid_message", f"{where}: one of the calls before has two results, or a later one has the first"
+                )
+        ids = [call.get("id") for call in some[-1][1].get("tool_calls") or []]
+        found += [message for message, _ in some]
+    return found
 
 
 def _message(message: Any, where: str, names: dict[str, str]) -> Message:
@@ -76,6 +100,8 @@ def content_text(content: Any, where: str) -> str | None:
 
 def _calls(message: Row, where: str, names: dict[str, str]) -> list[dict[str, Any]]:
     if message.get("function_call") is not None:
+        if message.get("tool_calls"):
+            raise RowError("invalid_call", f"{where}: has tool_calls and a function_call: one of them would be lost")
         return [tool_call(message["function_call"], f"{where}.function_call")]
     calls = message.get("tool_calls")
     if calls is None:

@@ -1,6 +1,7 @@
 """What the dialects share: reading JSON strictly, tools, calls, and putting the record together."""
 
 import json
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +13,12 @@ from calltune.records import Call, Message, Record, Tool, once
 
 Row = dict[str, Any]
 """One row of a data file, as its JSON has it."""
+CALL, CALL_END = "<tool_call>", "</tool_call>"
+"""Around a call in a text, where a dialect has it there."""
+
+
+# Also as Python prints them, which is no JSON: taken for a text it would become the question.
+_MESSAGES = re.compile(r"\s*(?:\[\s*){1,2}\{\s*[\"'](?:role|content)[\"']\s*:")
 
 
 class RowError(DataError):
@@ -61,6 +68,16 @@ def text_field(row: Row, name: str) -> str:
     if not isinstance(value, str):
         raise RowError("missing_field", f"{name}: must be a string, not {shown(value)}")
     return value
+
+
+def text_or_messages(row: Row, name: str) -> Any:
+    """A field that is a text, or a list of messages; a column of CSV holds that as JSON in a string.
+
+    Raises:
+        RowError: it begins as such a list does, and is not JSON.
+    """
+    value = row.get(name)
+    return json_field(row, name) if isinstance(value, str) and _MESSAGES.match(value) else value
 
 
 def optional_text(row: Row, name: str) -> str:
@@ -149,9 +166,16 @@ def guarded(call: Call, tools: list[Tool], coerce: bool = False) -> guard.Guarde
 
 
 def record(messages: list[Message], tools: list[Tool], expected: Any = None) -> Record:
-    """The record, without `id` and `source`. An argument that is null and not required is left out: it was not given."""
+    """The record, without `id` and `source`. An argument that is null and not required is left out: it was not given.
+
+    Raises:
+        RowError: a call stands in the assistant's text, where it would be taken for an answer that calls nothing.
+    """
     required = {tool["function"]["name"]: tool["function"]["parameters"].get("required", []) for tool in tools}
-    for message in messages:
+    for number, message in enumerate(messages):
+        said = message.get("content") if tools and message["role"] == "assistant" else None
+        if isinstance(said, str) and CALL in said and CALL_END in said:
+            raise RowError("invalid_call", f"messages[{number}]: a call stands in its text ({CALL}); `hermes` reads such rows")
         for call in message.get("tool_calls", []):
             function = call["function"]
             needed = required.get(function["name"], [])
@@ -175,10 +199,7 @@ def _tool(text: str, loose: bool) -> Tool:
     # Rows of one data set share their tools, and checking a schema costs more than all else that is done to a row.
     tool = json.loads(text)
     where = "the tool"
-    normal = tool_schemas.normalise(from_loose_types(tool, where) if loose else tool, where)
-    if not isinstance(normal["function"]["description"], str):
-        raise DataError(f"{where}: {normal['function']['name']!r}: the description must be a string")
-    return normal
+    return tool_schemas.normalise(from_loose_types(tool, where) if loose else tool, where)
 
 
 def _refuse_constant(name: str) -> None:

@@ -16,6 +16,9 @@ from components.format.contamination import numbers_of_turns
 from components.format.shaping import without_first_turn
 from components.format.spill import packed
 
+PROBABLY_LONGER = 8
+"""Letters for each token that a row may have, above which it is probably too long: that is seen first, since rendering each of
+hundreds of turns takes minutes."""
 Lines = Sequence[tuple[int, bytes]]
 """Lines of the records' file with their numbers, from 1."""
 
@@ -129,10 +132,42 @@ def _checked(record: Record, renderer: Renderer, max_tokens: int) -> tuple[list[
         if any(token in text for text in texts):
             raise Refused("special_token", f"the text contains {token!r}, which the model reads as a control token")
     try:
+        if sum(map(len, texts)) > PROBABLY_LONGER * max_tokens:
+            _require_short(renderer.length(record), max_tokens)
         rows, prefix = renderer.rows_and_prefix(record)
     except NotRepresentable as error:
         raise Refused("not_representable", str(error)) from None
+    _require_no_token_inside(record, rows, renderer)
     for row in rows:
-        if len(row.input_ids) > max_tokens:
-            raise Refused("too_long", f"{len(row.input_ids)} tokens, format.max_tokens is {max_tokens}")
+        _require_short(len(row.input_ids), max_tokens)
     return rows, prefix
+
+
+def _require_short(length: int, max_tokens: int) -> None:
+    if length > max_tokens:
+        raise Refused("too_long", f"{length} tokens, format.max_tokens is {max_tokens}")
+
+
+def _require_no_token_inside(record: Record, rows: list[Rendered], renderer: Renderer) -> None:
+    """Refuse a record whose tools or calls hold a control token, unless its template writes that otherwise (`\\u003c|im_end|>`).
+
+    Told by rendering it once more with something else in its place: that has as many of them, where none was of the record.
+
+    Raises:
+        Refused: it does.
+    """
+    parts = {key: record[key] for key in ("messages", "tools")}
+    text = json.dumps(parts, ensure_ascii=False)
+    there = [token for token in renderer.special_tokens if token in text]
+    if not there:
+        return
+    for token in sorted(there, key=len, reverse=True):
+        text = text.replace(token, "x")
+    try:
+        others = renderer.rows(json.loads(text))
+    except NotRepresentable as error:
+        raise Refused("not_representable", str(error)) from None
+    for token, number in zip(there, renderer.tokenizer.convert_tokens_to_ids(there), strict=True):
+        count, by_itself = (sum(row.input_ids.count(number) for row in some) for some in (rows, others))
+        if count > by_itself:
+            raise Refused("special_token", f"a tool or a call contains {token!r}, which the model reads as a control token")

@@ -42,7 +42,7 @@ def rows(path: Path, uri: str) -> Iterator[RawRow]:
     One row is in memory at a time, of a Parquet file a row group. `done` counts bytes of the file as it is on disk.
 
     Raises:
-        DataError: it cannot be read, is cut off, is not UTF-8, or is not what its name says.
+        DataError: it cannot be read, is cut off, is not what its name says, or is a JSON array or a header that is not UTF-8.
     """
     try:
         with path.open("rb") as file:
@@ -76,7 +76,7 @@ def _text(file: BinaryIO, uri: str, layout: str) -> Iterator[RawRow]:
         raise DataError(f"{uri}: is no text in UTF-8, but looks like {other}")
     offset = len(file.read(len(_BOM))) if start.startswith(_BOM) else 0
     if layout == "csv":
-        yield from _csv(_Lines(file, uri, offset), uri)
+        yield from _csv(_Lines(file, offset), uri)
     elif layout not in ("jsonl", "ndjson") and start.removeprefix(_BOM).lstrip().startswith(b"["):
         yield from jsontext.array(file, uri, offset)
     else:
@@ -84,18 +84,23 @@ def _text(file: BinaryIO, uri: str, layout: str) -> Iterator[RawRow]:
 
 
 class _Lines:
-    """The lines of a text, decoded; `offset` says how many bytes of it have been read."""
+    """The lines of a text, decoded, bytes that are no UTF-8 as escapes.
 
-    def __init__(self, file: BinaryIO, uri: str, offset: int) -> None:
-        self.file, self.uri, self.offset = file, uri, offset
+    Attributes:
+        offset: how many bytes of it have been read.
+        wrong: what the last line that was not UTF-8 has; whoever has told it takes it away.
+    """
+
+    def __init__(self, file: BinaryIO, offset: int) -> None:
+        self.file, self.offset, self.wrong = file, offset, ""
 
     def __iter__(self) -> Iterator[str]:
-        for number, line in enumerate(self.file, 1):
+        for line in self.file:
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
-                byte = line[error.start]
-                raise jsontext.not_utf8(self.uri, self.offset + error.start, byte, f"line {number}, ", "CSV") from None
+                text = line.decode("utf-8", "backslashreplace")
+                self.wrong = jsontext.not_utf8(self.offset + error.start, line[error.start], "CSV")
             self.offset += len(line)
             yield text
 
@@ -108,12 +113,16 @@ def _csv(file: _Lines, uri: str) -> Iterator[RawRow]:
         header = next((cells for cells in table if cells), [])
         if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
             raise DataError(f"{uri}: its header {header[0][:60]!r} has no comma: cells must be separated by commas")
+        if file.wrong:
+            raise DataError(f"{uri}: its header has {file.wrong}")
         if len(set(header)) < len(header):
             raise DataError(f"{uri}: two columns have one name; the header is {', '.join(header)}")
         for number, cells in enumerate((cells for cells in table if cells), 1):
             fits = len(cells) == len(header)
             text = json.dumps(dict(zip(header, cells, strict=True)) if fits else cells, ensure_ascii=False)
             problem = None if fits else ("csv_cells", f"the row has {len(cells)} cells, the header {len(header)}")
+            if file.wrong:
+                problem, file.wrong = ("not_utf8", file.wrong), ""
             yield RawRow(uri, number, text, file.offset, problem)
     except csv.Error as error:
         raise DataError(f"{uri}, line {table.line_num}: not CSV: {error}") from None

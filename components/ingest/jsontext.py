@@ -40,17 +40,17 @@ class RawRow:
 def lines(file: BinaryIO, uri: str, offset: int = 0) -> Iterator[RawRow]:
     """Yield the lines that are not blank; `done` counts the bytes, from the `offset` where the file stands.
 
-    Raises:
-        DataError: a line is not UTF-8.
+    In the text of a line that is not UTF-8, which has that problem, the bytes that are none stand as escapes: ``Jos\\xe9``.
     """
     for number, line in enumerate(file, 1):
         try:
-            text = line.decode("utf-8").strip()
+            text, problem = line.decode("utf-8").strip(), None
         except UnicodeDecodeError as error:
-            raise not_utf8(uri, offset + error.start, line[error.start], f"line {number}, ") from None
+            text = line.decode("utf-8", "backslashreplace").strip()
+            problem = "not_utf8", not_utf8(offset + error.start, line[error.start])
         offset += len(line)
         if text:
-            yield RawRow(uri, number, text, offset, _more_than_a_line(text, number))
+            yield RawRow(uri, number, text, offset, problem or _more_than_a_line(text, number))
 
 
 def _more_than_a_line(text: str, number: int) -> tuple[str, str] | None:
@@ -157,7 +157,7 @@ class _Window:
             more = self.utf8.decode(chunk, final=self.ended)
         except UnicodeDecodeError as error:
             at = self.offset - len(error.object) + error.start
-            raise not_utf8(self.uri, at, error.object[error.start]) from None
+            raise DataError(f"{self.uri}: {not_utf8(at, error.object[error.start])}") from None
         if not self.ended:
             begin = self.text.rfind("\n", 0, self.position) + 1
             self.line += self.text.count("\n", 0, self.position)
@@ -166,6 +166,6 @@ class _Window:
         return not self.ended
 
 
-def not_utf8(uri: str, offset: int, byte: int, line: str = "", right: str = "JSON lines or a JSON array") -> DataError:
-    """The error for a byte that no UTF-8 text has there, counted from the file's beginning."""
-    return DataError(f"{uri}: {line}byte {offset} of the file: not UTF-8 (0x{byte:02x}); {right} in UTF-8 would be right")
+def not_utf8(offset: int, byte: int, right: str = "JSON lines or a JSON array") -> str:
+    """What is wrong with a byte that no UTF-8 text has there, counted from the file's beginning."""
+    return f"byte {offset} of the file: not UTF-8 (0x{byte:02x}); {right} in UTF-8 would be right"

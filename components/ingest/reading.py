@@ -19,6 +19,8 @@ MOST_LEVELS = 100
 middle of: which rows can be used must depend neither on that nor on the process."""
 LOOKED_AT = 100
 """Rows whose fields tell the dialect, from the first readable one on."""
+MOST_UNREADABLE = 10_000
+"""Rows before the first readable one that wait for it in memory: a file may have nothing else."""
 Parsed = dict[str, Any] | RowError
 """A row's JSON object, or why there is none."""
 
@@ -50,13 +52,15 @@ def taken(rows: Iterable[RawRow], weight: float) -> Iterator[RawRow]:
 
 
 def first_rows(rows: Iterator[tuple[RawRow, Parsed]]) -> list[tuple[RawRow, Parsed]]:
-    """The rows up to the first readable one, and as many more as the dialect is told by."""
+    """The rows up to the first readable one, and as many more as the dialect is told by; few where none is readable."""
     sample: list[tuple[RawRow, Parsed]] = []
     unreadable = 0
     for raw, row in rows:
         sample.append((raw, row))
         if unreadable == len(sample) - 1 and not isinstance(row, dict):
             unreadable += 1
+            if unreadable == MOST_UNREADABLE:
+                break
         elif len(sample) >= unreadable + LOOKED_AT:
             break
     return sample
@@ -66,11 +70,16 @@ def dialect_of(config: SourceConfig, sample: list[tuple[RawRow, Parsed]]) -> tup
     """The dialect of the first rows, and why it is that one.
 
     Raises:
-        DataError: `auto` finds none that fits.
+        DataError: `auto` finds none that fits, or no row to look at among many.
     """
     rows = [row for _, row in sample if isinstance(row, dict)]
     if config.dialect != "auto":
         return config.dialect, "the config says so"
+    if len(sample) == MOST_UNREADABLE and not rows:
+        raw, error = sample[0]
+        raise DataError(
+            f"{config.source}: none of the first {len(sample)} rows is a JSON object; first, {raw.place(config.source)}: {error}"
+        )
     if not rows:
         return "unknown", "there is no row to look at"
     try:

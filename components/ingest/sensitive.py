@@ -81,6 +81,7 @@ def _is_iban(text: str) -> bool:
 
 
 _ALONE = r"(?<![A-Za-z0-9])"
+# What may be long has an end, `{0,64}+`: else a text of nothing but beginnings takes minutes a megabyte.
 SECRETS: dict[str, Kind] = {
     "private_key": Kind(
         re.compile(r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY[A-Z ]{0,6}-----[\s\S]*?(?:-----END [A-Z0-9 ]{0,40}-----|\Z)"),
@@ -100,10 +101,10 @@ SECRETS: dict[str, Kind] = {
         re.compile(_ALONE + r"(?:xox[abeoprs]-[A-Za-z0-9-]{10,}|hooks\.slack\.com/services/[A-Za-z0-9/]{20,})"),
         ("xox", "hooks.slack.com"),
     ),
-    "jwt": Kind(re.compile(_ALONE + r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"), ("eyJ",)),
+    "jwt": Kind(re.compile(_ALONE + r"eyJ[A-Za-z0-9_-]{8,4096}+\.eyJ[A-Za-z0-9_-]{8,65536}+\.[A-Za-z0-9_-]{8,}"), ("eyJ",)),
     "provider_key": Kind(
         re.compile(
-            _ALONE + r"(?:sk-(?=[A-Za-z_-]*[0-9])(?:[a-z0-9]+-){0,3}[A-Za-z0-9_]{20,}[A-Za-z0-9_-]*"
+            _ALONE + r"(?:sk-(?=[A-Za-z_-]{0,64}+[0-9])(?:[a-z0-9]+-){0,3}[A-Za-z0-9_]{20,}[A-Za-z0-9_-]*"
             r"|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35}|hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}"
             r"|pypi-[A-Za-z0-9_-]{50,}|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{30,})"
         ),

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from calltune import hub, storage
 from calltune.errors import DataError, no_such_file
-from calltune.layouts import is_data
+from calltune.layouts import is_data, is_hidden
 
 FUTURE = timedelta(days=1)
 """By how much clocks may differ."""
@@ -48,7 +48,9 @@ def _changed(source: str) -> datetime:
         return hub.date_of(source)
     path = Path(source)
     try:
-        files = [file for file in path.rglob("*") if file.is_file() and is_data(file.name)] if path.is_dir() else [path]
+        files = (
+            [file for file in path.rglob("*") if file.is_file() and _is_read(file.relative_to(path))] if path.is_dir() else [path]
+        )
         newest = max((file.stat().st_mtime for file in files), default=None)
     except FileNotFoundError:
         raise no_such_file(source, "data") from None
@@ -57,3 +59,7 @@ def _changed(source: str) -> datetime:
     if newest is None:
         raise DataError(f"{source}: there is no file that can be read as data")
     return datetime.fromtimestamp(newest, UTC)
+
+
+def _is_read(name: Path) -> bool:
+    return is_data(name.name) and not is_hidden(name)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from calltune import hub, storage
 from calltune.errors import DataError, no_such_file
+from calltune.layouts import is_hidden
 from calltune.models import checksums, file_sha256
 from calltune.records import sha256
 from components.look.config import LookConfig
@@ -16,7 +17,7 @@ def fingerprint(source: str, tools: str, base: str = "", revision: str = "", mor
     """SHA-256 over source, tools file and base model, so that nothing cached ever hides new data or new weights.
 
     Args:
-        source: a file, whose content counts, not its name; a folder, of whose files both count; or
+        source: a file, whose content counts, not its name; a folder, of whose files both count, without hidden ones; or
             ``s3://bucket/prefix``, of whose objects key, ETag and size count, so that nothing is downloaded; or
             ``hf://datasets/…``, of which the commit counts that it means now.
         tools: path of the tools file, or its address in S3; empty where the rows bring their own.
@@ -59,7 +60,8 @@ def _data(source: str) -> Any:
 
 def _folder(folder: Path) -> dict[str, str]:
     # Not a model's `checksums`, which leave a `manifest.json` out: here that may hold rows.
-    return {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    names = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {str(name): file_sha256(path) for name, path in names.items() if not is_hidden(name)}  # ingest reads no hidden ones
 
 
 def _tools(name: str) -> Any:

@@ -48,7 +48,7 @@ def _records(uri: str, given: list[Tool]) -> Iterator[Record]:
     """The newest rows that can be read, in no order that matters."""
     rows: list[Any] = []
     for name, data in _files(uri):
-        lines = [line for line in data.decode("utf-8", "replace").splitlines() if line.strip()][-(MAX_ROWS - len(rows)) :]
+        lines = [line for line in data.decode("utf-8", "replace").split("\n") if line.strip()][-(MAX_ROWS - len(rows)) :]
         found = [row for row in map(_parsed, lines) if row is not None]
         if lines and not found:
             raise DataError(f"retrain.drift.questions: {name}: not JSON lines")

@@ -123,10 +123,29 @@ def test_openai_reads_what_openai_writes():
             "reasoning_content": "Staff question.",
             "tool_calls": [CALL, {"type": "function", "function": {"name": "find", "arguments": {"name": "Bo"}}}],
         },
-        {"role": "tool", "content": "B1", "name": "find"},
+        # As the calls are: what a result answers, a record says by its place alone.
         {"role": "tool", "content": "B2", "name": "find"},
+        {"role": "tool", "content": "B1", "name": "find"},
         {"role": "assistant", "content": "Ana sits in B2."},
     ]
+
+
+@pytest.mark.parametrize("ids", [("c2",), ("c1", "c1"), ("c2", "c2")])
+def test_results_that_do_not_answer_the_calls_one_by_one_are_refused(ids):
+    made = [{"id": name, "function": CALL["function"]} for name in ("c1", "c2")]
+    results = [{"role": "tool", "tool_call_id": name, "content": "B1"} for name in ids]
+    row = {"messages": [ASKED, {"role": "assistant", "tool_calls": made}, *results], "tools": [FIND]}
+    with pytest.raises(RowError, match=r"messages\[2\].tool_call_id: one of the calls before has two results") as caught:
+        DIALECTS["openai"](row, [])
+    assert caught.value.rule == "invalid_message"
+
+
+def test_results_whose_calls_have_no_ids_or_one_for_all_stay_as_they_are():
+    for names in ((None, None), ("c", "c")):
+        made = [{"id": name, "function": CALL["function"]} for name in names]
+        results = [{"role": "tool", "tool_call_id": name, "content": text} for name, text in zip(names, "AB", strict=True)]
+        row = {"messages": [ASKED, {"role": "assistant", "tool_calls": made}, *results], "tools": [FIND]}
+        assert [message["content"] for message in DIALECTS["openai"](row, [])["messages"][2:]] == ["A", "B"]
 
 
 def test_openai_reads_the_older_functions():
@@ -162,8 +181,9 @@ def test_sharegpt_joins_an_answer_and_the_calls_after_it_into_one_turn():
     ]
 
 
-def test_alpaca_keeps_system_history_and_input():
-    row = {"system": "Be kind.", "history": [["Hi", "Hello"]], "instruction": "Fix it.", "input": "He go.", "output": "He goes."}
+@pytest.mark.parametrize("history", [[["Hi", "Hello"]], '[["Hi", "Hello"]]'])
+def test_alpaca_keeps_system_history_and_input(history):
+    row = {"system": "Be kind.", "history": history, "instruction": "Fix it.", "input": "He go.", "output": "He goes."}
     assert [(m["role"], m["content"]) for m in DIALECTS["alpaca"](row, [])["messages"]] == [
         ("system", "Be kind."),
         ("user", "Hi"),
@@ -299,6 +319,12 @@ BAD_ROWS = [
         {"messages": [{"role": "assistant", "function_call": {}}]},
         "invalid_call",
         "a call needs a name, not nothing",
+    ),
+    (
+        "openai",
+        {"messages": [{"role": "assistant", "function_call": CALL["function"], "tool_calls": [CALL]}]},
+        "invalid_call",
+        r"messages\[0\]: has tool_calls and a function_call: one of them would be lost",
     ),
     (
         "openai",

@@ -39,3 +39,14 @@ def test_a_number_that_python_does_not_read_is_one_line(tmp_path):
     (tmp_path / "tools.json").write_text(f"[{'1' * 5000}]")
     with pytest.raises(DataError, match="not a JSON file: Exceeds the limit"):
         tools.load(tmp_path / "tools.json")
+
+
+def test_schemas_that_refer_to_each_other_without_end_are_one_line(tmp_path):
+    both = lambda n: {name: {"$ref": f"#/components/schemas/S{n}"} for name in "ab"}  # noqa: E731
+    schemas = {f"S{n}": {"type": "object", "properties": both(n + 1)} for n in range(40)}
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/S0"}}}}
+    document = {"openapi": "3.1.0", "paths": {"/pets": {"post": {"requestBody": body}}}}
+    document["components"] = {"schemas": {**schemas, "S40": {"type": "string"}}}
+    (tmp_path / "api.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"api\.json: post /pets: has more than 10,000 schemas with its references put in place"):
+        tools.load(tmp_path / "api.json")

@@ -1,6 +1,8 @@
 """Dialects whose calls stand in a text, or whose answers have several accepted values."""
 
+import contextlib
 import json
+import time
 
 import pytest
 
@@ -70,6 +72,15 @@ def test_hermes_reads_a_python_dict():
         (f"{call()}</tool_call>", r"messages\[1\]: </tool_call> without <tool_call> before it"),
         (call('{"name": "find", "arguments": "Ana"}'), r"messages\[1\], call 1.arguments: the string is not JSON"),
         (call('{"name": "find", "arguments": {"name": NaN}}'), r"call 1: is neither JSON nor a Python dict"),
+        *[
+            (
+                call(f"{{'name': 'find', 'arguments': {{'name': {value}}}}}"),
+                r"nor a Python dict: a value must be text, a number, True",
+            )
+            for value in ("{'Ana'}", "b'Ana'", "1j", "...", "('Ana',)")
+        ],
+        (call('{"name": "find", "arguments": {"name": "Ana", "name": "Bo"}}'), "Python dict: the key 'name' stands twice"),
+        (call("{'name': 'find', 'arguments': {'name': 'Ana', 'name': 'Bo'}}"), "Python dict: the key 'name' stands twice"),
     ],
 )
 def test_a_hermes_call_that_cannot_be_read_is_refused_with_its_place(text, message):
@@ -82,6 +93,21 @@ def test_hermes_loses_no_call_that_stands_in_a_field():
     turn = {"role": "assistant", "content": "Let me see.", "tool_calls": [{"function": ANA}]}
     with pytest.raises(RowError, match=r"messages\[1\]: its calls stand in a field and not in its text"):
         DIALECTS["hermes"]({"messages": [{"role": "user", "content": "?"}, turn], "tools": [FIND]}, [])
+
+
+@pytest.mark.parametrize(("role", "mark"), [("system", "<tools>"), ("tool", "<tool_response>"), ("assistant", "<tool_call>")])
+def test_marks_without_an_end_take_no_longer_than_their_number(role, mark):
+    def least_s(marks):
+        """CPU time, so that what else runs on the machine does not count."""
+        taken = []
+        for _ in range(3):
+            begun = time.process_time()
+            with contextlib.suppress(RowError):
+                hermes(("system", mark * marks if role == "system" else "Be kind."), ("user", "?"), (role, mark * marks))
+            taken.append(time.process_time() - begun)
+        return min(taken)
+
+    assert least_s(16_000) < 10 * max(least_s(4_000), 0.02)
 
 
 def test_auto_tells_hermes_by_the_text_also_where_most_rows_call_nothing():
@@ -103,6 +129,36 @@ def test_prompt_and_completion_may_be_messages():
     assert [m["role"] for m in read["messages"]] == ["system", "user", "assistant"]
     assert calls_of(read["messages"][-1]) == [ANA]
     assert detect([row])[0] == "prompt_completion"
+
+
+@pytest.mark.parametrize("written", [json.dumps, lambda turns: turns], ids=["a column of CSV", "lists"])
+def test_a_call_in_the_text_of_a_completions_message_is_one_also_where_messages_are_json_in_a_string(written):
+    row = {
+        "prompt": written([{"role": "user", "content": "Who is Ana?"}]),
+        "completion": written([{"content": f"Let me see. {call()}", "role": "assistant"}]),
+        "tools": [FIND],
+    }
+    asked, answered = DIALECTS["prompt_completion"](row, [])["messages"]
+    assert asked == {"role": "user", "content": "Who is Ana?"}
+    assert (answered["content"], calls_of(answered)) == ("Let me see.", [ANA])
+
+
+@pytest.mark.parametrize(("dialect", "field"), [("prompt_completion", "prompt"), ("bfcl", "question")])
+def test_messages_that_are_no_json_are_not_taken_for_the_question(dialect, field):
+    with pytest.raises(RowError, match=f"{field}: the string is not JSON") as refused:
+        DIALECTS[dialect]({field: "[{'role': 'user', 'content': 'Hi'}]", "completion": "Ho", "function": []}, [])
+    assert refused.value.rule == "not_json"
+
+
+@pytest.mark.parametrize("dialect", ["openai", "sharegpt"])
+def test_a_call_in_the_text_of_a_row_of_another_dialect_is_not_taken_for_an_answer_without_one(dialect):
+    turns = [{"role": "user", "content": "Who is Ana?"}, {"role": "assistant", "content": call()}]
+    if dialect == "sharegpt":
+        turns = [{"from": "human", "value": "Who is Ana?"}, {"from": "gpt", "value": call()}]
+    row = {"messages": turns, "conversations": turns, "tools": [FIND]}
+    with pytest.raises(RowError, match=r"messages\[1\]: a call stands in its text \(<tool_call>\); `hermes` reads such rows"):
+        DIALECTS[dialect](row, [])
+    assert DIALECTS[dialect]({**row, "tools": []}, [])["messages"][1]["content"] == call(), "without tools it is about calls"
 
 
 def bfcl(truth, question=None):
@@ -158,3 +214,8 @@ def test_a_column_of_csv_may_hold_the_turns_as_json(dialect):
         field, turns = "conversations", [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
     read = DIALECTS[dialect]({field: json.dumps(turns), "tools": ""}, [])
     assert [m["content"] for m in read["messages"]] == ["Hi", "Ho"]
+
+
+def test_a_question_of_the_leaderboard_may_be_a_text():
+    read = bfcl([{"geo.weather": {"city": ["Oslo"]}}], "[Urgent] Weather in Oslo?")
+    assert read["messages"][0] == {"role": "user", "content": "[Urgent] Weather in Oslo?"}

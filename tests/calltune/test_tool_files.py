@@ -226,3 +226,29 @@ def test_references_inside_the_tool_are_kept(load):
     (tool,) = load([{"name": "find", "parameters": parameters}])
     assert tool["function"]["parameters"] == parameters
     assert not guard.check({"name": "find", "arguments": {"a": {"inner": {"inner": 3}}}}, [tool]).accepted
+
+
+@pytest.mark.parametrize("description", [5, ["Find."], {"en": "Find."}])
+def test_a_description_that_is_no_text_is_refused(load, description):
+    with pytest.raises(DataError, match="tool 'find': the description must be a string"):
+        load([{**FIND["function"], "description": description}])
+
+
+def test_a_list_of_tools_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "tools.json").write_text(json.dumps([FIND]), encoding="utf-8-sig")
+    assert tools.load(tmp_path / "tools.json") == [FIND]
+
+
+def test_a_key_that_stands_twice_is_refused_and_not_the_last_one_taken(tmp_path):
+    (tmp_path / "tools.json").write_text('[{"name": "f", "parameters": {"type": "object", "properties": {"a": {}, "a": {}}}}]')
+    with pytest.raises(DataError, match="not a JSON file: the key 'a' stands twice in one object"):
+        tools.load(tmp_path / "tools.json")
+
+
+def test_a_key_that_stands_twice_in_yaml_is_refused_too_and_a_merged_one_is_not(tmp_path):
+    paths = "openapi: 3.0.3\npaths:\n  /a: &a {get: {operationId: one}}\n  /b: {<<: *a, get: {operationId: two}}\n"
+    (tmp_path / "api.yaml").write_text(paths)
+    assert [tool["function"]["name"] for tool in tools.load(tmp_path / "api.yaml")] == ["one", "two"]
+    (tmp_path / "api.yaml").write_text(paths.replace("/b", "/a"))
+    with pytest.raises(DataError, match=r"api\.yaml: not a YAML file: the key '/a' stands twice in one object"):
+        tools.load(tmp_path / "api.yaml")

@@ -130,3 +130,15 @@ def test_a_google_style_docstring_may_have_types(loaded):
         "n": "How many.",
         "tags": "What for.",
     }
+
+
+def test_a_function_of_which_a_decorator_makes_something_else_is_not_left_out_in_silence(loaded):
+    text = GOOD.replace('"""Tools."""', "from functools import cache").replace("def first", "@cache\ndef first")
+    with pytest.raises(
+        DataError, match=r"^my/tools\.py, line 13: function 'first': a decorator has made a _lru_cache_wrapper of it"
+    ):
+        loaded(text)
+    assert len(loaded(GOOD + "\n\ndef third(): ...\n\n\ndel third\n")) == 2
+    made_elsewhere = "from inspect import unwrap\n\n\ndef _hidden(f):\n    return unwrap\n"
+    with pytest.raises(DataError, match=r"^my/tools\.py, line \d+: function 'first': "):
+        loaded(made_elsewhere + GOOD.replace("def first", "@_hidden\ndef first"))

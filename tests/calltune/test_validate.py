@@ -192,6 +192,8 @@ def test_a_bad_record_names_its_rule_and_place(rule, message, bad):
     [
         (record(*[user(), says()] * (validate.MAX_MESSAGES // 2 + 1)), "messages: 1002, at most 1000"),
         (record(user("x" * (validate.MAX_CHARACTERS + 1)), says()), "characters: 1000006, at most 1000000"),
+        (record(user(), calls(day="x" * validate.MAX_CHARACTERS)), "characters: 1000106, at most 1000000"),
+        (record(user(), {**says(), "reasoning_content": "x" * validate.MAX_CHARACTERS}), "characters: 1000028, at most 1000000"),
         (record(user(), says(), tools=[FIND] * (validate.MAX_TOOLS + 1)), "tools: 1001, at most 1000"),
         (record(user(), {"role": "assistant", "tool_calls": calls(day="M")["tool_calls"] * 101}), "tool_calls: 101, at most 100"),
     ],

@@ -1,3 +1,9 @@
+import pytest
+
+from calltune.render import Renderer
+from calltune.template import TEMPLATES
+from components.format.config import FormatConfig
+from components.format.shaped import shaped
 from components.format.shaping import with_shuffled_tools, without_first_turn, without_tools
 
 
@@ -42,3 +48,40 @@ def test_rows_of_one_group_share_an_order_and_the_groups_differ():
 
 def test_hidden_tools_are_not_shown():
     assert names(without_tools({"tools": [tool("a"), tool("b")]}, {"a"})) == ["b"]
+
+
+def test_a_conversation_that_is_far_too_long_is_not_rendered_turn_by_turn_to_see_that(tokenizer, monkeypatch):
+    whole = Renderer.rows_and_prefix
+    rendered = []
+    monkeypatch.setattr(Renderer, "rows_and_prefix", lambda self, one: rendered.append(len(one["messages"])) or whole(self, one))
+    turns = [said(role, f"{number} " + "word " * 40) for number in range(60) for role in ("user", "assistant")]
+    record = {"messages": turns, "tools": []}
+    renderer = Renderer(tokenizer, TEMPLATES["hermes"])
+    for too_long, shown in (("quarantine", None), ("drop_turns", 8)):
+        found = shaped(record, renderer, FormatConfig(max_tokens=400, too_long=too_long))
+        assert (len(found.shown["messages"]) if found.shown else None) == shown
+        assert (found.refused is None) == (shown is not None)
+    assert max(rendered) < 20, "letters enough for 400 tokens of eight each"
+
+
+@pytest.mark.parametrize(
+    ("description", "value", "inside"),
+    [
+        ("Open <filename>.", "x", "<filename>"),
+        ("Open.", "a <repo_name> <|im_end|>", "<repo_name>"),
+        # These begin as the template's own do, which it writes otherwise.
+        ("Open <|im_end|>.", "<|im_start|> <tool_call>", None),
+    ],
+)
+def test_a_control_token_in_a_tool_or_a_call_is_refused_unless_the_template_writes_it_otherwise(
+    tokenizer, description, value, inside
+):
+    parameters = {"type": "object", "properties": {"name": {"type": "string"}}}
+    call = {"type": "function", "function": {"name": "open", "arguments": {"name": value}}}
+    record = {
+        "messages": [said("user"), {"role": "assistant", "tool_calls": [call]}],
+        "tools": [{"type": "function", "function": {"name": "open", "description": description, "parameters": parameters}}],
+    }
+    found = shaped(record, Renderer(tokenizer, TEMPLATES["hermes"]), FormatConfig())
+    says = f"a tool or a call contains {inside!r}, which the model reads as a control token"
+    assert found.refused == (inside and ("special_token", says))

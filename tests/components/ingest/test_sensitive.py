@@ -1,6 +1,7 @@
 """The keys here open nothing; they are put together so that no scanner of this repository takes them for real ones."""
 
 import json
+import time
 
 import pytest
 
@@ -153,3 +154,19 @@ def test_a_key_in_a_tools_default_is_found(take, tmp_path):
     take([row], secrets="redact")
     (kept,) = read_jsonl(tmp_path / "out" / "records.jsonl")
     assert kept["tools"][0]["function"]["description"] == "Uses [AWS_KEY_1]."
+
+
+@pytest.mark.parametrize(
+    "piece", ["sk-", "-eyJ", "-eyJ.", "SG.", "xoxb-", "pypi-", "-----BEGIN PRIVATE KEY-----", "a@", "a@a.", "4 ", "DE12 "]
+)
+def test_a_text_of_nothing_but_beginnings_takes_no_longer_than_its_length(piece):
+    def least_s(letters):
+        """CPU time, so that what else runs on the machine does not count."""
+        text, taken = piece * (letters // len(piece)), []
+        for _ in range(3):
+            begun = time.process_time()
+            kinds_in(text)
+            taken.append(time.process_time() - begun)
+        return min(taken)
+
+    assert least_s(60_000) < 10 * max(least_s(15_000), 0.05)

@@ -1,3 +1,4 @@
+import gzip
 import json
 import random
 from pathlib import Path
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 from calltune import in_order, runtime
 from calltune.errors import DataError
 from calltune.records import read_jsonl
-from components.ingest import jsontext, sources, step
+from components.ingest import jsontext, reading, sources, step
 from components.ingest.config import IngestConfig
 from components.ingest.step import ingest
 
@@ -265,8 +266,24 @@ def test_a_file_that_is_not_utf8_names_line_and_byte(tmp_path):
     path = tmp_path / "latin.jsonl"
     path.write_bytes(json.dumps(chat("A?")).encode() + b'\n{"q": "caf\xe9"}\n')
     start = path.read_bytes().index(b"\xe9")
-    with pytest.raises(DataError, match=rf"latin.jsonl: line 2, byte {start} of the file: not UTF-8 \(0xe9\); JSON lines or"):
+    with pytest.raises(DataError, match=rf"first, row 2: byte {start} of the file: not UTF-8 \(0xe9\); JSON lines or"):
         ingest(IngestConfig(source=str(path)), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_a_row_that_is_not_utf8_costs_itself_alone(tmp_path, name):
+    path = tmp_path / name
+    good = [b'{"instruction": "%d?", "output": "Yes."}' % n for n in range(2)]
+    bad = b'{"instruction": "Jos\xe9?", "output": "Yes."}'
+    if name == "rows.csv":
+        good, bad = [b"%d?,Yes." % n for n in range(2)], b'"Jos\xe9\n?",Yes.'
+    path.write_bytes((b"instruction,output\n" if name == "rows.csv" else b"") + b"\n".join([good[0], bad, good[1]]))
+    result = ingest(IngestConfig(source=str(path), max_quarantined=0.4), tmp_path / "out")
+    assert (result.read, result.kept, result.quarantined) == (3, 2, 1)
+    (row,) = written(tmp_path, "quarantine")
+    assert (row["row"], row["rule"]) == (2, "not_utf8")
+    assert row["message"].startswith(f"byte {path.read_bytes().index(0xE9)} of the file: not UTF-8 (0xe9)")
+    assert "Jos\\xe9" in row["raw"].replace("\\\\", "\\")
 
 
 @pytest.mark.parametrize("before", [0, 3])
@@ -421,11 +438,26 @@ def test_other_processes_that_help_change_nothing(tmp_path, monkeypatch):
     assert results[0][0].kept > 100 < results[0][0].duplicates and results[0][0].quarantined > 50
 
 
-def test_a_line_that_is_no_text_is_told_by_helpers_too_and_no_file_looks_whole(tmp_path, monkeypatch):
+def test_a_file_that_is_cut_off_is_told_by_helpers_too_and_no_file_looks_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(step, "ALONE", 0)
     monkeypatch.setattr(in_order, "cpus", lambda: 2)
     lines = [json.dumps(chat(f"{n}?")).encode() for n in range(100)]
-    (tmp_path / "rows.jsonl").write_bytes(b"\n".join([*lines, b"\xff"]))
-    with pytest.raises(DataError, match=r"rows\.jsonl: line 101, byte \d+ of the file: not UTF-8"):
-        ingest(IngestConfig(source=str(tmp_path / "rows.jsonl")), tmp_path / "out")
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b"\n".join(lines))[:-6])
+    with pytest.raises(DataError, match=r"rows\.jsonl\.gz: the gzip file ends too early"):
+        ingest(IngestConfig(source=str(tmp_path / "rows.jsonl.gz")), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("dialect", ["auto", "openai"])
+def test_a_file_with_nothing_readable_for_long_is_not_kept_in_memory(take, monkeypatch, dialect):
+    monkeypatch.setattr(reading, "MOST_UNREADABLE", 20)
+    held = []
+    monkeypatch.setattr(step, "first_rows", lambda rows: held.append(reading.first_rows(rows)) or held[0])
+    says = (
+        "none of the first 20 rows is a JSON object; first, row 1: not JSON"
+        if dialect == "auto"
+        else "none of 50 rows can be used"
+    )
+    with pytest.raises(DataError, match=says):
+        take(['"broken'] * 50, dialect=dialect)
+    assert len(held[0]) == 20

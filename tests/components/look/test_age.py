@@ -35,6 +35,7 @@ def test_of_a_folder_and_of_several_sources_the_newest_counts(tmp_path):
     file(tmp_path / "folder" / "a.jsonl", 40)
     file(tmp_path / "folder" / "deep" / "b.jsonl", 20)
     file(tmp_path / "folder" / "README.md", 1)  # which ingest does not read
+    file(tmp_path / "folder" / ".runs" / "records.jsonl", 1)  # nor this
     assert age_days([str(tmp_path / "folder")], NOW) == 20
     assert age_days([old, str(tmp_path / "folder")], NOW) == 20
     assert age_days([old], NOW) == 90

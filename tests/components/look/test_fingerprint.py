@@ -103,3 +103,15 @@ def test_a_data_set_of_the_hub_counts_by_its_commit_and_its_part(monkeypatch):
     before = fingerprint(uri, "")
     commits["main"] = "c" * 40
     assert fingerprint(uri, "") != before
+
+
+def test_what_ingest_does_not_read_of_a_folder_is_no_news(data):
+    folder = data / "rows"
+    (folder / ".runs").mkdir(parents=True)
+    (folder / "a.jsonl").write_text("1\n")
+    first = fingerprint(str(folder), "")
+    (folder / ".runs" / "run.log").write_text("one line more each time\n")
+    (folder / "_SUCCESS").write_text("")
+    assert fingerprint(str(folder), "") == first
+    (folder / "b.jsonl").write_text("1\n")
+    assert fingerprint(str(folder), "") != first

@@ -116,6 +116,16 @@ def test_a_line_that_is_half_written_is_left_out(drift, tmp_path):
     assert notes(tmp_path)[0].startswith("drift: of 201 recent questions")
 
 
+def test_a_line_ends_where_json_lines_have_its_end_and_nowhere_else(drift, tmp_path):
+    drift(rows(120, 60, 20))
+    odd = row(0, "find")
+    odd["messages"][0]["content"] = "one\u2028two\x85three"
+    (tmp_path / "recent" / "day-3.jsonl").write_text(json.dumps(odd, ensure_ascii=False) + "\n", encoding="utf-8")
+    (tmp_path / "events.jsonl").unlink()
+    assert drift(rows(120, 60, 20)) is None
+    assert notes(tmp_path)[0].startswith("drift: of 201 recent questions")
+
+
 def test_only_the_newest_rows_are_read(drift, tmp_path, monkeypatch):
     monkeypatch.setattr(recent, "MAX_ROWS", 200)
     assert drift(rows(0, 300, 0) + rows(120, 60, 20)) is None
