@@ -2,7 +2,7 @@
 
 Locally the events are JSON lines in the file that `CALLTUNE_EVENTS` names; `calltune run` follows it and draws the
 progress bars, because a step under kfp.local has no terminal. In a cluster the variable is unset and the same events
-are lines in the step's log, at most one every 30 s.
+are lines in the step's log, at most one every 30 s. A command that runs no step shows them to whoever has typed it.
 """
 
 import errno
@@ -22,6 +22,8 @@ from calltune import storage
 from calltune.errors import NO_ROOM, UserError
 
 T = TypeVar("T")
+_shown_by: list[Callable[[dict[str, Any]], None]] = []
+"""Who shows the events of this process where no file takes them; the last one does."""
 LOCAL_INTERVAL_S = 0.2
 CLUSTER_INTERVAL_S = 30.0
 
@@ -33,8 +35,12 @@ def run_id() -> str:
 
 def emit(kind: str, **fields: Any) -> None:
     """Report one event. `kind` is start, progress, note, error or step."""
-    line = json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}) + "\n"
+    event = {"kind": kind, "time": round(time.time(), 3), **fields}
     path = os.environ.get("CALLTUNE_EVENTS")
+    if path is None and _shown_by:
+        _shown_by[-1](event)
+        return
+    line = json.dumps(event) + "\n"
     if path is None:
         print(line, end="", file=sys.stderr, flush=True)
         return
@@ -44,6 +50,16 @@ def emit(kind: str, **fields: Any) -> None:
         os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def shown_by(show: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Have the events of this process shown to somebody, where `CALLTUNE_EVENTS` names no file for them."""
+    _shown_by.append(show)
+    try:
+        yield
+    finally:
+        _shown_by.pop()
 
 
 def note(message: str) -> None:

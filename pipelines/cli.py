@@ -5,14 +5,19 @@ import json
 import os
 import signal
 import sys
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from calltune import runtime
 from calltune.errors import NO_ROOM, UserError
 from pipelines import cli_cluster, cli_registry, cli_steps
 from pipelines.options import REFUSED, Config, Overrides, Workdir
+
+if TYPE_CHECKING:
+    from pipelines.screen import Screen
 
 app = typer.Typer(
     help="Fine-tune an open language model to call your tools, and promote it only when it has proved itself.\n\n"
@@ -182,7 +187,8 @@ def main() -> None:
 
 def _code() -> int:
     try:
-        app()
+        with runtime.shown_by(_show):
+            app()
         code = 0
     except UserError as error:
         code = _say(str(error), error.exit_code)
@@ -207,6 +213,21 @@ def _code() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
+
+
+def _show(event: dict[str, Any]) -> None:
+    """Show an event of a command that runs no step, beside what it prints."""
+    _lines().show(event)
+
+
+@cache
+def _lines() -> "Screen":
+    from rich.console import Console
+
+    from pipelines.screen import Screen
+
+    # Also on a terminal: a bar would take what the command prints out of the file that its output goes to.
+    return Screen(Console(stderr=True, force_terminal=False))
 
 
 def _interrupt(*_: object) -> None:

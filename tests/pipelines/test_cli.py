@@ -54,6 +54,18 @@ def test_a_disk_that_is_full_while_a_step_writes_is_one_line(tmp_path):
     assert done.stderr.splitlines()[-1] == "calltune: no room left on the disk: while writing"
 
 
+def test_what_check_has_to_say_of_a_folder_is_a_sentence_and_no_event(tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "rows.jsonl").write_bytes((REPO / "examples" / "helpdesk" / "questions.jsonl").read_bytes())
+    (tmp_path / "rows" / "readme.txt").write_text("no rows")
+    environment = {name: value for name, value in os.environ.items() if name != "CALLTUNE_EVENTS"}
+    command = [*CALLTUNE, "check", "-c", RECIPE, "--set", f"ingest.source={tmp_path}/rows"]
+    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"  ingest\.source: \S+/rows: 1 of 2 files are not read, since .*: readme\.txt\n", done.stderr)
+    assert "ingest.source" not in done.stdout
+
+
 def test_help_imports_nothing_heavy():
     program = (
         "import sys, pipelines.cli as cli\n"
