@@ -1,7 +1,7 @@
 """Pydantic's errors of a config as one line in plain words: which key, what is wrong, what would be right."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
@@ -33,6 +33,8 @@ _WORDS = {
 def explained(error: ValidationError, root: type[Settings]) -> str:
     """The first wrong key and what is wrong with it, and how many more there are.
 
+    A key that is unknown comes before all others: what is missing is most often what it was to be.
+
     Args:
         error: what pydantic has found.
         root: the settings that it was checking.
@@ -40,7 +42,7 @@ def explained(error: ValidationError, root: type[Settings]) -> str:
     wrong: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for one in error.errors():
         wrong.setdefault(_setting(root, one["loc"]), []).append(one)
-    place, found = next(iter(wrong.items()))
+    place, found = min(wrong.items(), key=lambda item: not _is_unknown(root, *item))
     key = ".".join(map(str, place))
     text = _sentence(root, place, found)
     more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -49,12 +51,13 @@ def explained(error: ValidationError, root: type[Settings]) -> str:
 
 def _sentence(root: type[Settings], place: tuple[int | str, ...], found: list[ErrorDetails]) -> str:
     first = found[0]
-    *parents, last = place or ("",)
-    known = _keys(_inside(root, parents))
     wrong_key = first["loc"][-1:] == ("[key]",)
-    if first["type"] in ("extra_forbidden", "invalid_key") or (wrong_key and known):
-        near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.4)
-        return f"unknown key; {f'did you mean {near[0]}?' if near else 'known are ' + ', '.join(known)}"
+    if _is_unknown(root, place, found):
+        *parents, last = place
+        known = _keys(_inside(root, parents))
+        near = difflib.get_close_matches(str(last), known, n=1)
+        meant = near or list(_elsewhere(root, str(last)))
+        return f"unknown key; {'did you mean ' + ' or '.join(meant) + '?' if meant else 'known are ' + ', '.join(known)}"
     if first["type"] == "missing":
         return "is required"
     if first["input"] is None:
@@ -65,6 +68,23 @@ def _sentence(root: type[Settings], place: tuple[int | str, ...], found: list[Er
         return f"{'the key ' if wrong_key else ''}{text}{'' if repr(first['input']) in text else given}"
     choices = [_WORDS[one["type"]].format(**one.get("ctx", {})) if one["type"] in _WORDS else one["msg"] for one in found]
     return f"{'the key ' if wrong_key else ''}must be {' or '.join(dict.fromkeys(choices))}{given}"
+
+
+def _is_unknown(root: type[Settings], place: tuple[int | str, ...], found: list[ErrorDetails]) -> bool:
+    """Whether it is the key itself that there is no setting for."""
+    first = found[0]
+    wrong_key = first["loc"][-1:] == ("[key]",) and bool(_keys(_inside(root, place[:-1])))
+    return first["type"] in ("extra_forbidden", "invalid_key") or wrong_key
+
+
+def _elsewhere(section: type[Settings], key: str) -> Iterator[str]:
+    """Where in a section, and the sections in it, there is a setting of that name."""
+    for name, field in section.model_fields.items():
+        inside = field.annotation
+        if name == key:
+            yield name
+        elif isinstance(inside, type) and issubclass(inside, Settings):
+            yield from (f"{name}.{path}" for path in _elsewhere(inside, key))
 
 
 def _shown(value: Any) -> str:
