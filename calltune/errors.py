@@ -1,6 +1,8 @@
 """Errors that a user can fix: one clear line, exit code 2, no traceback."""
 
 import errno
+import os
+import re
 from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -28,13 +30,36 @@ class DataError(UserError):
 def no_such_file(path: Path | str, kind: str = "") -> DataError:
     """The error for a file that is not where somebody said; of a relative path also where that was looked for.
 
-    Where something else is in its place, such as a device or a pipe, it says so.
+    Where something else is in its place, such as a device or a pipe, or where it is an address or a pattern that nobody reads,
+    it says so.
     """
     if Path(path).exists():
         what = "a folder" if Path(path).is_dir() else "neither a file nor a folder"
         return DataError(f"{path}: is {what}; name {f'the {kind}' if kind else 'a'} file")
+    instead = _instead(str(path), kind)
+    if instead:
+        return DataError(f"{path}: {instead}")
     from_where = "" if Path(path).is_absolute() else f" in {Path.cwd()}, from where paths count"
     return DataError(f"{path}: no such {f'{kind} file' if kind else 'file'}{from_where}")
+
+
+def _instead(path: str, kind: str) -> str:
+    """What would be right in place of what is not a path, but looks as if it was to be something else; else empty."""
+    is_data = kind in ("", "data")
+    on_hub = re.fullmatch(r"(?:hf:|https?:/+huggingface\.co)/+(?:datasets/)?([\w.-]+/[\w.-]+)?.*", path)
+    if on_hub and is_data:
+        return f"is no address that is read: hf://datasets/{on_hub[1] or 'OWNER/NAME'} would be right"
+    if re.match(r"[a-z][a-z0-9+.-]+:/", path, re.IGNORECASE) and not path.startswith("s3:/"):
+        also = " or have it at s3://bucket/prefix or hf://datasets/OWNER/NAME" if is_data else ""
+        return f"nothing is read from such an address: download it, and name the file,{also}".removesuffix(",")
+    whole = os.path.expanduser(os.path.expandvars(path))
+    if whole != path or path.startswith(("~", "$")):
+        return f"~ and $ are not expanded here: write the whole path{f', {whole}' if whole != path else ''}"
+    if is_data and re.search(r"[*?\[]", path):
+        return (
+            f"no such file, and patterns are not read: name the folder, {os.path.dirname(path) or '.'}, whose data files all are"
+        )
+    return ""
 
 
 class Stopped(UserError):

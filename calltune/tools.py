@@ -31,7 +31,7 @@ def load(path: str | Path) -> list[Tool]:
     else:
         path = Path(path)
         if not path.is_file():
-            raise no_such_file(path, "tools")
+            raise no_such_file(address, "tools")
         if path.suffix == ".py":
             tools = [normalise(function, address) for function in python_tools.functions_of(path)]
         else:

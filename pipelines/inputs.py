@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from calltune import input_files, models, storage, tools
-from calltune.errors import ConfigError, DataError
+from calltune import hub, input_files, models, storage, tools
+from calltune.errors import ConfigError, DataError, no_such_file
 from calltune.layouts import is_data
 from calltune.processes import in_environment
 from calltune.records import sha256
@@ -105,14 +105,10 @@ class Inputs:
         Raises:
             DataError: a file is not there.
         """
-        sections: dict[str, Any] = {"ingest": config.ingest, "model": config.model}
-        if "://" not in config.ingest.source:
-            sections["ingest"] = sections["ingest"].model_copy(update={"source": self._source(Path(config.ingest.source))})
+        first = config.ingest.model_copy(update={"source": self._source(config.ingest.source)})
+        sections: dict[str, Any] = {"ingest": first, "model": config.model}
         if config.ingest.more:
-            more = [
-                part if "://" in part.source else part.model_copy(update={"source": self._source(Path(part.source))})
-                for part in config.ingest.more
-            ]
+            more = [part.model_copy(update={"source": self._source(part.source)}) for part in config.ingest.more]
             sections["ingest"] = sections["ingest"].model_copy(update={"more": more})
         if config.ingest.tools and not config.ingest.tools.startswith("s3://"):
             sections["ingest"] = sections["ingest"].model_copy(update={"tools": self._tools(config.ingest.tools)})
@@ -164,11 +160,15 @@ class Inputs:
             )
         return found
 
-    def _source(self, file: Path) -> str:
+    def _source(self, source: str) -> str:
+        """A file or a folder of rows; what is in a store or on the Hub stays where it is."""
+        if source.startswith(("s3://", hub.PREFIX)):
+            return source
+        file = Path(source)
         if file.is_dir():
             return self._folder(file)
         if not file.is_file():
-            raise DataError(f"ingest.source: {file}: no such file")
+            raise no_such_file(source)
         # In S3 only these names are read; `.json` is read as a file of any other name is.
         name = file.name if is_data(file.name) else f"{file.name}.json"
         copy = self._copies[os.path.abspath(file)] = self._file(file, f"inputs/{models.file_sha256(file)}/{name}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calltune import runtime, storage, tracking
+from calltune import hub, runtime, storage, tracking
 from calltune.errors import ConfigError, UserError, no_such_file
 from calltune.processes import in_environment
 from pipelines import answering, leash, suites
@@ -249,7 +249,7 @@ def _outcome(code: int, seen: list[dict[str, Any]], workdir: Path) -> Outcome:
 def _require_inputs(config: RunConfig) -> None:
     """What can be said before a server is started; look and ingest say the rest."""
     for kind, path in [*(("data", part.source) for part in config.ingest.sources), ("tools", config.ingest.tools)]:
-        if path and "://" not in path and not Path(path).exists():
+        if path and not path.startswith(("s3://", hub.PREFIX)) and not Path(path).exists():
             raise no_such_file(path, kind)
 
 

@@ -147,6 +147,31 @@ def test_a_folder_with_nothing_but_a_linked_one_says_that_it_is_not_read(tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "https://acme.org/rows.jsonl",
+            "nothing is read from such an address: download it, and name the file, or have it at s3://",
+        ),
+        ("gs://acme/rows", r"gs://acme/rows: nothing is read from such an address: download it.* at s3://bucket/prefix or hf://"),
+        ("hf://acme/calls", "hf://acme/calls: is no address that is read: hf://datasets/acme/calls would be right$"),
+        ("https://huggingface.co/datasets/acme/calls", "is no address that is read: hf://datasets/acme/calls would be right$"),
+        ("hf://calls", "is no address that is read: hf://datasets/OWNER/NAME would be right$"),
+        ("~/rows.jsonl", r"~/rows\.jsonl: ~ and \$ are not expanded here: write the whole path, /home/ann/rows\.jsonl$"),
+        ("$HOME/rows.jsonl", r"~ and \$ are not expanded here: write the whole path, /home/ann/rows\.jsonl$"),
+        ("$NOWHERE/rows.jsonl", r"~ and \$ are not expanded here: write the whole path$"),
+        ("data/*.jsonl", "no such file, and patterns are not read: name the folder, data, whose data files all are$"),
+        ("nowhere.jsonl", "no such file in /.*, from where paths count$"),
+    ],
+)
+def test_a_source_that_is_no_path_says_what_would_be_right(source, message, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    with pytest.raises(DataError, match=message):
+        sources.find(source)
+
+
+@pytest.mark.parametrize(
     ("name", "data", "message"),
     [
         ("a.jsonl.gz", gzip.compress(lines(ROWS))[:-6], "a.jsonl.gz: the gzip file ends too early: it was cut off"),
