@@ -12,6 +12,9 @@ from calltune.loose_types import from_loose_types
 from calltune.plain_schemas import is_plain
 from calltune.records import Tool, once
 
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+"""How files begin that gzip and zstd have made."""
+
 
 def load(path: str | Path) -> list[Tool]:
     """Read the tools that a file defines.
@@ -124,6 +127,10 @@ def _page(answer: Any) -> dict[str, Any] | None:
 
 
 def _document(data: bytes, path: str) -> Any:
+    if data.startswith(_PACKED):
+        raise DataError(
+            f"{path}: is packed, and a tools file is not unpacked: the JSON, YAML or Python file itself would be right"
+        )
     if path.lower().endswith((".yaml", ".yml")):
         import yaml
 
@@ -135,7 +142,9 @@ def _document(data: bytes, path: str) -> Any:
     try:
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file: {error}") from None
+        lines = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"
+        right = "; one JSON list of all tools, [{…}, {…}], would be right, not one tool a line" if lines else ""
+        raise DataError(f"{path}: not a JSON file: {error}{right}") from None
 
 
 def _once_loader() -> type:

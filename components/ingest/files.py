@@ -75,6 +75,10 @@ def _text(file: BinaryIO, uri: str, layout: str) -> Iterator[RawRow]:
     if other is not None:
         raise DataError(f"{uri}: is no text in UTF-8, but looks like {other}")
     offset = len(file.read(len(_BOM))) if start.startswith(_BOM) else 0
+    if layout in ("tsv", "tab"):
+        raise DataError(
+            f"{uri}: cells separated by tabs are not read: CSV, with commas and a name that ends in .csv, would be right"
+        )
     if layout == "csv":
         yield from _csv(_Lines(file, offset), uri)
     elif layout not in ("jsonl", "ndjson") and start.removeprefix(_BOM).lstrip().startswith(b"["):

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -56,10 +57,24 @@ def lines(file: BinaryIO, uri: str, offset: int = 0) -> Iterator[RawRow]:
 def _more_than_a_line(text: str, number: int) -> tuple[str, str] | None:
     """Rule and message of a line that shows that the file is no JSON lines."""
     if text == "{":
-        return "not_json", f"the row is an object over several lines: one a line, or {_ARRAY} would be right"
+        inside = "; where the object holds the rows in a list, that list by itself" if number == 1 else ""
+        return "not_json", f"the row is an object over several lines: one a line, or {_ARRAY} would be right{inside}"
     if text == "[" or (number == 1 and text.startswith("[") and text.endswith("]")):
         return "not_an_object", f"a row must be a JSON object, not a list: one a line, or {_ARRAY} would be right"
     return None
+
+
+def hint(text: str, error: ValueError) -> str:
+    """What would be right where the JSON of a text is wrong in a way that tells what was meant; else nothing."""
+    if not isinstance(error, json.JSONDecodeError):
+        return ""
+    rest = text[error.pos :]
+    if error.msg == "Extra data" and rest.strip() == ",":
+        return ": one object a line, without a comma behind it, would be right"
+    # Of `{'a': 1}` some versions point at the quote, others at the brace before it.
+    if rest.removeprefix("{").lstrip().startswith("'") or re.match(r"(None|True|False)\b", rest):
+        return ": it looks like Python; JSON, as json.dumps writes it, has double quotes, and null, true and false"
+    return ""
 
 
 def array(file: BinaryIO, uri: str, offset: int = 0) -> Iterator[RawRow]:
@@ -124,7 +139,7 @@ class _Window:
             except json.JSONDecodeError as error:
                 cut_off = error.msg.startswith("Unterminated string") or error.pos + _TAIL >= len(self.text)
                 if not cut_off or not self._grow():
-                    raise self.error(f"not JSON: {error.msg}", error.pos) from None
+                    raise self.error(f"not JSON: {error.msg}{hint(self.text, error)}", error.pos) from None
             except (RecursionError, ValueError) as error:
                 raise self.error(f"not JSON: {error}") from None
             else:

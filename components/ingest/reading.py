@@ -11,6 +11,7 @@ from calltune.dialects import DIALECTS, detect
 from calltune.dialects.reading import RowError, strict_json
 from calltune.errors import DataError
 from calltune.records import Record, Tool
+from components.ingest import jsontext
 from components.ingest.config import SourceConfig
 from components.ingest.jsontext import RawRow
 
@@ -34,7 +35,7 @@ def parsed(rows: Iterable[RawRow]) -> Iterator[tuple[RawRow, Parsed]]:
         try:
             row = strict_json(raw.text)
         except ValueError as error:
-            yield raw, RowError("not_json", f"not JSON: {_why(error)}")
+            yield raw, RowError("not_json", f"not JSON: {_why(error)}{jsontext.hint(raw.text, error)}")
         else:
             yield raw, row if isinstance(row, dict) else RowError("not_an_object", "a row must be a JSON object")
 
@@ -85,7 +86,19 @@ def dialect_of(config: SourceConfig, sample: list[tuple[RawRow, Parsed]]) -> tup
     try:
         return detect(rows)
     except DataError as error:
-        raise DataError(f"{config.source}: {error}") from None
+        raise DataError(f"{config.source}: {_rows_inside(rows[0])}{error}") from None
+
+
+def _rows_inside(row: dict[str, Any]) -> str:
+    """Says where in an object that is the whole file its rows are, such as ``{"data": [{…}, …]}``; else nothing."""
+    for name, value in row.items():
+        inside = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+        try:
+            detect(inside)
+        except DataError:
+            continue
+        return f"the rows seem to be in the list {name!r}: that list by itself, in a .json file, would be right; "
+    return ""
 
 
 def record_of(row: dict[str, Any], dialect: str, given: list[Tool]) -> tuple[Record, str]:

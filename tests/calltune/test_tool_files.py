@@ -1,5 +1,6 @@
 """Tools from files that are no Python: lists in several forms, OpenAPI documents, MCP dumps."""
 
+import gzip
 import json
 
 import pytest
@@ -237,6 +238,19 @@ def test_a_description_that_is_no_text_is_refused(load, description):
 def test_a_list_of_tools_may_begin_with_a_byte_order_mark(tmp_path):
     (tmp_path / "tools.json").write_text(json.dumps([FIND]), encoding="utf-8-sig")
     assert tools.load(tmp_path / "tools.json") == [FIND]
+
+
+@pytest.mark.parametrize("name", ["tools.jsonl", "tools.json"])
+def test_tools_one_a_line_are_refused_with_what_would_be_right(tmp_path, name):
+    (tmp_path / name).write_text(f"{json.dumps(FIND)}\n{json.dumps(FIND)}\n")
+    with pytest.raises(DataError, match=r"Extra data: .*; one JSON list of all tools, .* would be right, not one tool a line$"):
+        tools.load(tmp_path / name)
+
+
+def test_a_packed_file_of_tools_is_said_to_be_packed(tmp_path):
+    (tmp_path / "tools.json.gz").write_bytes(gzip.compress(json.dumps([FIND]).encode()))
+    with pytest.raises(DataError, match=r"tools\.json\.gz: is packed, .*: the JSON, YAML or Python file itself would be right$"):
+        tools.load(tmp_path / "tools.json.gz")
 
 
 def test_a_key_that_stands_twice_is_refused_and_not_the_last_one_taken(tmp_path):

@@ -448,6 +448,54 @@ def test_a_file_that_is_cut_off_is_told_by_helpers_too_and_no_file_looks_whole(t
     assert not list((tmp_path / "out").iterdir())
 
 
+GOOD = json.dumps(chat("A?"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "rows.jsonl",
+            f"{GOOD},\n{GOOD},",
+            "not JSON: Extra data at character .*: one object a line, without a comma behind it, would",
+        ),
+        (
+            "rows.jsonl",
+            repr(chat("A?")),
+            "row 1: not JSON: .*: it looks like Python; JSON, as json.dumps writes it, has double quotes",
+        ),
+        (
+            "rows.jsonl",
+            '{"a": None}',
+            "row 1: not JSON: Expecting value at character 7: it looks like Python; .* and null, true and",
+        ),
+        (
+            "rows.json",
+            repr([chat("A?")]),
+            "line 1, character 3: not JSON: .*: it looks like Python; .* a JSON array is read whole",
+        ),
+        (
+            "rows.json",
+            f'{{"data": [{GOOD}]}}',
+            "json: the rows seem to be in the list 'data': that list by itself, in a .json file, ",
+        ),
+        (
+            "rows.json",
+            f'{{\n"data": [\n{GOOD}]}}',
+            "over several lines: .*; where the object holds the rows in a list, that list by",
+        ),
+        (
+            "rows.tsv",
+            "instruction\toutput\nA?\tB",
+            "rows.tsv: cells separated by tabs are not read: CSV, with commas and a name that",
+        ),
+    ],
+)
+def test_a_file_that_is_nearly_right_says_what_would_be(take, name, text, message):
+    with pytest.raises(DataError, match=message):
+        take([text], name=name)
+
+
 @pytest.mark.parametrize("dialect", ["auto", "openai"])
 def test_a_file_with_nothing_readable_for_long_is_not_kept_in_memory(take, monkeypatch, dialect):
     monkeypatch.setattr(reading, "MOST_UNREADABLE", 20)
