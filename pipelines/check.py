@@ -48,7 +48,7 @@ def check(config: RunConfig, here: bool = True) -> Iterator[str]:
     # How many are in each file. Those of S3 and the Hub would have to be downloaded to be counted.
     rows: Counter[str] | None = Counter()
     for part in config.ingest.sources:
-        source = find(part.source)
+        source = find(part.source, config.ingest.tools)
         sample = look(part, source, given)
         samples.append(sample)
         if rows is not None:

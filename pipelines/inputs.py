@@ -105,10 +105,12 @@ class Inputs:
         Raises:
             DataError: a file is not there.
         """
-        first = config.ingest.model_copy(update={"source": self._source(config.ingest.source)})
+        first = config.ingest.model_copy(update={"source": self._source(config.ingest.source, config.ingest.tools)})
         sections: dict[str, Any] = {"ingest": first, "model": config.model}
         if config.ingest.more:
-            more = [part.model_copy(update={"source": self._source(part.source)}) for part in config.ingest.more]
+            more = [
+                part.model_copy(update={"source": self._source(part.source, config.ingest.tools)}) for part in config.ingest.more
+            ]
             sections["ingest"] = sections["ingest"].model_copy(update={"more": more})
         if config.ingest.tools and not config.ingest.tools.startswith("s3://"):
             sections["ingest"] = sections["ingest"].model_copy(update={"tools": self._tools(config.ingest.tools)})
@@ -160,13 +162,13 @@ class Inputs:
             )
         return found
 
-    def _source(self, source: str) -> str:
+    def _source(self, source: str, tools: str) -> str:
         """A file or a folder of rows; what is in a store or on the Hub stays where it is."""
         if source.startswith(("s3://", hub.PREFIX)):
             return source
         file = Path(source)
         if file.is_dir():
-            return self._folder(file)
+            return self._folder(file, tools)
         if not file.is_file():
             raise no_such_file(source)
         # In S3 only these names are read; `.json` is read as a file of any other name is.
@@ -174,9 +176,10 @@ class Inputs:
         copy = self._copies[os.path.abspath(file)] = self._file(file, f"inputs/{models.file_sha256(file)}/{name}")
         return copy
 
-    def _folder(self, folder: Path) -> str:
+    def _folder(self, folder: Path, tools: str) -> str:
         """The files that ingest would read here, which are those that it reads there."""
-        read = {path.relative_to(folder).as_posix(): path for path in sources.find(str(folder)).parts if isinstance(path, Path)}
+        found = sources.find(str(folder), tools).parts
+        read = {path.relative_to(folder).as_posix(): path for path in found if isinstance(path, Path)}
         key = f"inputs/{sha256({name: models.file_sha256(path) for name, path in read.items()})}"
         there = set(self.store.list(key)) if self.store is not None else set()
         for name, path in read.items():

@@ -67,7 +67,7 @@ def ingest(config: IngestConfig, out: Path, page: Path | None = None) -> Ingeste
         DataError: the source or the tools file cannot be read, no row or too few can be used, or the disk is full.
     """
     given = tools.load(config.tools) if config.tools else []
-    sources = [find(part.source) for part in config.sources]  # all of them, before hours are spent on the first
+    sources = [find(part.source, config.tools) for part in config.sources]  # all of them, before hours are spent on the first
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -135,6 +135,26 @@ def test_a_linked_folder_is_not_left_out_in_silence(tmp_path, monkeypatch):
     assert said == [f"ingest.source: {tmp_path}/in: the linked folder linked is not read"]
 
 
+@pytest.mark.parametrize("name", ["tools.json", "more/tools.json"])
+def test_the_tools_file_in_the_folder_of_rows_holds_no_rows(tmp_path, monkeypatch, name):
+    said = []
+    monkeypatch.setattr(sources.runtime, "note", said.append)
+    write(tmp_path / "in" / "a.jsonl", [chat("A?")])
+    (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "in" / name).write_text('[{"name": "find", "description": "Find.", "parameters": {}}]')
+    monkeypatch.chdir(tmp_path)
+    result = ingest(IngestConfig(source=f"{tmp_path}/in", tools=f"in/{name}"), tmp_path / "out")
+    assert (result.read, result.kept) == (1, 1)
+    assert f"ingest.source: {tmp_path}/in: {name} is not read as rows, since ingest.tools names it" in said
+
+
+def test_the_tools_file_below_the_prefix_of_rows_holds_no_rows(s3):
+    s3.put("rows/a.jsonl", json.dumps(chat("A?")).encode())
+    s3.put("rows/tools.json", b"[]")
+    (key,) = sources.find(f"{s3.uri}/rows", f"{s3.uri}/rows/tools.json").keys
+    assert key.endswith("/rows/a.jsonl")
+
+
 def test_a_folder_with_nothing_but_a_linked_one_says_that_it_is_not_read(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(sources.runtime, "note", said.append)
