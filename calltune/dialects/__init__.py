@@ -71,6 +71,16 @@ def detect(rows: list[dict[str, Any]]) -> tuple[str, str]:
     return name, f"{count} of the first {len(rows)} rows have {fields}"
 
 
+def other_than(dialect: str, row: dict[str, Any]) -> str:
+    """The dialect of a row that lacks this one's fields; empty where it has them, or no other one's."""
+    has_them = (
+        "messages" in row or "conversations" in row
+        if dialect == _IN_TEXT
+        else all(field in row for field in dict(_SIGNS)[dialect])
+    )
+    return "" if has_them else _dialect_of(row) or ""
+
+
 def _dialect_of(row: dict[str, Any]) -> str | None:
     name = next((name for name, fields in _SIGNS if all(field in row for field in fields)), None)
     if name in ("openai", "sharegpt") and not _has_call_fields(row) and any(map(_is_hermes, _turns(row))):

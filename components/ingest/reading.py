@@ -7,7 +7,7 @@ from json import JSONDecodeError
 from typing import Any
 
 from calltune import validate
-from calltune.dialects import DIALECTS, detect
+from calltune.dialects import DIALECTS, detect, other_than
 from calltune.dialects.reading import RowError, strict_json
 from calltune.errors import DataError
 from calltune.records import Record, Tool
@@ -108,7 +108,7 @@ def record_of(row: dict[str, Any], dialect: str, given: list[Tool]) -> tuple[Rec
         RowError: it cannot be used.
     """
     try:
-        record = DIALECTS[dialect](row, given)
+        record = _in_dialect(row, dialect, given)
         problem = validate.problem(record)
         if problem is not None:
             raise RowError(*problem)
@@ -119,6 +119,17 @@ def record_of(row: dict[str, Any], dialect: str, given: list[Tool]) -> tuple[Rec
     if line.count("[") + line.count("{") > MOST_LEVELS and _levels(record) > MOST_LEVELS:
         raise RowError("too_deep", f"nested too deeply: at most {MOST_LEVELS} levels are taken")
     return record, line
+
+
+def _in_dialect(row: dict[str, Any], dialect: str, given: list[Tool]) -> Record:
+    try:
+        return DIALECTS[dialect](row, given)
+    except RowError as error:
+        other = other_than(dialect, row)
+        if not other:
+            raise
+        right = "rows of another layout belong into a place of their own, which ingest.more names"
+        raise RowError(error.rule, f"{error}; it is read as {dialect}, and has the fields of {other}: {right}") from None
 
 
 def _levels(value: Any) -> int:

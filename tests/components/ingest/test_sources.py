@@ -26,6 +26,10 @@ ROWS = [
     for n in range(5)
 ]
 
+OTHER = (
+    "; it is read as openai, and has the fields of xlam: rows of another layout belong into a place .* which ingest.more names"
+)
+
 
 def chat(question):
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}], "tools": []}
@@ -99,7 +103,7 @@ def test_all_of_a_folder_is_read_in_order_and_what_is_not_is_said(tmp_path):
 def test_a_folder_of_two_dialects_names_the_file_of_the_first_refused_row(tmp_path):
     write(tmp_path / "in" / "a.jsonl", [chat(f"{n}?") for n in range(9)])
     write(tmp_path / "in" / "b.jsonl")
-    with pytest.raises(DataError, match=r"5 of 14 rows .*; first, row 1 of .*/in/b\.jsonl: messages: must be a list"):
+    with pytest.raises(DataError, match=r"5 of 14 rows .*; first, row 1 of .*/in/b\.jsonl: messages: must be a list.*" + OTHER):
         take(tmp_path / "in", tmp_path / "out")
 
 
