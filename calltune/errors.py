@@ -52,13 +52,13 @@ def _instead(path: str, kind: str) -> str:
     if re.match(r"[a-z][a-z0-9+.-]+:/", path, re.IGNORECASE) and not path.startswith("s3:/"):
         also = " or have it at s3://bucket/prefix or hf://datasets/OWNER/NAME" if is_data else ""
         return f"nothing is read from such an address: download it, and name the file,{also}".removesuffix(",")
-    whole = os.path.expanduser(os.path.expandvars(path))
-    if whole != path or path.startswith(("~", "$")):
+    if path.startswith(("~", "$")):
+        # Of the variables only this one is shown: another one may be a secret.
+        whole = os.path.expanduser(re.sub(r"\$(HOME|\{HOME\})(?=/)", "~", path))
         return f"~ and $ are not expanded here: write the whole path{f', {whole}' if whole != path else ''}"
     if is_data and re.search(r"[*?\[]", path):
-        return (
-            f"no such file, and patterns are not read: name the folder, {os.path.dirname(path) or '.'}, whose data files all are"
-        )
+        folder = os.path.dirname(path) or "."
+        return f"no such file, and patterns are not read: name a folder, of which every data file is, such as {folder}"
     return ""
 
 

@@ -410,7 +410,8 @@ def test_a_folder_of_rows_is_brought_as_run_reads_it(cluster, s3, tmp_path):
     (folder / "more" / "b.jsonl").write_text("".join(lines[40:]))
     (folder / "README.md").write_text("not rows")
     (folder / "_old" / "c.jsonl").write_text("not read either")
-    config = load(cluster.config, [f"ingest.source={folder}"])
+    (folder / "tools.json").write_text(json.dumps(tools.load(cluster.folder / "tools.py")))
+    config = load(cluster.config, [f"ingest.source={folder}", f"ingest.tools={folder}/tools.json"])
     inputs = Inputs(s3.uri, s3)
     brought = inputs.bring(config)
     assert sorted(key.split("/", 2)[2] for key in inputs.uploaded) == ["a.jsonl", "more/b.jsonl", "tools.json"]
