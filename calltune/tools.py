@@ -152,8 +152,9 @@ def _once_loader() -> type:
 
 
 def _listed(tool: dict[str, Any], where: str) -> Tool:
-    if "inputSchema" in tool:  # MCP's name for it
-        schema = tool["inputSchema"]
+    theirs = next((name for name in ("inputSchema", "input_schema") if name in tool), None)  # MCP's name for it, and Anthropic's
+    if theirs is not None:
+        schema = tool[theirs]
         schema = {key: value for key, value in schema.items() if key != "$schema"} if isinstance(schema, dict) else schema
         tool = {"name": tool.get("name"), "description": tool.get("description") or tool.get("title"), "parameters": schema}
     try:
