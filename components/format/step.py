@@ -2,12 +2,14 @@
 
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from calltune import input_files, models, runtime, validate
 from calltune.errors import ConfigError, DataError
@@ -128,9 +130,8 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             "template_reason": choice.reason,
             "chat_template": template.as_json(),
             "stop_ids": renderer.stop_ids,
-            "stops": {
-                tokenizer.decode([token]): count for token, count in train.stops.most_common() if token in renderer.stop_ids
-            },
+            "begins": _by_token(train.begins, tokenizer, [tokenizer.bos_token_id]),
+            "stops": _by_token(train.stops, tokenizer, renderer.stop_ids),
             "supervise_tools": config.supervise_tools,
             "max_tokens": config.max_tokens,
             "shortened": len(rows.shortened),
@@ -149,6 +150,10 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         },
     )
     return result
+
+
+def _by_token(found: Counter[int], tokenizer: Any, those: Sequence[int | None]) -> dict[str, int]:
+    return {tokenizer.decode([token]): count for token, count in found.most_common() if token in those}
 
 
 def _read_all(records: RecordFile, rows: Rows, here: Reader, there: Callable[[], Reader], asked: Path) -> frozenset[int]:
