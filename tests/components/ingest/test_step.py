@@ -492,3 +492,16 @@ def test_rows_with_tools_of_which_none_calls_any_are_told_of(take, monkeypatch):
     assert len(notes(take, monkeypatch, [chat("Hi?", tools=TOOLS)])) == 1
     assert not notes(take, monkeypatch, [chat("Hi?", tools=TOOLS), call("Who is Ana?", "Ana")])
     assert not notes(take, monkeypatch, [chat("Hi?")])
+
+
+def test_conversations_contradict_each_other_only_where_all_that_is_asked_is_the_same(take):
+    question = [{"role": "user", "content": "Where is Ana?"}]
+    asked = call("Where is Ana?", "Ana")["messages"][1:]
+    found = [*question, *asked, {"role": "tool", "content": "B1"}]
+    rows = [
+        {"messages": [*found, {"role": "assistant", "content": "In B1."}], "tools": TOOLS},
+        {"messages": [*question, {"role": "assistant", "content": "No idea."}], "tools": TOOLS},
+        {"messages": [*found, {"role": "assistant", "content": "In B2."}], "tools": TOOLS},
+    ]
+    result = take(rows, max_quarantined=0.5)
+    assert (result.kept, result.quarantined) == (2, 1)
