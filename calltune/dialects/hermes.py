@@ -23,6 +23,7 @@ from calltune.dialects.reading import (
     RowError,
     json_field,
     record,
+    require_trained_on,
     shown,
     strict_json,
     tool_call,
@@ -105,6 +106,7 @@ def _turn(turn: Any, where: str) -> tuple[str, str]:
     role = {**ROLES, "developer": "developer"}.get(said)
     if role is None or role == "function_call":
         raise RowError("unknown_role", f"{where}: {said!r} is not one of system, human, gpt, tool")
+    require_trained_on(turn, role, where)
     return role, text
 
 

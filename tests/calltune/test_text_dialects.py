@@ -244,3 +244,15 @@ def test_a_column_of_csv_may_hold_the_turns_as_json(dialect):
 def test_a_question_of_the_leaderboard_may_be_a_text():
     read = bfcl([{"geo.weather": {"city": ["Oslo"]}}], "[Urgent] Weather in Oslo?")
     assert read["messages"][0] == {"role": "user", "content": "[Urgent] Weather in Oslo?"}
+
+
+@pytest.mark.parametrize(("dialect", "field"), [("openai", "messages"), ("hermes", "messages"), ("sharegpt", "conversations")])
+def test_a_turn_that_its_author_excluded_from_training_is_refused_in_every_dialect_of_turns(dialect, field):
+    turns = [{"role": "user", "content": "Hi", "weight": 0}, {"role": "assistant", "content": "Ho", "weight": 0}]
+    if dialect == "sharegpt":
+        turns = [{"from": "human", "value": "Hi", "weight": 0}, {"from": "gpt", "value": "Ho", "weight": 0}]
+    with pytest.raises(RowError, match=rf"{field}\[1\].weight: 0 excludes a turn from training") as refused:
+        DIALECTS[dialect]({field: turns}, [])
+    assert refused.value.rule == "unsupported_weight"
+    turns[1]["weight"] = 1
+    assert len(DIALECTS[dialect]({field: turns}, [])["messages"]) == 2, "no turn of a user is trained on"
