@@ -149,7 +149,8 @@ def test_what_an_mcp_server_lists_are_tools(load, dump):
 
 
 def test_tools_as_anthropic_writes_them_keep_their_parameters(load):
-    assert load([{"name": "find", "description": "Find.", "input_schema": FIND["function"]["parameters"]}]) == [FIND]
+    anthropic = {"name": "find", "description": "Find.", "input_schema": FIND["function"]["parameters"]}
+    assert load([anthropic]) == [tools.normalise(anthropic, "a row's tool")] == [FIND]
 
 
 def test_one_page_of_an_mcp_servers_tools_is_not_taken_for_all(load):
