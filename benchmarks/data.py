@@ -84,7 +84,7 @@ def _format(folder: Path) -> dict[str, Any]:
     from components.format.config import FormatConfig
     from components.format.step import format_rows
 
-    config = FormatConfig(template="hermes", max_tokens=MAX_TOKENS, max_quarantined=0.2)
+    config = FormatConfig(template="hermes", max_tokens=MAX_TOKENS, max_quarantined=0.2, split={"mode": "exact"})
     return vars(format_rows(folder / "records", ModelConfig(base=BASE), config, folder / "dataset"))
 
 

@@ -55,6 +55,7 @@ def normalise(tool: dict[str, Any], where: str) -> Tool:
         DataError: the tool has no name, its description is no text, its parameters are not a JSON Schema of an object, or a
             reference in them leads nowhere.
     """
+    tool = _with_parameters(tool)
     function = tool.get("function", tool)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise DataError(f"{where}: a tool needs a name")
@@ -160,11 +161,18 @@ def _once_loader() -> type:
     return Loader
 
 
+def _with_parameters(tool: dict[str, Any]) -> dict[str, Any]:
+    """The tool with `parameters`, where they have MCP's name or Anthropic's."""
+    theirs = next((name for name in ("inputSchema", "input_schema") if name in tool), None)
+    if theirs is None:
+        return tool
+    schema = tool[theirs]
+    schema = {key: value for key, value in schema.items() if key != "$schema"} if isinstance(schema, dict) else schema
+    return {"name": tool.get("name"), "description": tool.get("description") or tool.get("title"), "parameters": schema}
+
+
 def _listed(tool: dict[str, Any], where: str) -> Tool:
-    if "inputSchema" in tool:  # MCP's name for it
-        schema = tool["inputSchema"]
-        schema = {key: value for key, value in schema.items() if key != "$schema"} if isinstance(schema, dict) else schema
-        tool = {"name": tool.get("name"), "description": tool.get("description") or tool.get("title"), "parameters": schema}
+    tool = _with_parameters(tool)
     try:
         strict = normalise(tool, where)
     except DataError as error:

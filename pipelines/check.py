@@ -10,8 +10,9 @@ from pathlib import Path
 from calltune import tools
 from calltune.errors import ConfigError, DataError
 from calltune.models import BUNDLED, MANIFEST
-from calltune.records import Tool
+from calltune.records import Tool, calls_of
 from calltune.tools import names_of
+from calltune.written_calls import written_calls_note
 from components.format.config import SplitConfig
 from components.format.split import matching
 from components.ingest.reading import taken
@@ -59,6 +60,9 @@ def check(config: RunConfig, here: bool = True) -> Iterator[str]:
         yield f"dialect      {sample.dialect} ({sample.why}); {well}"
         if sample.first:
             yield f"warning: {sample.read - len(sample.records)} would be left out, the first for: {sample.first}"
+        if sample.written:
+            of = f"the first {count(sample.read, 'row')}"
+            yield f"warning: {written_calls_note(len(sample.written), of, *sample.written[0])}"
     sample = together(samples)
     doubt = too_many_refused(config.ingest, sample, None if rows is None else rows.total())
     if doubt:
@@ -96,6 +100,8 @@ def _tools(config: RunConfig, given: list[Tool], sample: Sample) -> Iterator[str
     yield f"tools        {len(names)} ({where}): {', '.join(names[:12]) or 'none'}{', …' if len(names) > 12 else ''}"
     if not found:
         yield "warning: the rows have no tools, so that only answers without a call are learnt: name a tools file in ingest.tools"
+    elif not sample.written and not any(calls_of(message) for record in sample.records for message in record["messages"]):
+        yield "warning: the first rows have tools, and none of them calls one: if the others are so, too, no call is learnt"
 
 
 def _match_rules(config: RunConfig, given: list[Tool], sample: Sample) -> Iterator[str]:

@@ -8,8 +8,10 @@ from calltune import validate
 from calltune.dialects.reading import RowError
 from calltune.errors import DataError
 from calltune.records import Record, Tool
+from calltune.written_calls import written_call
 from components.ingest.config import IngestConfig, SourceConfig
 from components.ingest.reading import dialect_of, first_rows, parsed, record_of
+from components.ingest.sensitive import masked
 from components.ingest.source import Source
 
 
@@ -24,6 +26,7 @@ class Sample:
         first: the first of these, and why; empty where there is none.
         dialect: how the rows are laid out.
         why: why it is that dialect.
+        written: those of the records that have a call in an answer's text, where no dialect reads it: the place and the text.
     """
 
     read: int
@@ -32,6 +35,7 @@ class Sample:
     first: str
     dialect: str
     why: str
+    written: list[tuple[str, str]]
 
 
 def look(config: SourceConfig, source: Source, given: list[Tool]) -> Sample:
@@ -54,19 +58,25 @@ def look(config: SourceConfig, source: Source, given: list[Tool]) -> Sample:
         )
     dialect, why = dialect_of(config, read)
     records: list[Record] = []
+    written: list[tuple[str, str]] = []
     rules: Counter[str] = Counter()
     first = ""
     for raw, row in read:
         try:
             if isinstance(row, RowError):
                 raise row
-            records.append(record_of(row, dialect, given)[0])
+            record = record_of(row, dialect, given)[0]
         except RowError as error:
             rules[error.rule] += 1
             first = first or f"{raw.place(config.source)}: {error}"
+            continue
+        records.append(record)
+        text = written_call(record)
+        if text:
+            written.append((raw.place(config.source), masked(text)))
     if not records:
         raise DataError(f"{config.source}: none of the first {len(read)} rows can be used; first, {first}")
-    return Sample(len(read), records, rules, first, dialect, why)
+    return Sample(len(read), records, rules, first, dialect, why, written)
 
 
 def together(samples: Sequence[Sample]) -> Sample:
@@ -76,7 +86,8 @@ def together(samples: Sequence[Sample]) -> Sample:
         rules.update(one.rules)
     records = [record for one in samples for record in one.records]
     first = next((one.first for one in samples if one.first), "")
-    return Sample(sum(one.read for one in samples), records, rules, first, samples[0].dialect, samples[0].why)
+    written = [place for one in samples for place in one.written]
+    return Sample(sum(one.read for one in samples), records, rules, first, samples[0].dialect, samples[0].why, written)
 
 
 def too_many_refused(config: IngestConfig, sample: Sample, total: int | None) -> str:

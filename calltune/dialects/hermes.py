@@ -23,6 +23,7 @@ from calltune.dialects.reading import (
     RowError,
     json_field,
     record,
+    require_trained_on,
     shown,
     strict_json,
     tool_call,
@@ -33,6 +34,7 @@ from calltune.records import Message, Record, Tool, once
 
 # Where the format's own instructions begin: Nous' wording, Qwen's heading, or else the tools themselves.
 _INSTRUCTIONS = re.compile(r"You are a function calling AI model|#+ Tools\b|<tools>")
+_SENTENCE_END = re.compile(r"[.!?](?=[\"')\]]*(?:\s|$))[\"')\]]*|[。！？]")
 _LITERAL_LETTERS = 100_000
 
 
@@ -40,7 +42,7 @@ def from_hermes(row: Row, tools: list[Tool]) -> Record:
     """Read one conversation.
 
     Of a system message with tools in it the format's own instructions are left out, from their beginning to the last
-    `</tools>` or `</tool_call>`: each chat template writes its own.
+    `</tools>` or `</tool_call>`, with the rest of the sentences that they begin and end in: each chat template writes its own.
 
     Raises:
         RowError: the row cannot be read.
@@ -104,6 +106,7 @@ def _turn(turn: Any, where: str) -> tuple[str, str]:
     role = {**ROLES, "developer": "developer"}.get(said)
     if role is None or role == "function_call":
         raise RowError("unknown_role", f"{where}: {said!r} is not one of system, human, gpt, tool")
+    require_trained_on(turn, role, where)
     return role, text
 
 
@@ -147,7 +150,30 @@ def _without_tools(text: str, where: str) -> tuple[str, list[Any]]:
     end = max(end, last + len(CALL_END) if last >= 0 else 0)
     first = _INSTRUCTIONS.search(text)
     before = text[: first.start()] if first else ""
-    return "\n\n".join(part.strip() for part in (before, text[end:]) if part.strip()), found
+    if first and first[0] == "<tools>":
+        before = _without_last_sentence(before)
+    return "\n\n".join(part.strip() for part in (before, _without_first_sentence(text[end:])) if part.strip()), found
+
+
+def _without_last_sentence(text: str) -> str:
+    """A text without the sentence in which it breaks off: one of its last line without an end, or with a colon for one."""
+    line_breaks_off = text.rstrip(" \t")[-1:] != "\n"
+    text = text.rstrip()
+    if not line_breaks_off and not text.endswith((":", "：")):
+        return text
+    line = text.rfind("\n") + 1
+    ends = [found.end() for found in _SENTENCE_END.finditer(text, line)]
+    return text[: ends[-1] if ends else line]
+
+
+def _without_first_sentence(text: str) -> str:
+    """A text without the end of a sentence that it begins with, on the same line; one that begins a sentence stays as it is."""
+    line, _, rest = text.partition("\n")
+    begin = line.strip()[:1]
+    if not (begin.isalpha() and not begin.isupper()) and begin not in tuple(",.;:!?)\"'`。！？，；：）"):
+        return text
+    end = _SENTENCE_END.search(line)
+    return f"{line[end.end() :] if end else ''}\n{rest}"
 
 
 def _listed(inside: str) -> list[Any]:

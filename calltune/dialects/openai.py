@@ -11,7 +11,17 @@ Read by `from_openai`.
 from itertools import groupby
 from typing import Any
 
-from calltune.dialects.reading import Row, RowError, json_field, record, role_of, shown, tool_call, tools_field
+from calltune.dialects.reading import (
+    Row,
+    RowError,
+    json_field,
+    record,
+    require_trained_on,
+    role_of,
+    shown,
+    tool_call,
+    tools_field,
+)
 from calltune.records import Message, Record, Tool
 
 
@@ -55,9 +65,7 @@ def _with_results_in_order(read: list[Message], rows: list[Row]) -> list[Message
 
 def _message(message: Any, where: str, names: dict[str, str]) -> Message:
     said = role_of(message, where)
-    if message.get("weight") == 0:
-        # Calltune trains on every assistant turn: taking this one in would teach what its author excluded.
-        raise RowError("unsupported_weight", f"{where}.weight: 0 excludes a turn from training, which is not supported")
+    require_trained_on(message, said, where)
     role = {"function": "tool"}.get(said, said)
     read: Message = {"role": role}
     content = content_text(message.get("content"), where)

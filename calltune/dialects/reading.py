@@ -99,6 +99,16 @@ def role_of(message: Any, where: str, field: str = "role") -> str:
     return role
 
 
+def require_trained_on(message: Row, role: str, where: str) -> None:
+    """Refuse an assistant's turn that its author excluded from training: Calltune trains on every one, and on no other.
+
+    Raises:
+        RowError: it has the weight 0.
+    """
+    if role in ("assistant", "function_call") and message.get("weight") == 0:
+        raise RowError("unsupported_weight", f"{where}.weight: 0 excludes a turn from training, which is not supported")
+
+
 def tools_field(row: Row, name: str, given: list[Tool], loose: bool = False) -> list[Tool]:
     """The row's own tools; where the field is absent, null or blank, those `given` beside. An empty list means no tools.
 

@@ -12,7 +12,17 @@ Read by `from_sharegpt`.
 
 from typing import Any
 
-from calltune.dialects.reading import Row, RowError, json_field, optional_text, record, shown, tool_call, tools_field
+from calltune.dialects.reading import (
+    Row,
+    RowError,
+    json_field,
+    optional_text,
+    record,
+    require_trained_on,
+    shown,
+    tool_call,
+    tools_field,
+)
 from calltune.records import Message, Record, Tool
 
 ROLES = {
@@ -49,6 +59,7 @@ def _add(messages: list[Message], turn: Any, where: str) -> None:
     role = ROLES.get(turn["from"])
     if role is None:
         raise RowError("unknown_role", f"{where}.from: {turn['from']!r} is not one of {', '.join(ROLES)}")
+    require_trained_on(turn, role, where)
     if role != "function_call":
         messages.append({"role": role, "content": turn["value"]})
         return

@@ -12,9 +12,10 @@ from calltune.settings import InputFile, Settings, with_files
 class SplitConfig(Settings):
     """How rows are divided into training, validation and test; rows with the same first user turn stay together."""
 
-    mode: Literal["exact", "growing"] = "exact"
+    mode: Literal["auto", "exact", "growing"] = "auto"
     """`exact`: seeded, stratified by expected tools, exact shares. `growing`: each question's part follows from itself and
-    the seed, so that more rows later move none; the shares are then met on average."""
+    the seed, so that more rows later move none; the shares are then met on average. `auto`: `exact` for fewer than 1,000 rows
+    and for `by: tool`, else `growing`."""
     test: float = Field(0.33, ge=0, lt=1)
     """Share of the questions held out for the verdict."""
     validation: float = Field(0.1, ge=0, lt=1)

@@ -40,7 +40,8 @@ class Part:
         records: how many there are so far.
         strata: of each kind of answer.
         counted: what they expect, in order.
-        stops: in which token each answer ends; of training rows, as are the following.
+        begins: with which token each row begins; of training rows, as are the following.
+        stops: in which token each answer ends.
         tokens: of each row.
         supervised: tokens of each row that the loss looks at.
         prefix: the longest one, in tokens.
@@ -53,6 +54,7 @@ class Part:
         self.records = self.prefix = 0
         self.strata: Counter[str] = Counter()
         self.counted = Counted()
+        self.begins: Counter[int] = Counter()
         self.stops: Counter[int] = Counter()
         self.tokens, self.supervised = array("l"), array("l")
         self.first: list[tuple[Record, list[Rendered]]] = []
@@ -91,6 +93,7 @@ class Part:
             self.waiting.append((record["id"] if number == 0 else f"{record['id']}#{number}", row))
             self.tokens.append(len(row.input_ids))
             self.supervised.append(int(row.loss_mask.sum()))
+            self.begins[int(row.input_ids[0])] += 1
             ends = row.loss_mask & ~np.append(row.loss_mask[1:], False)
             self.stops.update(row.input_ids[ends].tolist())
         if len(self.waiting) >= GROUP_ROWS:

@@ -2,12 +2,14 @@
 
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from calltune import input_files, models, runtime, validate
 from calltune.errors import ConfigError, DataError
@@ -27,7 +29,7 @@ from components.format.rows import Rows
 from components.format.shaped import Reader, read, reader, shaped
 from components.format.shaping import with_shuffled_tools, without_tools
 from components.format.spill import RecordFile, Row, Some
-from components.format.split import TEST, TRAIN, VALIDATION, parts_of, unseen_tools
+from components.format.split import TEST, TRAIN, VALIDATION, decided, parts_of, unseen_tools
 from components.format.template import chosen
 from components.format.tool_loss import with_tools
 
@@ -86,7 +88,10 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         kept = Some(asked, filter(rows.has, range(len(records))))
         _require_few_quarantined(source, len(records), rows, config, out)
         # By the whole conversations: one that has lost its first turn still belongs to the question that it began with.
-        parts = parts_of(kept, config.split)
+        split = decided(config.split, len(kept))
+        if config.split.mode == "auto":
+            runtime.note(f"format.split.mode: {split.mode} (auto, of {len(kept)} rows)")
+        parts = parts_of(kept, split)
         shortened = {row: rows.shortened[place] for row, place in enumerate(kept.places) if place in rows.shortened}
         repeated = contaminated(kept, parts, config.contamination, phrases, shortened)
         for pair in repeated:
@@ -97,7 +102,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         _require_few_contaminated(kept, parts, repeated, config, out)
         training = (place for place, of in zip(kept.places, parts, strict=True) if of == TRAIN and rows.has(place))
         benchmarks = require_unasked(Some(records, training), config.with_files(input_files.local).contamination, out)
-        unseen = unseen_tools(kept, config.split) if config.split.by == "tool" else set()
+        unseen = unseen_tools(kept, split) if split.by == "tool" else set()
         written: dict[str, Part] = {}
         for part in (TRAIN, VALIDATION, TEST):
             chosen_rows = (place for place, of in zip(kept.places, parts, strict=True) if of == part and rows.has(place))
@@ -112,7 +117,7 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         if config.supervise_tools:  # then they are no longer among what is not trained on
             looked_at = [(record, renderer.rows(record)) for record, _ in looked_at]
         _require_tools_in_prompts(looked_at, renderer)
-    lopsided = balance.warnings(train.counted, written[TEST].counted, config.split, unseen)
+    lopsided = balance.warnings(train.counted, written[TEST].counted, split, unseen)
     for line in lopsided.values():
         runtime.note(f"format: {line}")
     (out / "preview.txt").write_text(_preview(train.first, renderer), encoding="utf-8")
@@ -125,9 +130,8 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
             "template_reason": choice.reason,
             "chat_template": template.as_json(),
             "stop_ids": renderer.stop_ids,
-            "stops": {
-                tokenizer.decode([token]): count for token, count in train.stops.most_common() if token in renderer.stop_ids
-            },
+            "begins": _by_token(train.begins, tokenizer, [tokenizer.bos_token_id]),
+            "stops": _by_token(train.stops, tokenizer, renderer.stop_ids),
             "supervise_tools": config.supervise_tools,
             "max_tokens": config.max_tokens,
             "shortened": len(rows.shortened),
@@ -146,6 +150,10 @@ def format_rows(records_dir: Path, model: ModelConfig, config: FormatConfig, out
         },
     )
     return result
+
+
+def _by_token(found: Counter[int], tokenizer: Any, those: Sequence[int | None]) -> dict[str, int]:
+    return {tokenizer.decode([token]): count for token, count in found.most_common() if token in those}
 
 
 def _read_all(records: RecordFile, rows: Rows, here: Reader, there: Callable[[], Reader], asked: Path) -> frozenset[int]:

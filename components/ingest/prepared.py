@@ -10,6 +10,7 @@ from typing import Any
 
 from calltune.dialects.reading import RowError
 from calltune.records import Tool
+from calltune.written_calls import written_call
 from components.ingest.config import IngestConfig
 from components.ingest.jsontext import RawRow
 from components.ingest.privacy import Privacy
@@ -30,6 +31,7 @@ class Prepared:
         source: where it came from, as JSON: ``{"source": {...}}``.
         traits: what tells whether it repeats another one.
         counts: of what is in it.
+        written: a call in an answer's text, where no dialect reads it; empty where there is none.
     """
 
     own_id: str | None
@@ -37,6 +39,7 @@ class Prepared:
     source: str
     traits: Traits
     counts: Counts
+    written: str
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def prepare(rows: list[RawRow], config: IngestConfig, dialect: str, given: list[
                 json.dumps({"source": origin}, ensure_ascii=False),
                 traits_of(record, config.near_duplicates < 1),
                 counts_of(record),
+                written_call(record),
             )
         )
     return Batch(found, privacy.rows)

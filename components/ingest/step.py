@@ -16,6 +16,7 @@ from calltune import runtime, tools, validate
 from calltune.errors import DataError
 from calltune.in_order import batches, in_order
 from calltune.records import Tool
+from calltune.written_calls import written_calls_note
 from components.ingest.config import IngestConfig, SourceConfig
 from components.ingest.jsontext import RawRow
 from components.ingest.page import render
@@ -96,6 +97,8 @@ def ingest(config: IngestConfig, out: Path, page: Path | None = None) -> Ingeste
         if rows_with:
             kinds = ", ".join(f"{kind} in {count} rows" for kind, count in rows_with.most_common())
             runtime.note(f"ingest.{name}: {kinds} ({intake.privacy.modes[name]})")
+    for remark in intake.remarks():
+        runtime.note(f"ingest.dialect: {remark}")
     if unusable is not None:
         raise unusable
     return result
@@ -188,6 +191,8 @@ class _Intake:
         self.read = self.kept = self.duplicates = 0
         self.rules: Counter[str] = Counter()
         self.first_refusal = ""
+        self.first_written = ("", "")
+        self.written = 0
         self.privacy, self.profile = Privacy(config), Profile()
 
     def take(self, raws: list[RawRow], batch: Batch) -> None:
@@ -223,6 +228,10 @@ class _Intake:
         self.files["records"].write(f"{head[:-1]}, {row.record[1:-1]}, {row.source[1:]}")
         self.kept += 1
         self.profile.add(row.counts)
+        if row.written:
+            self.written += 1
+            if self.written == 1:
+                self.first_written = raw.place(self.source), masked(row.written)
 
     def refuse(self, raw: RawRow, rule: str, message: str) -> None:
         """Put a row into quarantine, whole."""
@@ -233,6 +242,14 @@ class _Intake:
         self.profile.refused(rule, f"{raw.uri}, row {raw.row}: {text}")
         entry = {"source": raw.uri, "row": raw.row, "rule": rule, "message": text, "raw": self.privacy.shown_row(raw.text)}
         self.files["quarantine"].write(json.dumps(entry, ensure_ascii=False))
+
+    def remarks(self) -> list[str]:
+        """What may be wrong with rows that are kept, a sentence each."""
+        if self.written:
+            return [written_calls_note(self.written, f"{self.kept} kept rows", *self.first_written)]
+        if self.profile.calls and not self.profile.calls.total():
+            return ["the rows have tools, and none of them calls one: only answers without a call are learnt"]
+        return []
 
     def as_json(self) -> dict[str, Any]:
         """What the rows hold, for the reports."""

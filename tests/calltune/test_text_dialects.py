@@ -53,6 +53,31 @@ def test_hermes_leaves_the_formats_own_instructions_out_of_the_system_message(sy
     assert [tool["function"]["name"] for tool in read["tools"]] == (["find"] if "<tools>" in system else [])
 
 
+TAGS = f"<tools>{json.dumps([FIND])}</tools>"
+
+
+@pytest.mark.parametrize(
+    ("system", "kept"),
+    [
+        (f"{TAGS} For each function call return a JSON object within <tool_call> </tool_call> tags.", []),
+        (f"Tools:\n{TAGS}\nReply with <tool_call>{{}}</tool_call> to call one.", []),
+        (
+            f"Be kind.\n\nTools:\n\n{TAGS}\nReply with <tool_call>{{}}</tool_call> to call one. Be brief.",
+            ["Be kind.\n\nBe brief."],
+        ),
+        (f"Be kind. You have {TAGS} to use.\nBe brief.", ["Be kind.\n\nBe brief."]),
+        (f"Say 'Hi.' {TAGS}. Be brief", ["Say 'Hi.'\n\nBe brief"]),
+        (f"Be kind\n{TAGS}\nbe brief", ["Be kind\n\nbe brief"]),
+        (f"{TAGS} Call as <tool_call>{{}}</tool_call> Be brief, e.g. so.", ["Be brief, e.g. so."]),
+        (f"{TAGS}\n1. Be brief.", ["1. Be brief."]),
+        (f"友好。工具：{TAGS}用<tool_call></tool_call>标签。简短。", ["友好。\n\n简短。"]),
+    ],
+)
+def test_hermes_leaves_no_part_of_a_sentence_of_the_formats_instructions(system, kept):
+    read = hermes(("system", system), ("user", "Hi"), ("assistant", "Ho"))
+    assert [m["content"] for m in read["messages"] if m["role"] == "system"] == kept
+
+
 @pytest.mark.parametrize("value", ["</tool_call> in a text", 'quotes " and \\ and é'])
 def test_hermes_takes_a_value_for_what_it_is(value):
     read = hermes(("user", "?"), ("assistant", call({"name": "find", "arguments": {"name": value}})))
@@ -219,3 +244,15 @@ def test_a_column_of_csv_may_hold_the_turns_as_json(dialect):
 def test_a_question_of_the_leaderboard_may_be_a_text():
     read = bfcl([{"geo.weather": {"city": ["Oslo"]}}], "[Urgent] Weather in Oslo?")
     assert read["messages"][0] == {"role": "user", "content": "[Urgent] Weather in Oslo?"}
+
+
+@pytest.mark.parametrize(("dialect", "field"), [("openai", "messages"), ("hermes", "messages"), ("sharegpt", "conversations")])
+def test_a_turn_that_its_author_excluded_from_training_is_refused_in_every_dialect_of_turns(dialect, field):
+    turns = [{"role": "user", "content": "Hi", "weight": 0}, {"role": "assistant", "content": "Ho", "weight": 0}]
+    if dialect == "sharegpt":
+        turns = [{"from": "human", "value": "Hi", "weight": 0}, {"from": "gpt", "value": "Ho", "weight": 0}]
+    with pytest.raises(RowError, match=rf"{field}\[1\].weight: 0 excludes a turn from training") as refused:
+        DIALECTS[dialect]({field: turns}, [])
+    assert refused.value.rule == "unsupported_weight"
+    turns[1]["weight"] = 1
+    assert len(DIALECTS[dialect]({field: turns}, [])["messages"]) == 2, "no turn of a user is trained on"

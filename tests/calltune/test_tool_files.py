@@ -149,6 +149,11 @@ def test_what_an_mcp_server_lists_are_tools(load, dump):
     assert load(dump) == [FIND]
 
 
+def test_tools_as_anthropic_writes_them_keep_their_parameters(load):
+    anthropic = {"name": "find", "description": "Find.", "input_schema": FIND["function"]["parameters"]}
+    assert load([anthropic]) == [tools.normalise(anthropic, "a row's tool")] == [FIND]
+
+
 def test_one_page_of_an_mcp_servers_tools_is_not_taken_for_all(load):
     with pytest.raises(DataError, match="`nextCursor` says that more follow"):
         load({"result": {"tools": [MCP], "nextCursor": "2"}})

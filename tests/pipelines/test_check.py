@@ -382,3 +382,16 @@ def test_another_store_and_tracking_are_named(checked):
     )
     assert line(lines, "store") == "store        s3://models/shop at http://minio:9000"
     assert line(lines, "tracking") == "tracking     MLflow at http://mlflow:5000"
+
+
+def test_it_warns_of_calls_in_a_text_that_no_dialect_reads(checked):
+    rows = [json.dumps({"instruction": f"Where is A{n}?", "output": f"[track(number='A{n}')]"}) for n in range(120)]
+    (warning,) = [one for one in warnings(checked(rows)) if "a call" in one]
+    assert f"an answer of {LOOKED_AT} of the first {LOOKED_AT} rows looks like a call" in warning
+    assert warning.endswith("first, row 1: [track(number='A0')]")
+
+
+def test_it_warns_where_rows_have_tools_and_call_none(checked):
+    rows = [json.dumps({"instruction": f"Where is A{n}?", "output": "I do not know."}) for n in range(120)]
+    assert [one for one in warnings(checked(rows)) if "none of them calls one" in one]
+    assert not [one for one in warnings(checked()) if "none of them calls one" in one]

@@ -20,6 +20,8 @@ from components.format.split import (
     unseen_tools,
 )
 
+MANY = 1000
+
 
 def record(question, *tools):
     calls = [{"type": "function", "function": {"name": tool, "arguments": {}}} for tool in tools]
@@ -123,7 +125,7 @@ def test_growing_moves_no_row_when_more_come(seed):
     after = dict(zip((row["id"] for row in mixed), parts_of(mixed, config), strict=True))
     assert [after[row["id"]] for row in rows] == before
     assert {after[row["id"]] for row in more} == {TRAIN, VALIDATION, TEST}
-    assert parts_of(rows, SplitConfig()) != [part for row, part in after.items() if not row.startswith("later")]
+    assert parts_of(rows, SplitConfig(mode="exact")) != [part for row, part in after.items() if not row.startswith("later")]
 
 
 def test_growing_meets_the_shares_on_average_and_follows_the_seed():
@@ -241,3 +243,11 @@ def test_a_source_that_no_row_has_is_refused_with_those_there_are():
         parts_of(from_source(records(search=4), "rows.jsonl"), SplitConfig(test_source="test.jsonl"))
     with pytest.raises(ValidationError, match="leave one of them out"):
         SplitConfig(by="tool", test_source="test.jsonl")
+
+
+@pytest.mark.parametrize(("rows", "mode"), [(MANY - 1, "exact"), (MANY, "growing")])
+def test_auto_lets_no_question_move_once_there_are_many(rows, mode):
+    some = [record(f"q{number}", "ab"[number % 2]) for number in range(rows)]
+    assert parts_of(some, SplitConfig()) == parts_of(some, SplitConfig(mode=mode))
+    by_tool = [parts_of(some, SplitConfig(by="tool", **given)) for given in ({}, {"mode": "exact"})]
+    assert by_tool[0] == by_tool[1]

@@ -351,6 +351,7 @@ def test_less_tool_detail_saves_tokens_and_is_part_of_the_template(some, tiny, t
         assert (first["tools"][0]["function"]["name"] in prompt) == (detail != "none")
         assert ("<tools>" in prompt) == (detail != "none") and ('"type"' in prompt) == (detail in ("full", "short"))
         assert stats["stops"] == {"<|im_end|>": stats["train"]}
+        assert stats["begins"] == {plain.bos_token: stats["train"]}
     assert 0 == saved["full"] < saved["short"] < saved["names"] < saved["none"]
 
 

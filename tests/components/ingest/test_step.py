@@ -509,3 +509,47 @@ def test_a_file_with_nothing_readable_for_long_is_not_kept_in_memory(take, monke
     with pytest.raises(DataError, match=says):
         take(['"broken'] * 50, dialect=dialect)
     assert len(held[0]) == 20
+
+
+def notes(take, monkeypatch, rows, **config):
+    said = []
+    monkeypatch.setattr(runtime, "note", said.append)
+    take(rows, **config)
+    return [one for one in said if "looks like a call" in one or "none of them calls" in one]
+
+
+def test_calls_in_a_text_that_no_dialect_reads_are_told_of_and_kept(take, monkeypatch):
+    toolace = [
+        {"conversations": [{"from": "human", "value": f"Where is A{n}?"}, {"from": "gpt", "value": f"[track(number='A{n}')]"}]}
+        for n in range(3)
+    ]
+    plain = {"conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}]}
+    (note,) = notes(take, monkeypatch, [plain, *toolace])
+    assert note.startswith("ingest.dialect: an answer of 3 of 4 kept rows looks like a call in a text that no dialect reads")
+    assert note.endswith("first, row 2: [track(number='A0')]")
+
+
+def test_a_note_of_a_call_in_a_text_shows_no_key(take, monkeypatch):
+    key = "AKIA" + "IOSFODNN7EXAMPLE"
+    said = json.dumps({"name": "find", "arguments": {"name": "It is " + key}})
+    (note,) = notes(take, monkeypatch, [{"instruction": "?", "output": said}])
+    assert "looks like a call" in note and key not in note
+
+
+def test_rows_with_tools_of_which_none_calls_any_are_told_of(take, monkeypatch):
+    assert len(notes(take, monkeypatch, [chat("Hi?", tools=TOOLS)])) == 1
+    assert not notes(take, monkeypatch, [chat("Hi?", tools=TOOLS), call("Who is Ana?", "Ana")])
+    assert not notes(take, monkeypatch, [chat("Hi?")])
+
+
+def test_conversations_contradict_each_other_only_where_all_that_is_asked_is_the_same(take):
+    question = [{"role": "user", "content": "Where is Ana?"}]
+    asked = call("Where is Ana?", "Ana")["messages"][1:]
+    found = [*question, *asked, {"role": "tool", "content": "B1"}]
+    rows = [
+        {"messages": [*found, {"role": "assistant", "content": "In B1."}], "tools": TOOLS},
+        {"messages": [*question, {"role": "assistant", "content": "No idea."}], "tools": TOOLS},
+        {"messages": [*found, {"role": "assistant", "content": "In B2."}], "tools": TOOLS},
+    ]
+    result = take(rows, max_quarantined=0.5)
+    assert (result.kept, result.quarantined) == (2, 1)
