@@ -1,6 +1,7 @@
 """What the model is shown of each record: rendered and looked through, whatever the other records are, so by any process."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -61,10 +62,17 @@ class Read:
     asked: bytes
 
 
-def shaped(record: Record, renderer: Renderer, config: FormatConfig) -> Shaped:
-    """Render a record, or say why it cannot be shown."""
+def shaped(record: Record, renderer: Renderer, config: FormatConfig, has_token: bool = True) -> Shaped:
+    """Render a record, or say why it cannot be shown.
+
+    Args:
+        record: whole.
+        renderer: of the model.
+        config: the step's settings.
+        has_token: false where it is known that none of the model's control tokens stands anywhere in the record.
+    """
     try:
-        shown, rendered, prefix = _fitting(record, renderer, config)
+        shown, rendered, prefix = _fitting(record, renderer, config, has_token)
     except Refused as refusal:
         return Shaped(refused=(refusal.rule, str(refusal)))
     return Shaped(None if shown is record else shown, packed(rendered, prefix))
@@ -76,7 +84,12 @@ def read(lines: Lines, path: Path, renderer: Renderer, config: FormatConfig) -> 
     Raises:
         DataError: a line is not JSON.
     """
-    return [_read(line, f"{path}, line {number}", renderer, config) for number, line in lines]
+    # As JSON has them, since it is looked for in the line: to write each record as JSON once more would take half a millisecond.
+    tokens = (json.dumps(token, ensure_ascii=False)[1:-1].encode() for token in renderer.special_tokens)
+    control_token = re.compile(b"|".join(map(re.escape, tokens)) or b"(?!)")
+    return [
+        _read(line, f"{path}, line {number}", renderer, config, control_token.search(line) is not None) for number, line in lines
+    ]
 
 
 Reader = Callable[[Lines], list[Read]]
@@ -94,18 +107,18 @@ def reader(path: Path, model: Path, template: Template, config: FormatConfig) ->
     return partial(read, path=path, renderer=Renderer(models.tokenizer(model), template), config=config)
 
 
-def _read(line: bytes, where: str, renderer: Renderer, config: FormatConfig) -> Read:
+def _read(line: bytes, where: str, renderer: Renderer, config: FormatConfig, has_token: bool) -> Read:
     try:
         record: Record = json.loads(line)
     except ValueError as error:
         raise DataError(f"{where}: not JSON: {error}") from None
     asked = json.dumps({key: value for key, value in record.items() if key != "tools"}).encode() + b"\n"
-    return Read(shaped(record, renderer, config), numbers_of_turns(record), asked)
+    return Read(shaped(record, renderer, config, has_token), numbers_of_turns(record), asked)
 
 
-def _fitting(record: Record, renderer: Renderer, config: FormatConfig) -> tuple[Record, list[Rendered], int]:
+def _fitting(record: Record, renderer: Renderer, config: FormatConfig, has_token: bool) -> tuple[Record, list[Rendered], int]:
     try:
-        return record, *_checked(record, renderer, config.max_tokens)
+        return record, *_checked(record, renderer, config.max_tokens, has_token)
     except Refused as refusal:
         if refusal.rule != "too_long" or config.too_long == "quarantine":
             raise
@@ -113,7 +126,7 @@ def _fitting(record: Record, renderer: Renderer, config: FormatConfig) -> tuple[
     shown = without_first_turn(record)
     while shown is not None:
         try:
-            return shown, *_checked(shown, renderer, config.max_tokens)
+            return shown, *_checked(shown, renderer, config.max_tokens, has_token)
         except Refused as refusal:
             if refusal.rule != "too_long":
                 raise
@@ -121,14 +134,14 @@ def _fitting(record: Record, renderer: Renderer, config: FormatConfig) -> tuple[
     raise whole
 
 
-def _checked(record: Record, renderer: Renderer, max_tokens: int) -> tuple[list[Rendered], int]:
+def _checked(record: Record, renderer: Renderer, max_tokens: int, has_token: bool) -> tuple[list[Rendered], int]:
     """The rows of a record and how many of their tokens come before the first user turn.
 
     Raises:
         Refused: it cannot be shown.
     """
     texts = [user_text(record), *(m[key] for m in record["messages"] for key in ("content", "reasoning_content") if m.get(key))]
-    for token in renderer.special_tokens:
+    for token in renderer.special_tokens if has_token else ():
         if any(token in text for text in texts):
             raise Refused("special_token", f"the text contains {token!r}, which the model reads as a control token")
     try:
@@ -137,7 +150,8 @@ def _checked(record: Record, renderer: Renderer, max_tokens: int) -> tuple[list[
         rows, prefix = renderer.rows_and_prefix(record)
     except NotRepresentable as error:
         raise Refused("not_representable", str(error)) from None
-    _require_no_token_inside(record, rows, renderer)
+    if has_token:
+        _require_no_token_inside(record, rows, renderer)
     for row in rows:
         _require_short(len(row.input_ids), max_tokens)
     return rows, prefix
