@@ -64,11 +64,13 @@ class Renderer:
                 f"format.template: {template.name!r} needs {', '.join(unknown)} as special tokens, "
                 f"which {tokenizer.name_or_path} does not have"
             )
+        # Some tokenizers have runs of spaces or HTML's tags, as Gemma's, as added tokens, which are text like any other.
+        written = f"{tokenizer.chat_template or ''}{template.text}"
+        added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values()}
+        self.special_tokens = sorted(token for token in special if token.strip() and (added.get(token, True) or token in written))
         self.tokenizer, self.template = tokenizer, template
         self.tokenizer.chat_template = template.text
         self.stop_ids = [tokenizer.convert_tokens_to_ids(stop) for stop in template.stops]
-        # Some tokenizers have runs of spaces as added tokens, which are text like any other.
-        self.special_tokens = sorted(token for token in special if token.strip())
         self._prefixes: dict[str, int] = {}
 
     @cached_property

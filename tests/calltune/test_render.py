@@ -412,8 +412,11 @@ def test_the_bundled_data_set_is_what_its_description_promises(helpdesk_records)
     assert any(count > 1 for count in counts)
 
 
-def test_a_run_of_spaces_is_no_control_token(tokenizer_folder):
+def test_spaces_and_html_are_no_control_tokens_and_what_a_template_writes_is(tokenizer_folder):
     tokenizer = models.tokenizer(tokenizer_folder)
-    tokenizer.add_tokens([AddedToken("   ", special=False), AddedToken("<tick>", special=False)])
+    plain, written = ("   ", "<b>"), ("<tool_call>", "<think>")
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in (*plain, *written)])
+    tokenizer.add_tokens([AddedToken("<tick>", special=True)], special_tokens=True)
+    tokenizer.chat_template = "{{ '<think>' }}"
     found = Renderer(tokenizer, TEMPLATES["hermes"]).special_tokens
-    assert "   " not in found and {"<tick>", "<|im_end|>"} <= set(found)
+    assert not {*plain} & {*found} and {*written, "<tick>", "<|im_end|>"} <= {*found}
