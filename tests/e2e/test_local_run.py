@@ -438,7 +438,9 @@ def test_a_users_mistake_is_exit_code_2_and_one_line(house, arguments, message):
     assert processes_of(house, "mistakes") == {}
 
 
-def test_a_file_that_is_not_utf8_is_exit_code_2_and_says_where(house):
-    (house / "latin.jsonl").write_bytes((house / "questions.jsonl").read_bytes() + b'{"id": "61", "messages": "caf\xe9"}\n')
+def test_a_file_of_many_rows_that_are_not_utf8_is_exit_code_2_and_says_where(house):
+    latin = [b'{"id": "%d", "messages": "caf\xe9"}\n' % number for number in range(61, 66)]
+    (house / "latin.jsonl").write_bytes(b"".join(latin) + (house / "questions.jsonl").read_bytes())
     ended = run(house, "--set", "ingest.source=latin.jsonl")
-    assert ended.code == 2 and "line 62" in ended.output and "UTF-8" in ended.output
+    assert ended.code == 2 and "5 not_utf8" in ended.output
+    assert "first, row 1: byte 29 of the file: not UTF-8 (0xe9)" in ended.output
