@@ -10,7 +10,6 @@
 The tools are in a `tools` field, or in the system message, between `<tools>` and `</tools>`. Read by `from_hermes`.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +18,7 @@ from calltune import python_calls
 from calltune.dialects.reading import (
     CALL,
     CALL_END,
+    STRICT,
     Row,
     RowError,
     json_field,
@@ -30,7 +30,7 @@ from calltune.dialects.reading import (
     tools_field,
 )
 from calltune.dialects.sharegpt import ROLES
-from calltune.records import Message, Record, Tool, once
+from calltune.records import Message, Record, Tool
 
 # Where the format's own instructions begin: Nous' wording, Qwen's heading, or else the tools themselves.
 _INSTRUCTIONS = re.compile(r"You are a function calling AI model|#+ Tools\b|<tools>")
@@ -114,7 +114,7 @@ def _call(text: str, start: int, where: str) -> tuple[Any, int]:
     """The value of a call that begins at `start`, and where its end mark ends; a Python dict is read, too."""
     begin = len(text) - len(text[start:].lstrip())
     try:
-        value, end = _JSON.raw_decode(text, begin)
+        value, end = STRICT.raw_decode(text, begin)
         after = re.compile(r"\s*" + CALL_END).match(text, end)
         if after:
             return value, after.end()
@@ -199,10 +199,3 @@ def _between(text: str, begin: str, end: str) -> Iterator[tuple[str, int]]:
     while (start := text.find(begin, behind)) >= 0 and (stop := text.find(end, start)) >= 0:
         behind = stop + len(end)
         yield text[start + len(begin) : stop], behind
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-_JSON = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=once)

@@ -214,3 +214,7 @@ def _tool(text: str, loose: bool) -> Tool:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+STRICT = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=once)
+"""Reads as :func:`strict_json` does, for a value that something follows."""

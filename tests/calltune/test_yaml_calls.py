@@ -1,7 +1,6 @@
 """YAML calls: what each value means, what is refused, and that no text makes the reader raise, hang or grow."""
 
 import json
-import time
 
 import pytest
 from hypothesis import given
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 
 from calltune.parse import parse_yaml
 from calltune.yaml_calls import DEEPEST, LONGEST_NUMBER
+from tests.timing import least_cpu_s
 
 BOTH = """<calls>
 - name: find_employee
@@ -162,13 +162,7 @@ def test_a_billion_laughs_are_refused_at_the_first():
 )
 def test_a_text_four_times_as_long_takes_no_sixteen_times_as_long(piece):
     def least_s(characters):
-        """CPU time, so that what else runs on the machine does not count."""
-        text, taken = f"<calls>{piece * (characters // len(piece))}</calls>", []
-        for _ in range(3):
-            begun = time.process_time()
-            parse_yaml(text)
-            taken.append(time.process_time() - begun)
-        return min(taken)
+        return least_cpu_s(parse_yaml, f"<calls>{piece * (characters // len(piece))}</calls>")
 
     assert least_s(60_000) < 10 * max(least_s(15_000), 0.05)
 

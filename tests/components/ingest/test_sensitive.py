@@ -1,13 +1,13 @@
 """The keys here open nothing; they are put together so that no scanner of this repository takes them for real ones."""
 
 import json
-import time
 
 import pytest
 
 from calltune.errors import DataError
 from calltune.records import read_jsonl
 from components.ingest.sensitive import PERSONAL, SECRETS, found, masked
+from tests.timing import least_cpu_s
 
 LETTERS = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3gH5"
 AWS = "AKIA" + "IOSFODNN7EXAMPLE"
@@ -161,12 +161,6 @@ def test_a_key_in_a_tools_default_is_found(take, tmp_path):
 )
 def test_a_text_of_nothing_but_beginnings_takes_no_longer_than_its_length(piece):
     def least_s(letters):
-        """CPU time, so that what else runs on the machine does not count."""
-        text, taken = piece * (letters // len(piece)), []
-        for _ in range(3):
-            begun = time.process_time()
-            kinds_in(text)
-            taken.append(time.process_time() - begun)
-        return min(taken)
+        return least_cpu_s(kinds_in, piece * (letters // len(piece)))
 
     assert least_s(60_000) < 10 * max(least_s(15_000), 0.05)
