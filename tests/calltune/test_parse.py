@@ -1,10 +1,12 @@
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from calltune.parse import PARSERS, parse_hermes
+from tests.timing import least_cpu_s
 
 ANA = '<tool_call>\n{"name": "find_employee", "arguments": {"name": "Ana"}}\n</tool_call>'
 ROOM = '<tool_call>\n{"name": "book_room", "arguments": {"people": 4}}\n</tool_call>'
@@ -142,3 +144,35 @@ def test_no_text_whatever_raises(parts):
 @given(st.text())
 def test_text_without_markers_is_content(text):
     assert parse_hermes(text.replace("<", "")).content == text.replace("<", "").strip()
+
+
+@pytest.mark.parametrize(
+    ("syntax", "mark"),
+    [
+        ("hermes", "<tool_call>"),
+        ("json", "<calls>"),
+        ("python", "<calls>"),
+        ("yaml", "<calls>"),
+        ("functiongemma", "<start_function_call>"),
+    ],
+)
+def test_marks_without_an_end_are_read_in_one_go(syntax, mark):
+    def least_s(characters):
+        return least_cpu_s(PARSERS[syntax], mark * (characters // len(mark)))
+
+    assert least_s(400_000) < 10 * max(least_s(100_000), 0.05)
+
+
+CALL = '{"name": "f", "arguments": {}}'
+PIECES = st.sampled_from(["<tool_call>", "</tool_call>", "<tool_", "call>", CALL, "a", "\n"])
+
+
+@given(st.lists(PIECES, max_size=12).map("".join))
+def test_the_blocks_of_hermes_are_those_of_vllms_expression(text):
+    block = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+    parsed, insides = parse_hermes(text), block.findall(text)
+    assert parsed.content == block.sub("", text).strip()
+    if all(inside.strip() == CALL for inside in insides):
+        assert len(parsed.calls) == len(insides)
+    else:
+        assert parsed.calls == () and parsed.malformed
