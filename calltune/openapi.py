@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from calltune.errors import DataError
@@ -86,7 +87,10 @@ class _Reader:
     def parameters(self, item: dict[str, Any], operation: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
         """The operation's parameters, with those of its path that it does not define anew."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
-        for unresolved in [*(item.get("parameters") or []), *(operation.get("parameters") or [])]:
+        given = [one.get("parameters") or [] for one in (item, operation)]
+        if not all(isinstance(some, list) for some in given):
+            raise DataError(f"{where}: `parameters` must be a list")
+        for unresolved in chain(*given):
             parameter = self.resolved(unresolved)
             if not isinstance(parameter.get("name"), str):
                 raise DataError(f"{where}: a parameter needs a name")

@@ -34,16 +34,23 @@ def functions_of(path: Path) -> list[dict[str, Any]]:
     module = python_file.load(path)
     lines = _require_distinct(path)
     for name, line in lines.items():
-        made = vars(module).get(name)
-        if made is not None and not inspect.isfunction(made):
+        made = vars(module).get(name, inspect)
+        if made is inspect:  # it was deleted
+            continue
+        if not inspect.isfunction(made):
             what = type(made).__name__
             raise DataError(f"{path}, line {line}: function {name!r}: a decorator has made a {what} of it, and no function")
+        if made.__name__ != name:
+            raise DataError(
+                f"{path}, line {line}: function {name!r}: a decorator has made {made.__name__!r} of it, with that name "
+                "and docstring; functools.wraps in the decorator would keep its own"
+            )
     tools = []
     for name, function in inspect.getmembers(module, inspect.isfunction):
         # What another file's decorator has made of a function is said to be there, too.
         if name.startswith("_") or (name not in lines and function.__module__ != python_file.name_of(path)):
             continue
-        line = function.__code__.co_firstlineno
+        line = lines.get(name, function.__code__.co_firstlineno)  # of a decorated one the code is the decorator's
         try:
             if function.__doc__ is not None:
                 function.__doc__ = without_types(inspect.cleandoc(function.__doc__))

@@ -45,6 +45,10 @@ def load(path: str | Path) -> list[Tool]:
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"{path}: the tool {name!r} is defined twice")
+    try:
+        json.dumps(tools, allow_nan=False)
+    except ValueError:
+        raise DataError(f"{path}: has a number that is infinite or none (NaN), which no JSON can hold") from None
     return tools
 
 
@@ -153,22 +157,28 @@ def _once_loader() -> type:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-            once([(str(key), None) for key in keys])
-            return super().construct_mapping(node, deep)
+        # As it is written: later on, what `<<` brings stands beside the keys that take its place.
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            once([(str(key.value), None) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"])
+            return node
 
     return Loader
 
 
 def _with_parameters(tool: dict[str, Any]) -> dict[str, Any]:
     """The tool with `parameters`, where they have MCP's name or Anthropic's."""
-    theirs = next((name for name in ("inputSchema", "input_schema") if name in tool), None)
+    function = tool.get("function", tool)
+    if not isinstance(function, dict):
+        return tool
+    # Where a table's rows have both forms, the other one's field is there, too, and null.
+    theirs = next((name for name in ("inputSchema", "input_schema") if function.get(name) is not None), None)
     if theirs is None:
         return tool
-    schema = tool[theirs]
+    schema = function[theirs]
     schema = {key: value for key, value in schema.items() if key != "$schema"} if isinstance(schema, dict) else schema
-    return {"name": tool.get("name"), "description": tool.get("description") or tool.get("title"), "parameters": schema}
+    description = function.get("description") or function.get("title")
+    return {"name": function.get("name"), "description": description, "parameters": schema}
 
 
 def _listed(tool: dict[str, Any], where: str) -> Tool:

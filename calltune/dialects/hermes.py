@@ -35,6 +35,7 @@ from calltune.records import Message, Record, Tool
 # Where the format's own instructions begin: Nous' wording, Qwen's heading, or else the tools themselves.
 _INSTRUCTIONS = re.compile(r"You are a function calling AI model|#+ Tools\b|<tools>")
 _SENTENCE_END = re.compile(r"[.!?](?=[\"')\]]*(?:\s|$))[\"')\]]*|[。！？]")
+_RESULT, _RESULT_END = "<tool_response>", "</tool_response>"
 _LITERAL_LETTERS = 100_000
 
 
@@ -62,8 +63,8 @@ def from_hermes(row: Row, tools: list[Tool]) -> Record:
             messages += [{"role": "system", "content": text}] if text else []
         elif role == "assistant":
             messages.append(assistant(text, where))
-        elif role == "tool" or (role == "user" and text.lstrip().startswith("<tool_response>")):
-            messages += [{"role": "tool", "content": result} for result in _results(text)]
+        elif role == "tool" or (role == "user" and text.lstrip().startswith(_RESULT)):
+            messages += [{"role": "tool", "content": result} for result in _results(text, where)]
         else:
             messages.append({"role": role, "content": text})
     brought = {"tools": own} if own and json_field(row, "tools") is None else row
@@ -147,12 +148,15 @@ def _without_tools(text: str, where: str) -> tuple[str, list[Any]]:
     if not end:
         return text, []
     last = text.rfind(CALL_END)
+    inside_one = last >= end
     end = max(end, last + len(CALL_END) if last >= 0 else 0)
     first = _INSTRUCTIONS.search(text)
     before = text[: first.start()] if first else ""
     if first and first[0] == "<tools>":
-        before = _without_last_sentence(before)
-    return "\n\n".join(part.strip() for part in (before, _without_first_sentence(text[end:])) if part.strip()), found
+        whole, before = before.rstrip(), _without_last_sentence(before)
+        inside_one = inside_one or before != whole
+    after = _without_first_sentence(text[end:], inside_one)
+    return "\n\n".join(part.strip() for part in (before, after) if part.strip()), found
 
 
 def _without_last_sentence(text: str) -> str:
@@ -166,11 +170,15 @@ def _without_last_sentence(text: str) -> str:
     return text[: ends[-1] if ends else line]
 
 
-def _without_first_sentence(text: str) -> str:
-    """A text without the end of a sentence that it begins with, on the same line; one that begins a sentence stays as it is."""
+def _without_first_sentence(text: str, inside_one: bool) -> str:
+    """A text without the end of a sentence that it begins with, on the same line; one that begins a sentence stays as it is.
+
+    Where letters have no case, as in Chinese, that is told by whether what stands before it broke off: is `inside_one`.
+    """
     line, _, rest = text.partition("\n")
     begin = line.strip()[:1]
-    if not (begin.isalpha() and not begin.isupper()) and begin not in tuple(",.;:!?)\"'`。！？，；：）"):
+    goes_on = begin.islower() or (inside_one and begin.isalpha() and not begin.isupper())
+    if not goes_on and begin not in tuple(",.;:!?)\"'`。！？，；：）"):
         return text
     end = _SENTENCE_END.search(line)
     return f"{line[end.end() :] if end else ''}\n{rest}"
@@ -185,9 +193,18 @@ def _listed(inside: str) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _results(text: str) -> list[str]:
-    inside = [result.strip() for result, _ in _between(text, "<tool_response>", "</tool_response>")]
-    return inside or [text]
+def _results(text: str, where: str) -> list[str]:
+    results, rest, behind = [], [], 0
+    for result, end in _between(text, _RESULT, _RESULT_END):
+        rest.append(text[behind : end - len(result) - len(_RESULT) - len(_RESULT_END)])
+        results.append(result.strip())
+        behind = end
+    if not results:
+        return [text]
+    beside = "".join([*rest, text[behind:]]).strip()
+    if beside:
+        raise RowError("invalid_message", f"{where}: has a text beside its {_RESULT}, which would be lost: {shown(beside)}")
+    return results
 
 
 def _between(text: str, begin: str, end: str) -> Iterator[tuple[str, int]]:

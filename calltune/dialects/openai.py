@@ -22,7 +22,7 @@ from calltune.dialects.reading import (
     tool_call,
     tools_field,
 )
-from calltune.records import Message, Record, Tool
+from calltune.records import Message, Record, Tool, calls_of
 
 
 def from_openai(row: Row, tools: list[Tool]) -> Record:
@@ -43,24 +43,36 @@ def from_openai(row: Row, tools: list[Tool]) -> Record:
 def _with_results_in_order(read: list[Message], rows: list[Row]) -> list[Message]:
     """The results of parallel calls in the order of these: records have no ids, and a result's place says what it answers.
 
+    Of results without ids the tool's name tells it, where no other call beside has that one.
+
     Raises:
         RowError: two results are of one call, or one of a call before has none.
     """
     found: list[Message] = []
-    ids: list[Any] = []
+    calls: dict[str, list[Any]] = {}
     for are_results, run in groupby(zip(read, rows, strict=True), lambda pair: pair[0]["role"] == "tool"):
         some = list(run)
-        named = all(isinstance(one, str) for one in ids) and len(set(ids)) == len(ids)
-        if are_results and named and all(row.get("tool_call_id") in ids for _, row in some):
-            some.sort(key=lambda pair: ids.index(pair[1]["tool_call_id"]))
-            if [row["tool_call_id"] for _, row in some] != ids[: len(some)]:
-                where = f"messages[{len(found)}].tool_call_id"
+        by = next((field for field in calls if _tells_call(field, calls[field], [row for _, row in some])), "")
+        if are_results and by:
+            some.sort(key=lambda pair: calls[by].index(pair[1][by]))
+            if [row[by] for _, row in some] != calls[by][: len(some)]:
+                where = f"messages[{len(found)}].{by}"
                 raise RowError(
                     "invalid_message", f"{where}: one of the calls before has two results, or a later one has the first"
                 )
-        ids = [call.get("id") for call in some[-1][1].get("tool_calls") or []]
+        message, row = some[-1]
+        calls = {
+            "tool_call_id": [call.get("id") for call in row.get("tool_calls") or []],
+            "name": [call["name"] for call in calls_of(message)],
+        }
         found += [message for message, _ in some]
     return found
+
+
+def _tells_call(field: str, calls: list[Any], results: list[Row]) -> bool:
+    """Whether this field says of each result which call it is of."""
+    distinct = all(isinstance(one, str | int) for one in calls) and len(set(calls)) == len(calls)
+    return distinct and all(row.get(field) in calls for row in results)
 
 
 def _message(message: Any, where: str, names: dict[str, str]) -> Message:

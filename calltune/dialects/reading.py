@@ -15,6 +15,8 @@ Row = dict[str, Any]
 """One row of a data file, as its JSON has it."""
 CALL, CALL_END = "<tool_call>", "</tool_call>"
 """Around a call in a text, where a dialect has it there."""
+_NOT_ARGUMENTS = ("parameters", "args", "input", "params", "kwargs")
+"""What others call the arguments of a call."""
 
 
 # Also as Python prints them, which is no JSON: taken for a text it would become the question.
@@ -152,6 +154,9 @@ def tool_call(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(function.get("name"), str) or not function["name"]:
         raise RowError("invalid_call", f"{where}: a call needs a name, not {shown(function.get('name'))}")
     arguments = function.get("arguments")
+    other = next((name for name in _NOT_ARGUMENTS if function.get(name)), None) if arguments is None else None
+    if other is not None:
+        raise RowError("invalid_call", f"{where}: has `{other}` where `arguments` would be right, and would lose it")
     if isinstance(arguments, str) and arguments.strip():
         try:
             arguments = strict_json(arguments)
@@ -182,10 +187,12 @@ def record(messages: list[Message], tools: list[Tool], expected: Any = None) -> 
         RowError: a call stands in the assistant's text, where it would be taken for an answer that calls nothing.
     """
     required = {tool["function"]["name"]: tool["function"]["parameters"].get("required", []) for tool in tools}
+    calls = bool(tools) or any(message["role"] == "system" and "<tools>" in str(message.get("content")) for message in messages)
     for number, message in enumerate(messages):
-        said = message.get("content") if tools and message["role"] == "assistant" else None
+        said = message.get("content") if calls and message["role"] == "assistant" else None
         if isinstance(said, str) and CALL in said and CALL_END in said:
-            raise RowError("invalid_call", f"messages[{number}]: a call stands in its text ({CALL}); `hermes` reads such rows")
+            where = f"messages[{number}]: a call stands in its text ({CALL})"
+            raise RowError("invalid_call", f"{where}; `hermes` reads such rows, and `prompt_completion` such completions")
         for call in message.get("tool_calls", []):
             function = call["function"]
             needed = required.get(function["name"], [])

@@ -85,7 +85,7 @@ def read(lines: Lines, path: Path, renderer: Renderer, config: FormatConfig) -> 
         DataError: a line is not JSON.
     """
     # As JSON has them, since it is looked for in the line: to write each record as JSON once more would take half a millisecond.
-    tokens = (json.dumps(token, ensure_ascii=False)[1:-1].encode() for token in renderer.special_tokens)
+    tokens = (_as_json(token).encode() for token in renderer.special_tokens)
     control_token = re.compile(b"|".join(map(re.escape, tokens)) or b"(?!)")
     return [
         _read(line, f"{path}, line {number}", renderer, config, control_token.search(line) is not None) for number, line in lines
@@ -162,6 +162,11 @@ def _require_short(length: int, max_tokens: int) -> None:
         raise Refused("too_long", f"{length} tokens, format.max_tokens is {max_tokens}")
 
 
+def _as_json(token: str) -> str:
+    """A token as it stands in a JSON text: Gemma has one with a quote in it, `<|"|>`."""
+    return json.dumps(token, ensure_ascii=False)[1:-1]
+
+
 def _require_no_token_inside(record: Record, rows: list[Rendered], renderer: Renderer) -> None:
     """Refuse a record whose tools or calls hold a control token, unless its template writes that otherwise (`\\u003c|im_end|>`).
 
@@ -172,11 +177,11 @@ def _require_no_token_inside(record: Record, rows: list[Rendered], renderer: Ren
     """
     parts = {key: record[key] for key in ("messages", "tools")}
     text = json.dumps(parts, ensure_ascii=False)
-    there = [token for token in renderer.special_tokens if token in text]
+    there = [token for token in renderer.special_tokens if _as_json(token) in text]
     if not there:
         return
     for token in sorted(there, key=len, reverse=True):
-        text = text.replace(token, "x")
+        text = text.replace(_as_json(token), "x")
     try:
         others = renderer.rows(json.loads(text))
     except NotRepresentable as error:

@@ -15,8 +15,9 @@ from components.ingest.sensitive import PERSONAL, SECRETS, found, masked
 _IN_TEXTS = ("messages", "expected")
 """Where personal data is looked for. The tools are the application's own: an address in a description is its example."""
 _IN_ALL = ("messages", "expected", "tools")
-_ESCAPE = re.compile(r"(\\u[0-9A-Fa-f]{4}|\\.)")
-"""In JSON the letter of `\\n` would look like the first one of the word after it."""
+_ESCAPE = re.compile(r"(\\u[0-9A-Fa-f]{4}|\\x[0-9a-f]{2}|\\.)")
+"""In JSON the letter of `\\n` would look like the first one of the word after it; so would the digits of `\\xa0`, a byte that
+is no UTF-8, also in the text itself."""
 
 
 class Privacy:
@@ -58,9 +59,10 @@ class Privacy:
     def count(self, raw: str) -> None:
         """Count what is anywhere in a row that cannot be used, and that goes into the quarantine as it is."""
         try:
-            texts = list(_texts(strict_json(raw)))
+            whole = list(_texts(strict_json(raw)))
         except (ValueError, RecursionError):
-            texts = [raw, *_ESCAPE.split(raw)]
+            whole = [raw]
+        texts = {piece for text in whole for piece in (text, *_ESCAPE.split(text))}
         for name, kinds in (("secrets", SECRETS), ("personal_data", PERSONAL)):
             self.rows[name].update({kind for text in texts for kind, _ in found(text, kinds)})
 
@@ -73,11 +75,15 @@ class Privacy:
         if "redact" not in self.modes.values():
             return raw
         try:
-            text = json.dumps(_changed(strict_json(raw), masked), ensure_ascii=False)
+            text = json.dumps(_changed(strict_json(raw), _masked), ensure_ascii=False)
         except (ValueError, RecursionError):
-            return "".join(map(masked, _ESCAPE.split(masked(raw))))
+            return _masked(raw)
         # Half a surrogate pair becomes the escape again that it was.
         return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _masked(text: str) -> str:
+    return "".join(map(masked, _ESCAPE.split(masked(text))))
 
 
 def _redacted(record: Record, replaced: list[tuple[str, str]], rule: str) -> Record:

@@ -3,10 +3,11 @@ import json
 import pytest
 
 from calltune.dialects import DIALECTS, detect
-from calltune.dialects.reading import RowError
+from calltune.dialects.reading import RowError, strict_json
 from calltune.errors import DataError
 from calltune.loose_types import from_loose_types
 from calltune.records import calls_of
+from tests.timing import least_cpu_s
 
 FIND = {
     "type": "function",
@@ -138,6 +139,28 @@ def test_results_that_do_not_answer_the_calls_one_by_one_are_refused(ids):
     with pytest.raises(RowError, match=r"messages\[2\].tool_call_id: one of the calls before has two results") as caught:
         DIALECTS["openai"](row, [])
     assert caught.value.rule == "invalid_message"
+
+
+def test_a_key_that_stands_twice_behind_many_is_told_in_the_time_that_they_take():
+    def read(text):
+        with pytest.raises(ValueError, match="the key 'last' stands twice"):
+            strict_json(text)
+
+    def least_s(keys):
+        many = "".join(f'"{key}": 1, ' for key in range(keys))
+        return least_cpu_s(read, f'{{{many}"last": 1, "last": 2}}')
+
+    assert least_s(20_000) < 10 * max(least_s(5_000), 0.01)
+
+
+@pytest.mark.parametrize(
+    "fields", [({"tool_call_id": 1}, {"tool_call_id": 0}), ({"name": "mail"}, {"name": "find"})], ids=["numbers", "names"]
+)
+def test_results_are_put_in_order_by_numbers_and_by_the_names_of_tools_too(fields):
+    made = [{"id": number, "function": {"name": name, "arguments": {}}} for number, name in enumerate(("find", "mail"))]
+    results = [{"role": "tool", "content": text, **field} for text, field in zip("BA", fields, strict=True)]
+    row = {"messages": [ASKED, {"role": "assistant", "tool_calls": made}, *results], "tools": [FIND]}
+    assert [message["content"] for message in DIALECTS["openai"](row, [])["messages"][2:]] == ["A", "B"]
 
 
 def test_results_whose_calls_have_no_ids_or_one_for_all_stay_as_they_are():

@@ -35,6 +35,11 @@ def test_a_schema_that_is_damaged_is_one_line(tmp_path, schema, message):
         load(tmp_path, requestBody={"required": True, "content": {"application/json": {"schema": schema}}})
 
 
+def test_parameters_that_are_no_list_are_one_line(tmp_path):
+    with pytest.raises(DataError, match=r"api\.json, patch /pets/\{id\}: `parameters` must be a list$"):
+        load(tmp_path, parameters=5)
+
+
 def test_a_number_that_python_does_not_read_is_one_line(tmp_path):
     (tmp_path / "tools.json").write_text(f"[{'1' * 5000}]")
     with pytest.raises(DataError, match="not a JSON file: Exceeds the limit"):

@@ -71,6 +71,8 @@ TAGS = f"<tools>{json.dumps([FIND])}</tools>"
         (f"{TAGS} Call as <tool_call>{{}}</tool_call> Be brief, e.g. so.", ["Be brief, e.g. so."]),
         (f"{TAGS}\n1. Be brief.", ["1. Be brief."]),
         (f"友好。工具：{TAGS}用<tool_call></tool_call>标签。简短。", ["友好。\n\n简短。"]),
+        (f"友好。用{TAGS}回答。简短。", ["友好。\n\n简短。"]),
+        (f"友好。{TAGS}请用中文。简短。", ["友好。\n\n请用中文。简短。"]),
     ],
 )
 def test_hermes_leaves_no_part_of_a_sentence_of_the_formats_instructions(system, kept):
@@ -106,12 +108,24 @@ def test_hermes_reads_a_python_dict():
         ],
         (call('{"name": "find", "arguments": {"name": "Ana", "name": "Bo"}}'), "Python dict: the key 'name' stands twice"),
         (call("{'name': 'find', 'arguments': {'name': 'Ana', 'name': 'Bo'}}"), "Python dict: the key 'name' stands twice"),
+        (call({"name": "find", "parameters": {"name": "Ana"}}), "call 1: has `parameters` where `arguments` would be right"),
+        (call({"name": "find", "arguments": None, "input": '{"name": "Ana"}'}), "call 1: has `input` where `arguments` would be"),
     ],
 )
 def test_a_hermes_call_that_cannot_be_read_is_refused_with_its_place(text, message):
     with pytest.raises(RowError, match=message) as refused:
         hermes(("user", "?"), ("assistant", text))
     assert refused.value.rule == "invalid_call"
+
+
+@pytest.mark.parametrize("role", ["user", "tool"])
+@pytest.mark.parametrize("beside", ["And who is Bo?", "<tool_response>cut off"])
+def test_hermes_loses_nothing_that_stands_beside_a_result(role, beside):
+    turns = [("user", "Who is Ana?"), ("assistant", call()), (role, f"<tool_response>B2</tool_response> {beside}")]
+    with pytest.raises(RowError, match=r"messages\[2\]: has a text beside its <tool_response>, which would be lost: ") as refused:
+        hermes(*turns, ("assistant", "In B2."))
+    assert refused.value.rule == "invalid_message"
+    assert beside in str(refused.value)
 
 
 def test_hermes_loses_no_call_that_stands_in_a_field():
@@ -183,6 +197,9 @@ def test_a_call_in_the_text_of_a_row_of_another_dialect_is_not_taken_for_an_answ
     row = {"messages": turns, "conversations": turns, "tools": [FIND]}
     with pytest.raises(RowError, match=r"messages\[1\]: a call stands in its text \(<tool_call>\); `hermes` reads such rows"):
         DIALECTS[dialect](row, [])
+    named = {"role": "system", "content": TAGS, "from": "system", "value": TAGS}
+    with pytest.raises(RowError, match=r"messages\[2\]: a call stands in its text"):
+        DIALECTS[dialect]({"messages": [named, *turns], "conversations": [named, *turns]}, [])
     assert DIALECTS[dialect]({**row, "tools": []}, [])["messages"][1]["content"] == call(), "without tools it is about calls"
 
 

@@ -152,6 +152,9 @@ def test_what_an_mcp_server_lists_are_tools(load, dump):
 def test_tools_as_anthropic_writes_them_keep_their_parameters(load):
     anthropic = {"name": "find", "description": "Find.", "input_schema": FIND["function"]["parameters"]}
     assert load([anthropic]) == [tools.normalise(anthropic, "a row's tool")] == [FIND]
+    wrapped = {"type": "function", "function": anthropic}
+    both = {**FIND["function"], "input_schema": None, "inputSchema": None}
+    assert load([wrapped]) == load([both]) == [tools.normalise(both, "a row's tool")] == [FIND]
 
 
 def test_one_page_of_an_mcp_servers_tools_is_not_taken_for_all(load):
@@ -268,6 +271,18 @@ def test_a_key_that_stands_twice_in_yaml_is_refused_too_and_a_merged_one_is_not(
     paths = "openapi: 3.0.3\npaths:\n  /a: &a {get: {operationId: one}}\n  /b: {<<: *a, get: {operationId: two}}\n"
     (tmp_path / "api.yaml").write_text(paths)
     assert [tool["function"]["name"] for tool in tools.load(tmp_path / "api.yaml")] == ["one", "two"]
+    # The one that merges is made before the one whose merged key it takes.
+    deep = "openapi: 3.0.3\nx: {a: {b: {c: {d: &two {<<: {tags: [], summary: one}, summary: two}}}}}\n"
+    (tmp_path / "api.yaml").write_text(deep + "paths:\n  /a: {get: {operationId: one, <<: *two}}\n")
+    assert tools.load(tmp_path / "api.yaml")[0]["function"]["description"] == "two"
     (tmp_path / "api.yaml").write_text(paths.replace("/b", "/a"))
     with pytest.raises(DataError, match=r"api\.yaml: not a YAML file: the key '/a' stands twice in one object"):
         tools.load(tmp_path / "api.yaml")
+
+
+@pytest.mark.parametrize(("name", "number"), [("tools.json", "NaN"), ("tools.json", "1e999"), ("tools.yaml", ".inf")])
+def test_a_number_that_no_json_can_hold_is_the_tools_files_fault_and_not_every_rows(tmp_path, name, number):
+    parameters = f'{{"type": "object", "properties": {{"a": {{"type": "number", "maximum": {number}}}}}}}'
+    (tmp_path / name).write_text(f'[{{"name": "f", "parameters": {parameters}}}]')
+    with pytest.raises(DataError, match=rf"{name}: has a number that is infinite or none \(NaN\)"):
+        tools.load(tmp_path / name)

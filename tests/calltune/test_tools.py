@@ -142,3 +142,31 @@ def test_a_function_of_which_a_decorator_makes_something_else_is_not_left_out_in
     made_elsewhere = "from inspect import unwrap\n\n\ndef _hidden(f):\n    return unwrap\n"
     with pytest.raises(DataError, match=r"^my/tools\.py, line \d+: function 'first': "):
         loaded(made_elsewhere + GOOD.replace("def first", "@_hidden\ndef first"))
+
+
+WRAPS = """
+def _kept(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(*args)
+    return wrapper
+
+def _other(function):
+    def wrapper():
+        \"\"\"Wrap.\"\"\"
+        return function()
+    return wrapper
+
+def _nothing(function):
+    pass
+"""
+
+
+def test_a_decorated_function_keeps_its_own_name_and_place_or_is_refused(loaded):
+    text = GOOD.replace('"""Tools."""', f"import functools\n{WRAPS}")
+    names = [tool["function"]["name"] for tool in loaded(text.replace("def first", "@_kept\ndef first"))]
+    assert names == [tool["function"]["name"] for tool in loaded(GOOD)]
+    with pytest.raises(DataError, match=r"line \d+: function 'first': a decorator has made 'wrapper' of it, .*functools\.wraps"):
+        loaded(text.replace("def first", "@_other\ndef first"))
+    with pytest.raises(DataError, match=r"function 'first': a decorator has made a NoneType of it"):
+        loaded(text.replace("def first", "@_nothing\ndef first"))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from calltune.render import Renderer
@@ -85,3 +87,16 @@ def test_a_control_token_in_a_tool_or_a_call_is_refused_unless_the_template_writ
     found = shaped(record, Renderer(tokenizer, TEMPLATES["hermes"]), FormatConfig())
     says = f"a tool or a call contains {inside!r}, which the model reads as a control token"
     assert found.refused == (inside and ("special_token", says))
+
+
+def test_a_control_token_with_a_quote_in_it_is_found_in_a_tool(tokenizer):
+    tokenizer.add_tokens(['<|"|>'], special_tokens=True)
+    hermes = TEMPLATES["hermes"]
+    raw = replace(hermes, text="{{ tools[0].function.description if tools }}" + hermes.text)
+    found = {}
+    for description in ('Open <|"|>.', 'Open "it".'):
+        tools = [{"type": "function", "function": {**tool("open")["function"], "description": description}}]
+        record = {"messages": [said("user"), said("assistant")], "tools": tools}
+        found[description] = shaped(record, Renderer(tokenizer, raw), FormatConfig()).refused
+    says = "a tool or a call contains '<|\"|>', which the model reads as a control token"
+    assert [*found.values()] == [("special_token", says), None]

@@ -6,7 +6,9 @@ import pytest
 
 from calltune.errors import DataError
 from calltune.records import read_jsonl
+from components.ingest.config import IngestConfig
 from components.ingest.sensitive import PERSONAL, SECRETS, found, masked
+from components.ingest.step import ingest
 from tests.timing import least_cpu_s
 
 LETTERS = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3gH5"
@@ -141,6 +143,23 @@ def test_a_row_that_is_quarantined_for_a_key_has_its_personal_data_counted(take,
     take([asks("Hi", n=1), asks(f"Key {AWS} of a@b.io", text="x")], secrets="quarantine", max_quarantined=0.5)
     profile = json.loads((tmp_path / "out" / "profile.json").read_text())
     assert (profile["secrets"], profile["personal_data"]) == ({"aws_key": 1}, {"email": 1})
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+@pytest.mark.parametrize("kind", ["aws_key", "card_number"])
+def test_a_byte_that_is_no_utf8_hides_nothing_behind_it(tmp_path, kind, name):
+    line = b'"It is:\xa0' + EXAMPLES[kind].encode() + b'",Yes.'
+    if name == "rows.jsonl":
+        line = b'{"instruction": ' + line.replace(b",", b', "output": "').replace(b"Yes.", b'Yes."}')
+    good = b'Hi?,"Yes."' if name == "rows.csv" else b'{"instruction": "Hi?", "output": "Yes."}'
+    header = [b"instruction,output"] if name == "rows.csv" else []
+    (tmp_path / name).write_bytes(b"\n".join([*header, line, good]))
+    config = IngestConfig(source=str(tmp_path / name), secrets="redact", personal_data="redact", max_quarantined=0.5)
+    ingest(config, tmp_path / "out")
+    (row,) = read_jsonl(tmp_path / "out" / "quarantine.jsonl")
+    assert (row["rule"], EXAMPLES[kind] in row["raw"]) == ("not_utf8", False)
+    profile = json.loads((tmp_path / "out" / "profile.json").read_text())
+    assert profile["secrets" if kind in SECRETS else "personal_data"] == {kind: 1}
 
 
 def test_no_message_of_another_rule_shows_a_key(take):
