@@ -2,6 +2,7 @@
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from calltune.render import NotRepresentable, Rendered, Renderer
 from calltune.template import Template
 from components.format.config import FormatConfig
 from components.format.contamination import numbers_of_turns
-from components.format.shaping import without_first_turn
+from components.format.shaping import without_early_turns
 from components.format.spill import packed
 
 PROBABLY_LONGER = 8
@@ -117,21 +118,28 @@ def _read(line: bytes, where: str, renderer: Renderer, config: FormatConfig, has
 
 
 def _fitting(record: Record, renderer: Renderer, config: FormatConfig, has_token: bool) -> tuple[Record, list[Rendered], int]:
-    try:
-        return record, *_checked(record, renderer, config.max_tokens, has_token)
-    except Refused as refusal:
-        if refusal.rule != "too_long" or config.too_long == "quarantine":
-            raise
-        whole = refusal
-    shown = without_first_turn(record)
-    while shown is not None:
+    """The record, or with `drop_turns` as many of its last turns as are not too long, with what :func:`_checked` says of it."""
+    checked = partial(_checked, renderer=renderer, max_tokens=config.max_tokens, has_token=has_token)
+
+    def fits(shorter: Record) -> bool:
         try:
-            return shown, *_checked(shown, renderer, config.max_tokens, has_token)
+            checked(shorter)
         except Refused as refusal:
             if refusal.rule != "too_long":
                 raise
-        shown = without_first_turn(shown)
-    raise whole
+            return False
+        return True
+
+    try:
+        return record, *checked(record)
+    except Refused as refusal:
+        if refusal.rule != "too_long" or config.too_long == "quarantine":
+            raise
+        candidates = without_early_turns(record)
+        longest = bisect_left(candidates, True, key=fits)  # each is shorter than the one before
+        if longest == len(candidates):
+            raise
+    return candidates[longest], *checked(candidates[longest])
 
 
 def _checked(record: Record, renderer: Renderer, max_tokens: int, has_token: bool) -> tuple[list[Rendered], int]:

@@ -7,16 +7,14 @@ from collections.abc import Collection, Iterable, Iterator
 from calltune.records import Record, canonical, sha256
 
 
-def without_first_turn(record: Record) -> Record | None:
-    """The record without its earliest user turn and what was answered to it; None where it has only one.
+def without_early_turns(record: Record) -> list[Record]:
+    """The record without its first user turn and what was answered to it, without its first two, and so on; one is always left.
 
     What stands before the first user turn, such as a system message, stays.
     """
     messages = record["messages"]
     asked = [at for at, message in enumerate(messages) if message["role"] == "user"]
-    if len(asked) < 2:
-        return None
-    return {**record, "messages": [*messages[: asked[0]], *messages[asked[1] :]]}
+    return [{**record, "messages": [*messages[: asked[0]], *messages[at:]]} for at in asked[1:]]
 
 
 def without_tools(record: Record, hidden: Collection[str]) -> Record:

@@ -6,7 +6,7 @@ from calltune.render import Renderer
 from calltune.template import TEMPLATES
 from components.format.config import FormatConfig
 from components.format.shaped import shaped
-from components.format.shaping import with_shuffled_tools, without_first_turn, without_tools
+from components.format.shaping import with_shuffled_tools, without_early_turns, without_tools
 
 
 def tool(name):
@@ -31,9 +31,10 @@ def test_a_turn_goes_with_all_that_belongs_to_it_and_the_system_message_stays():
         said("user", "2"),
         said("assistant"),
     ]
-    shorter = without_first_turn({"id": "a", "messages": messages})
-    assert shorter == {"id": "a", "messages": [messages[0], *messages[5:]]}
-    assert without_first_turn(shorter) is None
+    assert without_early_turns({"id": "a", "messages": messages}) == [{"id": "a", "messages": [messages[0], *messages[5:]]}]
+    three = [*messages, said("user", "3")]
+    assert [one["messages"] for one in without_early_turns({"messages": three})] == [[three[0], *three[5:]], [three[0], three[7]]]
+    assert without_early_turns({"messages": messages[:3]}) == []
 
 
 def test_rows_of_one_group_share_an_order_and_the_groups_differ():
@@ -53,9 +54,10 @@ def test_hidden_tools_are_not_shown():
 
 
 def test_a_conversation_that_is_far_too_long_is_not_rendered_turn_by_turn_to_see_that(tokenizer, monkeypatch):
-    whole = Renderer.rows_and_prefix
-    rendered = []
+    whole, counted = Renderer.rows_and_prefix, Renderer.length
+    rendered, measured = [], []
     monkeypatch.setattr(Renderer, "rows_and_prefix", lambda self, one: rendered.append(len(one["messages"])) or whole(self, one))
+    monkeypatch.setattr(Renderer, "length", lambda self, one: measured.append(len(one["messages"])) or counted(self, one))
     turns = [said(role, f"{number} " + "word " * 40) for number in range(60) for role in ("user", "assistant")]
     record = {"messages": turns, "tools": []}
     renderer = Renderer(tokenizer, TEMPLATES["hermes"])
@@ -64,6 +66,7 @@ def test_a_conversation_that_is_far_too_long_is_not_rendered_turn_by_turn_to_see
         assert (len(found.shown["messages"]) if found.shown else None) == shown
         assert (found.refused is None) == (shown is not None)
     assert max(rendered) < 20, "letters enough for 400 tokens of eight each"
+    assert len(rendered) + len(measured) < 12, "of sixty turns by halves"
 
 
 @pytest.mark.parametrize(
