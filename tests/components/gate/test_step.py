@@ -222,6 +222,51 @@ def test_the_age_of_the_data(case: Case, age: int | None, passed: bool, reason: 
     assert not gate(case.candidate, None, None, alone, case.predictions, age).passed, "young data alone promotes nothing"
 
 
+KNOWLEDGE = "general.knowledge.acc"
+
+
+def knowledge(right: int, of: int = 40) -> dict[str, Any]:
+    items = {f"knowledge/{number}": float(number < right) for number in range(of)}
+    return {KNOWLEDGE: {**stats.of_items(items).as_dict(), "sha256": "a" * 64, "items": items}}
+
+
+@pytest.mark.parametrize(
+    ("suites", "refused"),
+    [
+        ({"suites": {KNOWLEDGE: 0.75}, "regression": {KNOWLEDGE: 0.05}}, []),
+        ({"suites": {KNOWLEDGE: 0.76}}, [f"suite: {KNOWLEDGE}"]),
+        ({"regression": {KNOWLEDGE: 0.04}}, [f"regression: {KNOWLEDGE}"]),
+    ],
+)
+def test_what_the_suites_measured_decides_too(case: Case, suites: dict[str, Any], refused: list[str]) -> None:
+    case.candidate["suites"], case.baseline["suites"] = knowledge(30), knowledge(32)
+    case.config |= suites
+    decision = case.decide()
+    assert [check.name for check in decision.checks if not check.passed] == refused
+
+
+def test_a_loss_cannot_be_judged_without_a_base_model_of_the_same_test(case: Case) -> None:
+    case.candidate["suites"], case.baseline["suites"] = knowledge(30), knowledge(30)
+    case.config |= {"regression": {KNOWLEDGE: 0.05}}
+    case.baseline["test_fingerprint"] = "0" * 64
+    assert f"regression: {KNOWLEDGE}" in [check.name for check in case.decide().checks if not check.passed]
+
+
+def test_suites_of_a_candidate_that_is_not_believed_pass_nothing(case: Case) -> None:
+    case.candidate["suites"] = knowledge(40)
+    case.config |= {"suites": {KNOWLEDGE: 0.75}}
+    case.candidate["n"] += 1
+    assert not named(case.decide(), f"suite: {KNOWLEDGE}").passed
+
+
+def test_only_a_gate_without_other_conditions_needs_as_many_items_as_questions(case: Case) -> None:
+    case.candidate["suites"] = knowledge(40)
+    case.config |= {"suites": {KNOWLEDGE: 0.75}}
+    assert case.decide().passed
+    case.config = {"suites": {KNOWLEDGE: 0.75}}
+    assert only_failing(case.decide()).reason == "40 items, at least 50 required."
+
+
 # Conditions that are not met
 
 
@@ -968,6 +1013,13 @@ def test_run_knows_the_champion_in_the_candidates_place(case: Case, tmp_path: Pa
     decision = run(*paths, case.predictions, GateConfig.model_validate(case.config), tmp_path / "decision.json")
     assert decision.passed, failing(decision)
     assert "is the champion itself" in named(decision, "against champion: tool_accuracy").reason
+
+
+def test_run_judges_the_age_that_it_is_told(case: Case, tmp_path: Path) -> None:
+    config = GateConfig.model_validate({**case.config, "max_data_age_days": 30})
+    for age, passed in ((30, True), (31, False)):
+        decision = run(*written_files(case, tmp_path), case.predictions, config, tmp_path / "decision.json", age)
+        assert decision.passed is passed
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
