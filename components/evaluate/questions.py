@@ -1,6 +1,7 @@
 """What is said of the test questions themselves: which they are, whether training saw them, and whether the match rules fit."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from calltune import models, runtime
@@ -45,3 +46,8 @@ def untested(records: Sequence[Record]) -> list[str]:
 def fingerprint(records: Sequence[Record]) -> str:
     """SHA-256 of the questions, their tools and what is expected: two evaluations compare only where it is equal."""
     return sha256(sorted(sha256({k: r.get(k) for k in ("id", "messages", "tools", "expected")}) for r in records))
+
+
+def as_asked(records: Iterable[Record]) -> str:
+    """SHA-256 of the questions, to the letter and in order, without where they come from, which changes as data is added."""
+    return sha256([json.dumps({key: value for key, value in record.items() if key != "source"}) for record in records])

@@ -23,7 +23,7 @@ from components.evaluate.champion import absent, refused, unusable
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.engines.answer import Answer
 from components.evaluate.journal import Journal
-from components.evaluate.questions import fingerprint, require_rules, seen_in_training, untested
+from components.evaluate.questions import as_asked, fingerprint, require_rules, seen_in_training, untested
 from components.evaluate.robustness import WAYS
 from components.evaluate.served import Served, Unaskable, base, exported
 
@@ -115,9 +115,8 @@ def decided(config: EvaluateConfig, which: str) -> EvaluateConfig:
 def _key(served: Served, test: Path, config: EvaluateConfig, code: str) -> str:
     # Without the suites, which are kept by themselves: one more of them is no reason to ask every question again.
     settings = config.model_dump(mode="json", exclude=set(config.suites))
-    return sha256(
-        [served.folder.digest, served.tokenizer.chat_template, models.file_sha256(test), settings, engines.device(), code]
-    )
+    questions = as_asked(read_jsonl(test))
+    return sha256([served.folder.digest, served.tokenizer.chat_template, questions, settings, engines.device(), code])
 
 
 def _earlier(

@@ -319,6 +319,22 @@ def test_what_was_measured_once_is_not_measured_again(measured, exported, datase
     check_predictions(examine(again), out / "predictions.jsonl")
 
 
+def test_rows_that_stand_elsewhere_in_the_data_now_are_the_same_questions(
+    measured, exported, dataset, tiny, tmp_path, monkeypatch
+):
+    _, before = measured["candidate"]
+    monkeypatch.setenv("CALLTUNE_STORAGE", str(before.parent / "store"))
+    monkeypatch.setattr(hf, "answers", None)
+    moved = [
+        {**row, "source": {**row["source"], "uri": "s3://new/rows.jsonl", "row": row["source"]["row"] + 5}}
+        for row in read_jsonl(dataset / "test.jsonl")
+    ]
+    write_jsonl(tmp_path / "data" / "test.jsonl", moved)
+    results = (tmp_path / "metrics.json", tmp_path / "predictions.jsonl")
+    run("candidate", exported("full").json, tmp_path / "data", settings(tiny), CODE, *results)
+    assert "measured before on the same questions" in (tmp_path / "events.jsonl").read_text()
+
+
 def test_one_more_suite_does_not_ask_the_questions_again(measured, exported, dataset, tiny, tmp_path, monkeypatch):
     _, before = measured["candidate"]
     monkeypatch.setenv("CALLTUNE_STORAGE", str(before.parent / "store"))
