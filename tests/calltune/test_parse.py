@@ -163,6 +163,14 @@ def test_marks_without_an_end_are_read_in_one_go(syntax, mark):
     assert least_s(400_000) < 10 * max(least_s(100_000), 0.05)
 
 
+def test_a_key_that_stands_twice_is_found_in_one_go():
+    def least_s(keys):
+        arguments = ", ".join(f'"k{number}": 1' for number in [*range(keys), keys - 1])
+        return least_cpu_s(parse_hermes, f'<tool_call>{{"name": "f", "arguments": {{{arguments}}}}}</tool_call>')
+
+    assert least_s(40_000) < 10 * max(least_s(10_000), 0.05)
+
+
 CALL = '{"name": "f", "arguments": {}}'
 PIECES = st.sampled_from(["<tool_call>", "</tool_call>", "<tool_", "call>", CALL, "a", "\n"])
 
