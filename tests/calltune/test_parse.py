@@ -146,6 +146,12 @@ def test_text_without_markers_is_content(text):
     assert parse_hermes(text.replace("<", "")).content == text.replace("<", "").strip()
 
 
+def test_of_arguments_and_parameters_those_count_that_vllm_takes():
+    both = '{"name": "f", "parameters": {"x": 1}, "arguments": {"x": 2}}'
+    assert PARSERS["llama3"](both).calls == ({"name": "f", "arguments": {"x": 2}},)
+    assert PARSERS["llama3"]('{"name": "f", "parameters": {"x": 1}}').calls == ({"name": "f", "arguments": {"x": 1}},)
+
+
 @pytest.mark.parametrize(
     ("syntax", "mark"),
     [
