@@ -1,8 +1,10 @@
 """Secrets in the environment: which variables hold them, and a text without their values."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
+from urllib.parse import quote
 
 NOTIFY_VARIABLES = ("CALLTUNE_SLACK_URL", "CALLTUNE_WEBHOOK_URL", "CALLTUNE_SMTP_PASSWORD")
 """What notify alone needs. Whoever has a webhook's address may write there, so that it is a secret, too."""
@@ -28,12 +30,18 @@ IDENTIFIERS = ("AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_USERNAME")
 
 
 def secrets_in(text: str) -> Iterator[tuple[str, str]]:
-    """Variables whose values are in a text: name and value."""
+    """Variables whose values are in a text: name and value, as it is written there."""
     for name in SECRET_VARIABLES:
-        value = os.environ.get(name, "")
+        # What a file brings into a cluster's secret often has a line's end, which whoever uses it leaves away.
+        value = os.environ.get(name, "").strip()
         # A user or a key may be called `calltune`, as a package is everywhere; what AWS makes has 16 letters at least.
-        if len(value) >= (16 if name in IDENTIFIERS else 8) and value in text:
-            yield name, value
+        if len(value) >= (16 if name in IDENTIFIERS else 8):
+            yield from ((name, written) for written in _written(value) if written in text)
+
+
+def _written(value: str) -> dict[str, None]:
+    """A secret as it may stand in a message: as it is, on one line, in JSON, and in an address."""
+    return dict.fromkeys((value, " ".join(value.split()), json.dumps(value)[1:-1], quote(value, safe="")))
 
 
 def without_secrets(text: str) -> str:
@@ -46,4 +54,5 @@ def without_secrets(text: str) -> str:
 
 def without_passwords(text: str) -> str:
     """The text with … in the place of user and password in an address."""
-    return re.sub(r"://[^/\s'\"]+@", "://…@", text)
+    # A password may have an apostrophe in it, and none of the signs that are left out here.
+    return re.sub(r"://[^/\s\"]+@", "://…@", text)

@@ -18,6 +18,7 @@ from itertools import takewhile
 from typing import Any, cast
 
 import jsonschema
+from jsonschema.exceptions import UnknownType
 from jsonschema.protocols import Validator
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import EMPTY_REGISTRY
@@ -25,11 +26,15 @@ from referencing.jsonschema import EMPTY_REGISTRY
 from calltune.errors import DataError
 from calltune.plain_schemas import fits, is_plain
 from calltune.records import Call, Tool, once
+from calltune.written_values import TOOL_VALIDATOR, is_unicode, not_json
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,4000})")  # int() itself refuses more than 4,300 digits with an exception
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,400})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?")
 _EXACT_FLOAT = 2**53
 _SHOWN = 60
+_SLOW = "a text takes too long to be held against the schema's pattern"
+# A reference to nothing; or to what is no schema, a list or the properties themselves, which jsonschema stumbles over.
+_NOWHERE = (Unresolvable, UnknownType, AttributeError, TypeError)
 _COMPOSING = frozenset({"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas"})
 
 
@@ -79,7 +84,7 @@ def check(call: Call, tools: Sequence[Tool], coerce: bool = False) -> Guarded:
     try:
         if not isinstance(arguments, dict):
             return Guarded(call, f"{name}: arguments must be an object, not {_kind(arguments)}")
-        foreign = _not_json(arguments, name)
+        foreign = not_json(arguments, name)
         if foreign is not None:
             return Guarded(call, foreign)
         if coerce:
@@ -90,10 +95,12 @@ def check(call: Call, tools: Sequence[Tool], coerce: bool = False) -> Guarded:
             if errors:
                 more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
                 return Guarded(call, _reason(name, errors[0]) + more)
+    except TimeoutError:
+        return Guarded(call, f"{name}: {_SLOW}")
     except (RecursionError, OverflowError, ValueError):  # ValueError: Python prints no integer of over 4,300 digits
         return Guarded(call, f"{name}: the arguments are nested too deeply, or hold a number too large to check")
-    except Unresolvable as error:
-        raise DataError(f"tool {name!r}: its schema refers to what is not in it: {error}") from None
+    except _NOWHERE as error:
+        raise DataError(f"tool {name!r}: its schema refers to what is not in it, or is no schema: {error}") from None
     return Guarded({**call, "arguments": arguments} if coerce else call)
 
 
@@ -115,10 +122,12 @@ def check_value(tool: Tool, argument: str, value: Any) -> str | None:
             of_value = error.absolute_path[0] == argument if error.absolute_path else unlisted
             if of_value and not _in_a_branch(error):
                 return _reason(name, error)
+    except TimeoutError:
+        return f"{name}.{argument}: {_SLOW}"
     except (RecursionError, OverflowError, ValueError):  # as in check
         return f"{name}.{argument}: is nested too deeply, or holds a number too large to check"
-    except Unresolvable as error:
-        raise DataError(f"tool {name!r}: its schema refers to what is not in it: {error}") from None
+    except _NOWHERE as error:
+        raise DataError(f"tool {name!r}: its schema refers to what is not in it, or is no schema: {error}") from None
     return None
 
 
@@ -173,33 +182,7 @@ def _validator(name: str, schema_json: str) -> Validator:
         # Unlike additionalProperties, this one sees through allOf and $ref, so a composed schema still works.
         schema.setdefault("unevaluatedProperties", False)
     # An explicit registry: without one, jsonschema fetches an http $ref from the network.
-    return jsonschema.Draft202012Validator(schema, registry=EMPTY_REGISTRY)
-
-
-def _not_json(arguments: dict[str, Any], name: str) -> str | None:
-    """Why a value could not be sent on as JSON: Python reads `1e999` as infinity and a lone surrogate as a character."""
-    stack: list[tuple[str, Any]] = [(name, arguments)]
-    while stack:
-        path, value = stack.pop()
-        if isinstance(value, float) and not math.isfinite(value):
-            return f"{path}: {value} is not a JSON number"
-        if isinstance(value, str) and not _is_unicode(value):
-            return f"{path}: is not valid Unicode text"
-        if isinstance(value, dict):
-            if not all(isinstance(key, str) and _is_unicode(key) for key in value):
-                return f"{path}: an argument's name is not valid Unicode text"
-            stack += [(f"{path}.{key}", item) for key, item in value.items()]
-        if isinstance(value, list):
-            stack += [(f"{path}[{index}]", item) for index, item in enumerate(value)]
-    return None
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return TOOL_VALIDATOR(schema, registry=EMPTY_REGISTRY)
 
 
 def _coerced(value: Any, schema: Any) -> Any:
@@ -256,8 +239,8 @@ def _reason(name: str, error: jsonschema.ValidationError) -> str:
     if keyword in ("additionalProperties", "unevaluatedProperties") and limit is False:
         listed = list(schema.get("properties", {}))
         # The message names those that are not in an `anyOf` or behind a `$ref` either; what is there, it does not.
-        unlisted = [key for key in value if key not in listed and repr(key) in error.message]
-        key, elsewhere = unlisted[0] if unlisted else "?", not _COMPOSING.isdisjoint(schema)
+        key = next((key for key in value if key not in listed and repr(key) in error.message), "?")
+        elsewhere = not _COMPOSING.isdisjoint(schema)
         return f"{path}.{_clipped(key)}: no such argument{_nearest(key, listed) or ('' if elsewhere else _one_of(listed))}"
     if keyword == "type":
         wanted = limit if isinstance(limit, str) else " or ".join(limit)
@@ -286,10 +269,10 @@ def _kind(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     # ASCII where the text is not valid Unicode, so that a reason can always be written to a file.
-    text = json.dumps(value, ensure_ascii=not _is_unicode(str(value)), default=str)
+    text = json.dumps(value, ensure_ascii=not is_unicode(str(value)), default=str)
     return _clipped(text)
 
 
 def _clipped(text: str, length: int = _SHOWN) -> str:
-    text = text if _is_unicode(text) else ascii(text)
+    text = text if is_unicode(text) else ascii(text)
     return text if len(text) <= length else text[: length - 1] + "…"

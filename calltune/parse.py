@@ -74,7 +74,7 @@ def parse_llama3(text: str) -> Parsed:
     try:
         while at < len(text):
             call, at = _decoded(text, at)
-            if isinstance(call, dict) and "parameters" in call:
+            if isinstance(call, dict) and "parameters" in call and "arguments" not in call:  # of both vLLM takes `arguments`
                 call = {**call, "arguments": call["parameters"]}
             calls.append(_call(call))
     except ValueError as error:

@@ -16,12 +16,15 @@ from calltune.metrics import NO_CALL, ROBUSTNESS, UNREADABLE, VERDICTS, label_of
 from calltune.records import canonical, read_jsonl
 from components.gate.evidence import Evidence, Unsound, close
 
+Different = dict[str, frozenset[str]]
+"""The questions of which none is a copy of another: id of the first of each → the tools that it expects."""
 
-def check_predictions(evidence: Evidence, path: Path) -> int:
+
+def check_predictions(evidence: Evidence, path: Path) -> Different:
     """Check that the predictions are the ones that the results were made of.
 
     Returns:
-        How many different questions there are: one that is copied under other ids is still one.
+        The different questions: one that is copied under other ids, whatever its case and spaces, is still one.
 
     Raises:
         Unsound: the file is absent, has another SHA-256, or says something else than the results.
@@ -48,7 +51,12 @@ def check_predictions(evidence: Evidence, path: Path) -> int:
         raise Unsound(f"the predictions are not what evaluate writes: {type(error).__name__}: {error}") from None
     if not close(evidence.estimates["prompt_tokens_mean"].value, tokens):
         raise Unsound(f"prompt_tokens_mean does not follow from the predictions, whose mean is {tokens:.1f}")
-    return len({canonical([row.get("question"), row["expected"]]) for row in rows})
+    first = {canonical([_spelt_alike(row.get("question")), row["expected"]]): row for row in reversed(rows)}
+    return {row["id"]: frozenset(call["name"] for call in row["expected"]) for row in first.values()}
+
+
+def _spelt_alike(question: Any) -> Any:
+    return " ".join(question.lower().split()) if isinstance(question, str) else question
 
 
 def _refuse_other_story(row: dict[str, Any], evidence: Evidence) -> None:

@@ -104,7 +104,8 @@ def gate(
     checks: list[Check] = fresh(data_age_days, config)
     ours = _believed("candidate", candidate, checks)
     if ours is not None:
-        checks += [predictions_check(ours, predictions, config), *enough(ours, config), unseen("candidate", ours)]
+        found, different = predictions_check(ours, predictions, config)
+        checks += [found, *enough(ours, different, config), unseen("candidate", ours)]
     base = None
     if baseline is not None:
         base = _comparable("base", baseline, ours, checks)

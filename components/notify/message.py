@@ -115,5 +115,5 @@ def _value(metric: str, found: dict[str, Any] | None) -> str:
 
 def _clean(said: str) -> str:
     """On one line, not endless, and without a secret."""
-    line = without_secrets(" ".join(said.split()))
+    line = " ".join(without_secrets(said).split())
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"

@@ -57,7 +57,7 @@ def _page(name: str, failed: bool) -> dict[str, str]:
                 tracking.end(run, ok=False)
             return {"MLflow": tracking.page_of(run)} if tracking.is_server() else {}
     except Exception as problem:  # MLflow may be what the run has failed at: that is to be said, all the same
-        why = without_secrets(" ".join(str(problem).split()))
+        why = " ".join(without_secrets(str(problem)).split())
         runtime.note(f"notify: MLflow {'was not told' if failed else 'does not answer'}: {why}")
         return {}
 

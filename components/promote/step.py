@@ -78,7 +78,7 @@ def _pushed(config: PromoteConfig) -> str:
     try:
         told = str(push(champion(config), config))
     except Exception as problem:  # whatever it is, the model is promoted, and a step that failed would say that it is not
-        told = f"not pushed: {without_secrets(' '.join(str(problem).split()))}"
+        told = f"not pushed: {' '.join(without_secrets(str(problem)).split())}"
     runtime.note(told)
     return told
 

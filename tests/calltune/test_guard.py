@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+import tracemalloc
 from typing import Any
 
 import jsonschema
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calltune.errors import DataError
-from calltune.guard import check, check_all, check_message
+from calltune.guard import check, check_all, check_message, check_value
+from tests.timing import least_cpu_s
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",
@@ -201,6 +204,69 @@ def test_a_broken_schema_is_the_tools_fault_and_says_so() -> None:
     for reference in ("#/$defs/none", "http://127.0.0.1:9/schema.json"):
         with pytest.raises(DataError, match="refers to what is not in it"):
             check(call(day="x"), [tool("book_room", {"properties": {"day": {"$ref": reference}}})])
+
+
+@pytest.mark.parametrize("reference", ["#/required", "#/properties", "#/title"])
+def test_a_reference_to_what_is_no_schema_is_the_tools_fault_too(reference: str) -> None:
+    schema = {"title": "t", "properties": {"day": {"$ref": reference}, "type": {"title": "a kind"}}, "required": ["day"]}
+    with pytest.raises(DataError, match=r"tool 'book_room': its schema refers to what is not in it, or is no schema"):
+        check(call(day="x"), [tool("book_room", schema)])
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "accepted"),
+    [
+        ({"uniqueItems": True}, [1, True, "1", None, 0, False, [1], [True], {"a": 1}, {"a": True}], True),
+        ({"uniqueItems": True}, [[1], [True], [1]], False),
+        ({"uniqueItems": True}, [{"a": 1, "b": [2]}, {"b": [2.0], "a": 1}], False),
+        ({"uniqueItems": False}, [1, 1], True),
+        ({"uniqueItems": True}, "aa", True),
+        ({"multipleOf": 0.01}, 19.99, True),
+        ({"multipleOf": 0.01}, 19.995, False),
+        ({"multipleOf": 0.1}, 10**30, True),
+        ({"multipleOf": 2}, 3, False),
+        ({"multipleOf": 2}, True, True),
+        ({"multipleOf": 2}, "3", True),
+        ({"pattern": "^a"}, "ab", True),
+        ({"pattern": "^a"}, "ba", False),
+        ({"pattern": "^a"}, 5, True),
+    ],
+)
+def test_keywords_that_are_not_left_to_the_library(schema: dict[str, Any], value: Any, accepted: bool) -> None:
+    assert check(call(x=value), [tool("book_room", {"properties": {"x": schema}})]).accepted == accepted
+
+
+def test_a_pattern_that_takes_for_ever_rejects_the_call() -> None:
+    text = "a" * 60 + "!"
+    slow = [tool("book_room", {"properties": {"x": {"type": "array", "items": {"pattern": "^(a|aa)+$"}}}})]
+    begun = time.process_time()
+    reason = "book_room: a text takes too long to be held against the schema's pattern"
+    assert check(call(x=[text] * 100), slow).reason == reason
+    assert str(check_value(slow[0], "x", [text])).startswith("book_room.x: a text takes too long")
+    assert time.process_time() - begun < 10
+
+
+def test_objects_that_must_differ_are_not_compared_pair_by_pair() -> None:
+    unique = [tool("book_room", {"properties": {"x": {"uniqueItems": True}}})]
+    items = [{"a": number} for number in range(4_000)]
+    assert least_cpu_s(lambda _: check(call(x=items), unique), "") < 1
+
+
+def test_invented_arguments_are_looked_through_in_one_go() -> None:
+    def check_many(text: str) -> None:
+        assert not check(call(day="x", **{f"k{number}": 1 for number in range(len(text))}), TOOLS).accepted
+
+    assert least_cpu_s(check_many, "k" * 40_000) < 12 * max(least_cpu_s(check_many, "k" * 10_000), 0.05)
+
+
+def test_a_long_name_is_not_written_out_for_each_value_below_it() -> None:
+    arguments = {"k" * 50_000: [1] * 5_000}
+    tracemalloc.start()
+    try:
+        check({"name": "book_room", "arguments": arguments}, TOOLS)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_same_name_with_another_schema_is_checked_by_its_own() -> None:

@@ -146,6 +146,12 @@ def test_text_without_markers_is_content(text):
     assert parse_hermes(text.replace("<", "")).content == text.replace("<", "").strip()
 
 
+def test_of_arguments_and_parameters_those_count_that_vllm_takes():
+    both = '{"name": "f", "parameters": {"x": 1}, "arguments": {"x": 2}}'
+    assert PARSERS["llama3"](both).calls == ({"name": "f", "arguments": {"x": 2}},)
+    assert PARSERS["llama3"]('{"name": "f", "parameters": {"x": 1}}').calls == ({"name": "f", "arguments": {"x": 1}},)
+
+
 @pytest.mark.parametrize(
     ("syntax", "mark"),
     [
@@ -161,6 +167,14 @@ def test_marks_without_an_end_are_read_in_one_go(syntax, mark):
         return least_cpu_s(PARSERS[syntax], mark * (characters // len(mark)))
 
     assert least_s(400_000) < 10 * max(least_s(100_000), 0.05)
+
+
+def test_a_key_that_stands_twice_is_found_in_one_go():
+    def least_s(keys):
+        arguments = ", ".join(f'"k{number}": 1' for number in [*range(keys), keys - 1])
+        return least_cpu_s(parse_hermes, f'<tool_call>{{"name": "f", "arguments": {{{arguments}}}}}</tool_call>')
+
+    assert least_s(40_000) < 10 * max(least_s(10_000), 0.05)
 
 
 CALL = '{"name": "f", "arguments": {}}'

@@ -81,7 +81,7 @@ def test_whatever_name_a_model_calls_the_results_are_sound(expected: list[str], 
     evidence = examine(results)
     assert evidence.outcomes["tool_accuracy"] == {"q0": int([called] == expected), "q1": 1}
     assert evidence.questions == dict.fromkeys(expected, 1)
-    assert check_predictions(evidence, path) == 2
+    assert len(check_predictions(evidence, path)) == 2
 
 
 def test_a_row_of_the_confusion_matrix_that_names_no_tools_is_not_believed(tmp_path: Path) -> None:

@@ -852,6 +852,25 @@ def test_questions_that_are_copies_do_not_count_towards_the_least_number(
     assert named(decision, "questions").passed is (least <= N)
 
 
+@pytest.mark.parametrize("spelling", ["the same?", "The  SAME? "])
+def test_copies_count_once_for_a_tool_and_for_a_metric_too(case: Case, spelling: str) -> None:
+    assert case.predictions is not None
+    rows = [json.loads(line) for line in case.predictions.read_text().splitlines()]
+    # Two of the twenty that expect no call, and two of the ten that expect a ticket.
+    copies = {3: "the same?", 4: spelling, 25: "the same?", 26: spelling}
+    write_predictions(case, [row | {"question": copies.get(number, row["question"])} for number, row in enumerate(rows)])
+    case.config |= {"min_questions_per_tool": 10, "min_questions_per_metric": 20, "min_questions": 98}
+    case.config["thresholds"]["abstention_accuracy"] = 0.9
+    case.config["maximum"]["prompt_tokens_mean"] = 1000
+    decision = case.decide()
+    assert [check.name for check in failing(decision)] == ["questions: ticket", "questions in abstention_accuracy"]
+    observed = [named(decision, f"questions{what}").observed for what in (": search", ": ticket", " in abstention_accuracy")]
+    assert observed == [70, 9, 19]
+    assert named(decision, "questions in prompt_tokens_mean").observed == 98
+    case.config["min_questions"] = 99
+    assert "only 98 of the 100 questions are different ones" in named(case.decide(), "candidate: predictions").reason
+
+
 def test_one_question_is_not_two(case: Case) -> None:
     case.candidate, case.config["min_questions"] = case.make("candidate", {}, n=1), 2
     assert named(case.decide(), "questions").reason == "1 test question, at least 2 required."
