@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from calltune.figures import beside
 from calltune.metrics import LOWER_IS_BETTER, MEANS
 
 QUIET_INTERVAL_S = 30.0
@@ -179,7 +180,8 @@ def _gate(summary: dict[str, Any]) -> Table:
         table.add_column(column, overflow="fold")
     for check in summary["gate"]["checks"]:
         mark = "[green]✓" if check["passed"] else "[red]✗"
-        table.add_row(mark, check["name"], _number(check["observed"]), _number(check["required"]), escape(check["reason"]))
+        observed, required = _number(check["observed"], check["required"]), _number(check["required"])
+        table.add_row(mark, check["name"], observed, required, escape(check["reason"]))
     return table
 
 
@@ -197,5 +199,5 @@ def _costs(summary: dict[str, Any], steps: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:g}" if value == int(value) else f"{value:.3f}"
+def _number(value: float | None, limit: float | None = None) -> str:
+    return "" if value is None else f"{value:g}" if value == int(value) else beside(f"{value:.3f}", value, limit)

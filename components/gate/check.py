@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-ROUNDING = 1e-9
-"""0.9 - 0.8 is 0.09999999999999998, and still a gain of 0.1; 0.4 - 0.35 is 0.05000000000000004, and a loss of 0.05."""
+from calltune.figures import SAME, beside
+
+ROUNDING = SAME
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,16 @@ class Check:
 def reaches(found: float, asked: float) -> bool:
     """Whether a number is at least the one that was asked for, rounding apart."""
     return found >= asked - ROUNDING
+
+
+def told(found: float, asked: float, digits: int = 4) -> str:
+    """A number for a reason: in so many digits, or in more where these would read as the one that was asked for."""
+    return beside(f"{found:.{digits}g}", found, asked)
+
+
+def gained(found: float, asked: float) -> str:
+    """A gain for a reason, with its sign."""
+    return beside(f"{found:+.4g}", found, asked)
 
 
 def unjudged(name: str, why: str, required: float) -> Check:

@@ -8,7 +8,7 @@ from calltune import stats
 from calltune.metrics import ALPHA, LOWER_IS_BETTER, ROBUSTNESS
 from calltune.runtime import note, read_json, write_json
 from components.gate import suites
-from components.gate.check import ROUNDING, Check, reaches, unjudged
+from components.gate.check import ROUNDING, Check, gained, reaches, told, unjudged
 from components.gate.config import AgainstChampion, GateConfig
 from components.gate.evidence import Evidence, Unsound, examine, read
 from components.gate.questions import enough, fresh, predictions_check, unseen
@@ -208,7 +208,7 @@ def _absolute(kind: str, ours: Evidence | None, metric: str, limit: float, word:
     if found.value is None:
         return unjudged(name, _no_value(metric, ours), limit)
     passed = reaches(found.value, limit) if above else reaches(limit, found.value)
-    reason = f"{metric} is {found.value:.4g}, {word} {limit:g} is required."
+    reason = f"{metric} is {told(found.value, limit)}, {word} {limit:g} is required."
     return Check(name, passed, reason, found.value, limit, found.low, found.high)
 
 
@@ -219,7 +219,7 @@ def _over_baseline(ours: Evidence | None, base: Evidence | None, metric: str, le
     gain = _gain(ours, base, metric)
     if gain.value is None:
         return unjudged(name, _no_value(metric, ours, base), least)
-    reason = f"{metric} gains {gain.value:+.4g} over the base model, at least {least:+g} is required."
+    reason = f"{metric} gains {gained(gain.value, least)} over the base model, at least {least:+g} is required."
     return Check(name, reaches(gain.value, least), reason, gain.value, least, gain.low, gain.high)
 
 
@@ -233,19 +233,21 @@ def _against_champion(ours: Evidence | None, best: Evidence | None, metric: str,
     gain = _gain(ours, best, metric)
     if gain.value is None:
         return unjudged(name, _no_value(metric, ours, best), required)
-    told = f"{metric} gains {gain.value:+.4g} over the champion"
+    said = f"{metric} gains {gained(gain.value, required)} over the champion"
     if asked.test == "point":
-        passed, told = reaches(gain.value, required), f"{told}, at least {required:+g} is required."
+        passed, said = reaches(gain.value, required), f"{said}, at least {required:+g} is required."
     elif gain.low is None:
         return unjudged(name, f"{metric} counts too few questions for an interval", required)
     else:
         passed = gain.low > required + ROUNDING
-        told = f"{told}, its interval begins at {gain.low:+.4g} and must begin above {required:+g}."
+        said = f"{said}, its interval begins at {gained(gain.low, required)} and must begin above {required:+g}."
         if asked.test == "better":
             chance = stats.mcnemar(ours.outcomes[metric], best.outcomes[metric])
             passed = passed and chance <= ALPHA
-            told += f" By chance alone so many of the differing answers would be right with p = {chance:.2g}."
-    return Check(name, passed, told, gain.value, required, gain.low, gain.high)
+            said += (
+                f" McNemar's test, whichever of the two is better: p = {told(chance, ALPHA, 2)}, at most {ALPHA:g} is required."
+            )
+    return Check(name, passed, said, gain.value, required, gain.low, gain.high)
 
 
 def _gain(ours: Evidence, theirs: Evidence, metric: str) -> stats.Estimate:

@@ -7,7 +7,7 @@ from typing import Any
 
 from calltune import stats
 from calltune.metrics import TEXT_LOSS, is_share
-from components.gate.check import Check, reaches, unjudged
+from components.gate.check import Check, reaches, told, unjudged
 from components.gate.config import GateConfig
 from components.gate.evidence import Unsound, close
 
@@ -106,7 +106,7 @@ def _at_least(measure: str, ours: Measured | None, least: float) -> Check:
     found = ours.estimate
     if found.value is None:
         return unjudged(name, f"{measure} has no value", least)
-    reason = f"{measure} is {found.value:.4g}, at least {least:g} is required."
+    reason = f"{measure} is {told(found.value, least)}, at least {least:g} is required."
     return Check(name, reaches(found.value, least), reason, found.value, least, found.low, found.high)
 
 
@@ -120,7 +120,7 @@ def _kept(measure: str, ours: Measured | None, base: Measured | None, most: floa
     loss = stats.mean_difference(*sides)
     if loss.value is None:
         return unjudged(name, f"{measure} has no value", most)
-    reason = f"{measure} is worse than the base model's by {loss.value:.4g}, at most {most:g} is allowed."
+    reason = f"{measure} is worse than the base model's by {told(loss.value, most)}, at most {most:g} is allowed."
     if loss.value <= 0:
         reason = f"{measure} is no worse than the base model's."
     return Check(name, reaches(most, loss.value), reason, loss.value, most, loss.low, loss.high)

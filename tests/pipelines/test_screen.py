@@ -52,6 +52,13 @@ def test_eighty_columns_have_room_for_everything_in_one_piece():
     assert text.count("(0.858–0.938)") == 3 * (len(METRICS) - 1)
 
 
+def test_a_number_that_fails_is_not_rounded_up_to_the_one_that_was_asked_for():
+    failed = {"name": "threshold: tool_accuracy", "passed": False, "observed": 327 / 409, "required": 0.8, "reason": "It is."}
+    gate = {"passed": False, "checks": [failed]}
+    text = said(120, lambda console: closing(console, {**summary(champion=False), "gate": gate}, []))
+    assert re.search(r" 0\.7995 +│ 0\.800 ", text)
+
+
 def test_where_the_gate_has_passed_promotes_reason_is_said():
     passed = {**summary(champion=False), "gate": {"passed": True, "checks": []}, "reason": "somebody was faster"}
     assert said(120, lambda console: closing(console, passed, [])).endswith(

@@ -694,7 +694,11 @@ WAYS: dict[str, tuple[Fool, str]] = {
     ),
     "settings nested without end": (settings_without_end, "nested deeper than anything that evaluate writes"),
     "a digest of blanks": (put("model_digest", value=" "), "model_digest is missing"),
-    "luck on four questions": (luck, "its interval begins at +0.01 and must begin above +0. By chance alone"),
+    "luck on four questions": (
+        luck,
+        "its interval begins at +0.01 and must begin above +0. "
+        "McNemar's test, whichever of the two is better: p = 0.12, at most 0.05 is required",
+    ),
     "a condition that few questions count in": (a_condition_on_few_questions, "20 test questions, at least 21 required"),
     "predictions that are no predictions": (not_predictions, "the predictions are not what evaluate writes"),
     "no conditions": (no_conditions, "no condition applies"),

@@ -54,6 +54,12 @@ def only_failing(found: list[Check]) -> Check:
     return check
 
 
+def test_no_failure_is_rounded_away(candidate: Results, base: Results) -> None:
+    candidate["suites"][LOSS] = measure({"1": 3.0, "2": 3.200008})
+    reason = only_failing(suites.checks(candidate, base, GateConfig(suites={ACC: 0.75}, regression={LOSS: 0.1}))).reason
+    assert reason == "general.text_loss is worse than the base model's by 0.100004, at most 0.1 is allowed."
+
+
 def test_without_suites_and_conditions_there_is_no_check() -> None:
     assert suites.checks({}, {}, GateConfig()) == []
     assert suites.checks({"suites": {}}, None, GateConfig()) == []
