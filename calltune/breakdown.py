@@ -18,7 +18,7 @@ def by_tool(confusion: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, d
 
     Returns:
         ``{tool: {"recall": estimate, "precision": estimate}}``. `recall`: of the questions that expect the tool those that
-        call it, as often as expected; `precision`: of the questions that call it those that expect it.
+        call it, at least as often as expected; `precision`: of the questions that call it those that expect it.
     """
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for expected, row in confusion.items():

@@ -93,7 +93,7 @@ def loss_curve(
         axes.text(
             epoch,
             0.95,
-            f" best: epoch {epoch:g}, loss {loss:.3f} ",
+            f" kept: epoch {epoch:g}, loss {loss:.3f} ",
             transform=axes.get_xaxis_transform(),
             ha="right" if late else "left",
             va="top",

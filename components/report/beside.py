@@ -11,8 +11,9 @@ from components.report import words
 EXPONENT_MAX = 700.0
 """Nats whose exponential is still a number; of a model that has diverged there can be more."""
 NONE: dict[str, Any] = {"value": None, "low": None, "high": None, "n": 0, "items": {}, "sha256": None}
+ENDS = ("low", "high")
 MEANINGS = {
-    TEXT_LOSS: "perplexity on the held-out text; lower is better, the difference in per cent of the base model's",
+    TEXT_LOSS: "perplexity on the held-out text; lower is better, a difference is in per cent of the other model's",
     "instructions.rouge_l": "words shared with the reference answer, in its order (F1)",
     "instructions.exact_match": "answers that are the reference answer, but for case and spaces",
     "instructions.win_rate": "answers that the judge prefers to the reference answer in both orders; undecided ones count half",
@@ -26,7 +27,9 @@ MEANINGS = {
 
 
 def rows(models: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each measure: `{"name", "meaning", "cells": {model: (value, interval)}, "difference", "look", "n"}`.
+    """One line for each measure, as `numbers` of page.py has them:
+
+    `{"name", "meaning", "cells": {model: (value, interval)}, "changes": {other model: (difference, interval, look)}, "n"}`.
 
     Args:
         models: `metrics.json` of each model, by its name in the report: `base`, `tuned`, and `champion` where there is one.
@@ -37,22 +40,27 @@ def rows(models: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _row(name: str, of_model: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    base, tuned = of_model["base"], of_model["tuned"]
-    same = base["sha256"] == tuned["sha256"]
-    change = stats.mean_difference(tuned["items"], base["items"]) if same else stats.Estimate(None, None, None, 0)
-    value, low, high = (_difference(name, end) for end in (change.value, change.low, change.high))
-    better = change.value is not None and (change.value > 0) != (name == TEXT_LOSS)
+    tuned = of_model["tuned"]
     return {
         "name": name,
         "meaning": MEANINGS.get(name, ""),
         "cells": {
-            model: (_shown(name, one["value"]), _span(_shown(name, one["low"]), _shown(name, one["high"])))
+            model: (
+                _shown(name, one["value"]),
+                words.small_print(_span(*(_shown(name, one[e]) for e in ENDS)), one["n"], tuned["n"]),
+            )
             for model, one in of_model.items()
         },
-        "difference": (value, _span(low, high)),
-        "look": "" if not change.value else "good" if better else "bad",
+        "changes": {model: _change(name, tuned, one) for model, one in of_model.items() if model != "tuned"},
         "n": tuned["n"],
     }
+
+
+def _change(name: str, tuned: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str, str]:
+    same = other["sha256"] == tuned["sha256"]
+    change = stats.mean_difference(tuned["items"], other["items"]) if same else stats.Estimate(None, None, None, 0)
+    value, low, high = (_difference(name, end) for end in (change.value, change.low, change.high))
+    return value, _span(low, high), words.look(change.low, change.high, name == TEXT_LOSS)
 
 
 def _shown(name: str, value: float | None) -> str:

@@ -23,7 +23,7 @@ def by_tool(models: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
             "name": tool,
             "n": tuned["recall"]["n"],
             "worst": tuned["recall"]["value"],
-            "cells": [_cell(found[side].get(tool, {}).get(part)) for part in parts for side in SIDES],
+            "cells": [_cell(found[side].get(tool, {}).get(part), tuned["recall"]["n"]) for part in parts for side in SIDES],
         }
         for tool, tuned in found["tuned"].items()
     ]
@@ -39,17 +39,18 @@ def by_argument(models: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
             "rule": tuned["rule"],
             "n": tuned["n"],
             "worst": tuned["value"],
-            "cells": [_cell(found[side].get(argument)) for side in SIDES],
+            "cells": [_cell(found[side].get(argument), tuned["n"]) for side in SIDES],
         }
         for argument, tuned in found["tuned"].items()
     ]
     return _worst_first(rows)
 
 
-def _cell(estimate: Mapping[str, Any] | None) -> tuple[str, str]:
+def _cell(estimate: Mapping[str, Any] | None, rows_n: int) -> tuple[str, str]:
     if estimate is None:
         return words.NOTHING, ""
-    return words.metric("", estimate["value"]), words.interval("", estimate["low"], estimate["high"])
+    spread = words.interval("", estimate["low"], estimate["high"])
+    return words.metric("", estimate["value"]), words.small_print(spread, estimate["n"], rows_n)
 
 
 def _worst_first(rows: list[dict[str, Any]]) -> dict[str, Any]:

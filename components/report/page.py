@@ -105,15 +105,14 @@ def headline(material: Material) -> tuple[str, str, str]:
     if promotion.get("unchanged") and promotion.get("promoted"):
         return "unchanged", "", f"The tuned model is the champion already, byte for byte: {target} stays {promotion['alias']}."
     if promotion.get("promoted"):
-        before, after = (
-            words.metric("tool_accuracy", m["metrics"]["tool_accuracy"]["value"]) for m in (material.base, material.candidate)
-        )
+        before, after = (_tool_accuracy(metrics) for metrics in (material.base, material.candidate))
+        best = f", the champion's {_tool_accuracy(material.champion)}" if "metrics" in material.champion else ""
         previous = promotion.get("previous")
         return (
             "promoted",
             "good",
-            f"Passed {_all(len(checks))} of the gate: tool accuracy went from {before} to {after} on {material.candidate['n']} "
-            f"held-out questions. {target} is now {promotion['alias']}"
+            f"Passed {_all(len(checks))} of the gate: tool accuracy is {after} on {material.candidate['n']} "
+            f"held-out questions, the base model's {before}{best}. {target} is now {promotion['alias']}"
             + (f"; before, it was version {words.number(previous)}." if previous is not None else ", the first one."),
         )
     failed = [check for check in checks if not check["passed"]]
@@ -213,32 +212,39 @@ def _metric_names(models: Mapping[str, dict[str, Any]]) -> list[str]:
 
 
 def _number_row(name: str, models: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """One line of the numbers table; a cell is (value, interval), n the tuned model's, the difference's interval paired."""
+    """One line of the numbers table: a cell is (value, interval), a change (difference, interval paired by question, look).
+
+    n is the tuned model's; a cell that counts another number of questions says so.
+    """
     none = {"value": None, "low": None, "high": None, "n": 0}
     of_model = {model: metrics["metrics"].get(name, none) for model, metrics in models.items()}
-    cells = {
-        model: (words.metric(name, found["value"]), words.interval(name, found["low"], found["high"]))
-        for model, found in of_model.items()
-    }
-    before, after = of_model["base"]["value"], of_model["tuned"]["value"]
-    change = words.difference(name, before, after)
-    ours, theirs = (models[model]["outcomes"].get(name, {}) for model in ("tuned", "base"))
-    paired = stats.paired_difference(ours, theirs)
-    good = change.startswith("+") != (name in LOWER_IS_BETTER)
-    look = "" if change[0] not in "+−" else "good" if good else "bad"
+    n = of_model["tuned"]["n"]
+    cells = {}
+    for model, found in of_model.items():
+        spread = words.interval(name, found["low"], found["high"])
+        cells[model] = (words.metric(name, found["value"]), words.small_print(spread, found["n"], n))
+    changes = {}
+    for model in models.keys() - {"tuned"}:
+        ours, theirs = (models[side]["outcomes"].get(name, {}) for side in ("tuned", model))
+        paired = stats.paired_difference(ours, theirs)
+        changes[model] = (
+            words.difference(name, of_model[model]["value"], of_model["tuned"]["value"]),
+            words.interval(name, paired.low, paired.high),
+            words.look(paired.low, paired.high, name in LOWER_IS_BETTER),
+        )
     return {
         "name": name,
         "meaning": words.MEANINGS.get(name, ""),
         "cells": cells,
-        "difference": (change, words.interval(name, paired.low, paired.high)),
-        "look": look,
-        "n": of_model["tuned"]["n"],
+        "changes": changes,
+        "n": n,
     }
 
 
 def _tiles(material: Material) -> list[dict[str, str]]:
     """The four numbers that a reader looks for first."""
-    base, tuned = material.base["metrics"], material.candidate["metrics"]
+    tuned = material.candidate["metrics"]
+    others = {"base": material.base, "champion": material.champion}
     tiles = []
     for name, label in (
         ("tool_accuracy", "Tool accuracy"),
@@ -247,13 +253,14 @@ def _tiles(material: Material) -> list[dict[str, str]]:
     ):
         found = tuned[name]
         spread = words.interval(name, found["low"], found["high"])
-        tiles.append(
-            {
-                "label": label,
-                "value": words.metric(name, found["value"]),
-                "sub": f"base {words.metric(name, base[name]['value'])}" + (f" · 95 %: {spread}" if spread else ""),
-            }
-        )
+        # The interval stands first: behind another model's number it would be read as that one's.
+        told = [f"95 % interval {spread}"] if spread else []
+        told += [
+            f"{model} {words.metric(name, other['metrics'][name]['value'])}"
+            for model, other in others.items()
+            if "metrics" in other
+        ]
+        tiles.append({"label": label, "value": words.metric(name, found["value"]), "sub": " · ".join(told)})
     steps = material.summary["steps"]
     peak = max((step["peak_rss_mib"] for step in steps if step["peak_rss_mib"] is not None), default=None)
     return [
@@ -264,6 +271,10 @@ def _tiles(material: Material) -> list[dict[str, str]]:
             "sub": f"peak memory {words.memory(peak)}",
         },
     ]
+
+
+def _tool_accuracy(metrics: Mapping[str, Any]) -> str:
+    return words.metric("tool_accuracy", metrics["metrics"]["tool_accuracy"]["value"])
 
 
 def _verdict_counts(metrics: Mapping[str, Any]) -> dict[str, int]:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calltune.figures import beside
 from calltune.metrics import MEANS, VERDICTS
 from calltune.records import Call
 
@@ -15,7 +16,7 @@ VERDICT_LOOKS = {verdict: LOOKS.get(verdict, "bad") for verdict in reversed(VERD
 MEANINGS = {
     "tool_accuracy": "the right tools, or rightly none",
     "tool_accuracy_calls": "the right tools, where a call is expected",
-    "call_accuracy": "the right tools with right arguments",
+    "call_accuracy": "the right tools, every argument right by its rule",
     "ast_call_accuracy": "the same, every argument matched strictly",
     "valid_call_rate": "of attempted calls: parse and fit the schema",
     "abstention_accuracy": "no call, where none is expected",
@@ -43,6 +44,11 @@ def number(value: Any) -> str:
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
+def held(value: float | None, limit: float | None) -> str:
+    """A number that is held against a limit: not rounded to the limit's other side."""
+    return number(value) if value is None else beside(number(value), value, limit)
+
+
 def metric(name: str, value: float | None) -> str:
     """A metric's value: a mean as a number, everything else as a percentage with one decimal."""
     if value is None:
@@ -64,6 +70,18 @@ def difference(name: str, before: float | None, after: float | None) -> str:
         return NOTHING
     points = after - before if name in MEANS else 100 * (after - before)
     return ("+" if round(points, 1) > 0 else "") + _signed(points)
+
+
+def look(low: float | None, high: float | None, lower_is_better: bool = False) -> str:
+    """`good` or `bad` for a difference whose interval leaves out 0; none for what may be chance."""
+    if low is None or high is None or low <= 0 <= high:
+        return ""
+    return "good" if (low > 0) != lower_is_better else "bad"
+
+
+def small_print(spread: str, n: int, rows_n: int) -> str:
+    """What stands below a value: its interval, and what it counts if that is not what its row says."""
+    return ", ".join(filter(None, [spread, f"n {n:,}" if n and n != rows_n else ""]))
 
 
 def _signed(value: float) -> str:

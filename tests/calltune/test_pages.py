@@ -61,9 +61,9 @@ def test_a_plot_is_the_same_each_time() -> None:
     assert drawings() == drawings()
 
 
-def test_the_best_epoch_is_marked() -> None:
-    assert "best: epoch 2, loss 0.500" in [text.strip() for text in texts(drawings()["loss"])]
-    assert not [t for t in texts(plots.loss_curve([(1, 1.0)], [(1, 0.9)], None)) if "best" in t]
+def test_the_kept_epoch_is_marked() -> None:
+    assert "kept: epoch 2, loss 0.500" in [text.strip() for text in texts(drawings()["loss"])]
+    assert not [t for t in texts(plots.loss_curve([(1, 1.0)], [(1, 0.9)], None)) if "kept" in t]
 
 
 def test_verdict_bars_print_every_count() -> None:

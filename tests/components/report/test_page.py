@@ -139,11 +139,14 @@ def test_what_was_measured_beside_the_questions_is_a_table(material: Material) -
     }
     shown = section(render(replace(material, **sides)), "beside")
     # exp(3.0) = 20.09, exp(3.1) = 22.2, exp(0.1) = 1.105
-    assert re.search(r"general\.knowledge\.acc 80\.0 % 49\.0 to 94\.3 70\.0 % 39\.7 to 89\.2 −10\.0 −30\.0 to 0\.0 – 10 ", shown)
     assert re.search(
-        r"general\.text_loss perplexity .* 20\.09 20\.09 to 20\.09 22\.2 22\.2 to 22\.2 \+10\.5 % \+10\.5 to \+10\.5 – 2 ", shown
+        r"general\.knowledge\.acc 80\.0 % 49\.0 to 94\.3 70\.0 % 39\.7 to 89\.2 −10\.0 −30\.0 to 0\.0 – – 10 ", shown
     )
-    assert re.search(r"general\.tales\.bleu 25 20 to 30 25\.5 20 to 31 \+0\.5 \+0 to \+1 – 2", shown)
+    assert re.search(
+        r"general\.text_loss perplexity .* 20\.09 20\.09 to 20\.09 22\.2 22\.2 to 22\.2 \+10\.5 % \+10\.5 to \+10\.5 – – 2 ",
+        shown,
+    )
+    assert re.search(r"general\.tales\.bleu 25 20 to 30 25\.5 20 to 31 \+0\.5 \+0 to \+1 – – 2", shown)
 
 
 def test_a_model_that_has_diverged_has_a_report(material: Material) -> None:
@@ -152,7 +155,7 @@ def test_a_model_that_has_diverged_has_a_report(material: Material) -> None:
         "candidate": material.candidate | {"suites": suites([1.0], 800)},
     }
     shown = section(render(replace(material, **sides)), "beside")
-    assert re.search(r"general\.text_loss perplexity .* ∞ ∞ to ∞ ∞ ∞ to ∞ – 2 ", shown)
+    assert re.search(r"general\.text_loss perplexity .* ∞ ∞ to ∞ ∞ ∞ to ∞ – – 2 ", shown)
 
 
 def test_instructions_are_shown_with_their_meaning_and_where_every_answer_is(material: Material) -> None:
@@ -173,18 +176,59 @@ def test_sides_that_were_asked_something_else_have_no_difference(material: Mater
     base["general.text_loss"]["sha256"] = "another text"
     models = {"base": material.base | {"suites": base}, "tuned": material.candidate | {"suites": tuned}}
     by_name = {row["name"]: row for row in beside.rows(models)}
-    assert by_name["general.text_loss"]["difference"] == ("–", "")
-    assert by_name["general.text_loss"]["look"] == ""
-    assert by_name["general.knowledge.acc"]["difference"][0] == "0.0"
+    assert by_name["general.text_loss"]["changes"] == {"base": ("–", "", "")}
+    assert by_name["general.knowledge.acc"]["changes"]["base"][0] == "0.0"
     models["base"] = material.base
     assert [row["cells"]["base"] for row in beside.rows(models)] == [("–", "")] * 3
 
 
 def test_a_higher_share_and_a_lower_loss_look_good(material: Material) -> None:
-    worse, better = suites([1.0, 0.0, 0.0], 3.1), suites([1.0, 1.0, 0.0], 3.0)
+    worse, better = suites([1.0] + [0.0] * 9, 3.1), suites([1.0] * 8 + [0.0] * 2, 3.0)
     for base, tuned, look in ((worse, better, "good"), (better, worse, "bad")):
         rows = beside.rows({"base": material.base | {"suites": base}, "tuned": material.candidate | {"suites": tuned}})
-        assert [row["look"] for row in rows[:2]] == [look, look]
+        assert [row["changes"]["base"][2] for row in rows[:2]] == [look, look]
+
+
+def test_what_may_be_chance_has_no_colour(material: Material) -> None:
+    assert [words.look(low, high) for low, high in ((-0.045, 0.063), (0.0, 0.1), (None, None))] == ["", "", ""]
+    assert (words.look(0.01, 0.1), words.look(-0.1, -0.01)) == ("good", "bad")
+    assert (words.look(0.01, 0.1, lower_is_better=True), words.look(-0.1, -0.01, lower_is_better=True)) == ("bad", "good")
+    better = {id_: int(place < 6) for place, id_ in enumerate(material.base["outcomes"]["tool_accuracy"])}
+    sides = [side | {"outcomes": {"tool_accuracy": better}} for side in (material.base, material.candidate)]
+    assert '<span class="good">' in render(material)
+    assert not re.search(r'<span class="(good|bad)">', render(replace(material, base=sides[0], candidate=sides[1], champion={})))
+
+
+def test_the_champion_stands_beside_with_version_and_difference(material: Material) -> None:
+    ours, theirs = (metrics["outcomes"]["tool_accuracy"] for metrics in (material.candidate, material.champion))
+    gain = stats.paired_difference(ours, theirs)
+    assert gain.value is not None and gain.low is not None and gain.high is not None
+    numbers = section(render(material), "numbers")
+    assert "the champion, version 2, with" in numbers and "Tuned − base Champion Tuned − champion n" in numbers
+    assert f"{words.difference('', 0.0, gain.value)} {words.interval('', gain.low, gain.high)} 210 " in numbers
+    champions = words.metric("", material.champion["metrics"]["tool_accuracy"]["value"])
+    assert f" · champion {champions}</div>" in render(material) and f"the champion's {champions}." in headline(material)[2]
+
+
+def test_an_interval_stands_by_the_number_that_it_is_of(material: Material) -> None:
+    found = material.candidate["metrics"]["tool_accuracy"]
+    spread = words.interval("", found["low"], found["high"])
+    assert f'<div class="sub">95 % interval {spread} · base ' in render(material)
+
+
+def test_a_cell_that_counts_another_number_of_questions_says_so(material: Material) -> None:
+    base = material.base["metrics"]["valid_call_rate"]
+    assert 0 < base["n"] != material.candidate["metrics"]["valid_call_rate"]["n"]
+    html = render(material)
+    assert re.search(rf"valid_call_rate of attempted .*? % [\d.]+ to [\d.]+, n {base['n']} ", section(html, "numbers"))
+    for tool in material.candidate["tools"].values():
+        assert tool["precision"]["n"] == tool["recall"]["n"] or f", n {tool['precision']['n']} " in section(html, "tools")
+
+
+def test_a_number_that_failed_is_not_rounded_to_the_one_that_was_asked_for(material: Material) -> None:
+    checks = [material.decision["checks"][1] | {"passed": False, "observed": 0.79996, "low": 0.7, "high": 0.9}]
+    html = render(replace(material, decision=material.decision | {"passed": False, "checks": checks}))
+    assert "tool_accuracy 0.79996 0.7 to 0.9 0.8 failed" in section(html, "gate")
 
 
 def test_the_gate_shows_each_check_with_its_reason(material: Material) -> None:
