@@ -207,13 +207,16 @@ def test_the_champion_stands_beside_with_version_and_difference(material: Materi
     assert "the champion, version 2, with" in numbers and "Tuned − base Champion Tuned − champion n" in numbers
     assert f"{words.difference('', 0.0, gain.value)} {words.interval('', gain.low, gain.high)} 210 " in numbers
     champions = words.metric("", material.champion["metrics"]["tool_accuracy"]["value"])
-    assert f" · champion {champions}</div>" in render(material) and f"the champion's {champions}." in headline(material)[2]
+    assert (
+        f" · champion {champions}</div>" in render(material).replace("\u00a0", " ")
+        and f"the champion's {champions}." in headline(material)[2]
+    )
 
 
 def test_an_interval_stands_by_the_number_that_it_is_of(material: Material) -> None:
     found = material.candidate["metrics"]["tool_accuracy"]
     spread = words.interval("", found["low"], found["high"])
-    assert f'<div class="sub">95 % interval {spread} · base ' in render(material)
+    assert f'<div class="sub">95 % interval {spread} · base ' in render(material).replace("\u00a0", " ")
 
 
 def test_a_cell_that_counts_another_number_of_questions_says_so(material: Material) -> None:
