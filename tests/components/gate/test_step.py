@@ -896,7 +896,7 @@ def test_five_more_right_and_none_less_is_chance_six_is_not(case: Case) -> None:
         decision = case.decide()
         assert decision.passed is passed
         reason = named(decision, "against champion: tool_accuracy").reason
-        assert ("with p = 0.06" if wins == 5 else "with p = 0.03") in reason
+        assert (": p = 0.062, at most 0.05" if wins == 5 else ": p = 0.031, at most 0.05") in reason
 
 
 def test_a_loose_match_rule_allows_other_words_in_the_predictions(case: Case) -> None:
