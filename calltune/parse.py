@@ -99,11 +99,11 @@ def parse_pythonic(text: str) -> Parsed:
 
 def _tagged(text: str, edges: tuple[str, str], read: Callable[[str], list[Call]]) -> Parsed:
     """The calls in blocks between two marks; one bad call makes the whole answer malformed."""
-    outside, blocks = _blocks(text, edges)
+    outside, insides = blocks(text, edges)
     calls: list[Call] = []
     content = outside.strip()
     try:
-        for inside in blocks:
+        for inside in insides:
             calls += read(inside)
     except ValueError as error:
         return Parsed((), content, str(error))
@@ -112,19 +112,19 @@ def _tagged(text: str, edges: tuple[str, str], read: Callable[[str], list[Call]]
     return Parsed(tuple(calls), content)
 
 
-def _blocks(text: str, edges: tuple[str, str]) -> tuple[str, list[str]]:
+def blocks(text: str, edges: tuple[str, str]) -> tuple[str, list[str]]:
     """The text outside of the blocks, and what is in each.
 
     A block goes from a mark to the next that ends one, as in vLLM's `<tool_call>(.*?)</tool_call>`, so that what counts here as
     a call counts there. The expression itself looks for an end from every beginning, which takes seconds in 50 kB of them.
     """
     begin, end = edges
-    outside, blocks, at = list[str](), list[str](), 0
+    outside, insides, at = list[str](), list[str](), 0
     while (opened := text.find(begin, at)) >= 0 and (closed := text.find(end, opened + len(begin))) >= 0:
         outside.append(text[at:opened])
-        blocks.append(text[opened + len(begin) : closed])
+        insides.append(text[opened + len(begin) : closed])
         at = closed + len(end)
-    return "".join(outside) + text[at:], blocks
+    return "".join(outside) + text[at:], insides
 
 
 def _lines(inside: str) -> list[str]:

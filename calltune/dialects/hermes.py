@@ -30,6 +30,7 @@ from calltune.dialects.reading import (
     tools_field,
 )
 from calltune.dialects.sharegpt import ROLES
+from calltune.parse import blocks
 from calltune.records import Message, Record, Tool
 
 # Where the format's own instructions begin: Nous' wording, Qwen's heading, or else the tools themselves.
@@ -194,17 +195,13 @@ def _listed(inside: str) -> list[Any]:
 
 
 def _results(text: str, where: str) -> list[str]:
-    results, rest, behind = [], [], 0
-    for result, end in _between(text, _RESULT, _RESULT_END):
-        rest.append(text[behind : end - len(result) - len(_RESULT) - len(_RESULT_END)])
-        results.append(result.strip())
-        behind = end
+    beside, results = blocks(text, (_RESULT, _RESULT_END))
     if not results:
         return [text]
-    beside = "".join([*rest, text[behind:]]).strip()
-    if beside:
-        raise RowError("invalid_message", f"{where}: has a text beside its {_RESULT}, which would be lost: {shown(beside)}")
-    return results
+    if beside.strip():
+        said = shown(beside.strip())
+        raise RowError("invalid_message", f"{where}: has a text beside its {_RESULT}, which would be lost: {said}")
+    return [result.strip() for result in results]
 
 
 def _between(text: str, begin: str, end: str) -> Iterator[tuple[str, int]]:
