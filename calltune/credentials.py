@@ -52,6 +52,11 @@ def without_secrets(text: str) -> str:
     return without_passwords(text)
 
 
+def line_without_secrets(said: object) -> str:
+    """The text of an error, say, on one line and without a secret."""
+    return " ".join(without_secrets(str(said)).split())
+
+
 def without_passwords(text: str) -> str:
     """The text with … in the place of user and password in an address."""
     # A password may have an apostrophe in it, and none of the signs that are left out here.

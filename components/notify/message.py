@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from calltune.credentials import without_secrets
+from calltune.credentials import line_without_secrets, without_secrets
 from calltune.metrics import MEANS
 
 SIDES = ("baseline", "candidate", "champion")
@@ -115,5 +115,5 @@ def _value(metric: str, found: dict[str, Any] | None) -> str:
 
 def _clean(said: str) -> str:
     """On one line, not endless, and without a secret."""
-    line = " ".join(without_secrets(said).split())
+    line = line_without_secrets(said)
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"

@@ -3,7 +3,7 @@
 import os
 
 from calltune import runtime, storage, tracking
-from calltune.credentials import without_secrets
+from calltune.credentials import line_without_secrets
 from components.notify import channels, message
 from components.notify.config import ADDRESSES, PASSWORD, NotifyConfig
 from components.notify.message import Ending
@@ -57,7 +57,7 @@ def _page(name: str, failed: bool) -> dict[str, str]:
                 tracking.end(run, ok=False)
             return {"MLflow": tracking.page_of(run)} if tracking.is_server() else {}
     except Exception as problem:  # MLflow may be what the run has failed at: that is to be said, all the same
-        why = " ".join(without_secrets(str(problem)).split())
+        why = line_without_secrets(problem)
         runtime.note(f"notify: MLflow {'was not told' if failed else 'does not answer'}: {why}")
         return {}
 

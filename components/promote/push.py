@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calltune import hub, ledger, models, runtime, storage
-from calltune.credentials import without_secrets
+from calltune.credentials import line_without_secrets
 from calltune.errors import UserError
 from components.promote.config import PUSH_TOKENS, PromoteConfig
 
@@ -192,4 +192,4 @@ def _explained(repo: str) -> Iterator[None]:
 
 def _short(said: str) -> str:
     """What somebody else says, without secrets, which are looked for first: of one that is cut a part would be left."""
-    return " ".join(without_secrets(said).split())[:200]
+    return line_without_secrets(said)[:200]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calltune import exports, ledger, runtime, storage, tracking
-from calltune.credentials import without_secrets
+from calltune.credentials import line_without_secrets
 from components.promote.config import PromoteConfig
 from components.promote.decision import Decision, read
 from components.promote.push import champion, push
@@ -78,7 +78,7 @@ def _pushed(config: PromoteConfig) -> str:
     try:
         told = str(push(champion(config), config))
     except Exception as problem:  # whatever it is, the model is promoted, and a step that failed would say that it is not
-        told = f"not pushed: {' '.join(without_secrets(str(problem)).split())}"
+        told = f"not pushed: {line_without_secrets(problem)}"
     runtime.note(told)
     return told
 
