@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from calltune.figures import SAME, beside
 
-ROUNDING = SAME
-
 
 @dataclass(frozen=True)
 class Check:
@@ -32,7 +30,7 @@ class Check:
 
 def reaches(found: float, asked: float) -> bool:
     """Whether a number is at least the one that was asked for, rounding apart."""
-    return found >= asked - ROUNDING
+    return found >= asked - SAME
 
 
 def told(found: float, asked: float, digits: int = 4) -> str:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from calltune import stats
+from calltune.figures import SAME
 from calltune.metrics import ALPHA, LOWER_IS_BETTER, ROBUSTNESS
 from calltune.runtime import note, read_json, write_json
 from components.gate import suites
-from components.gate.check import ROUNDING, Check, gained, reaches, told, unjudged
+from components.gate.check import Check, gained, reaches, told, unjudged
 from components.gate.config import AgainstChampion, GateConfig
 from components.gate.evidence import Evidence, Unsound, examine, read
 from components.gate.questions import enough, fresh, predictions_check, unseen
@@ -239,7 +240,7 @@ def _against_champion(ours: Evidence | None, best: Evidence | None, metric: str,
     elif gain.low is None:
         return unjudged(name, f"{metric} counts too few questions for an interval", required)
     else:
-        passed = gain.low > required + ROUNDING
+        passed = gain.low > required + SAME
         said = f"{said}, its interval begins at {gained(gain.low, required)} and must begin above {required:+g}."
         if asked.test == "better":
             chance = stats.mcnemar(ours.outcomes[metric], best.outcomes[metric])
