@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from components.train.attention import BY_SEGMENT, arguments
+from components.train.attention import BY_BLOCK, arguments
 from components.train.config import TrainConfig
 from components.train.method import adapter_config, build, decide
 from components.train.packing import Branch, Row, pack
@@ -108,7 +108,7 @@ def compare(network: torch.nn.Module, rows: Sequence[Row], max_tokens: int) -> t
         for place, one in zip(at, logits.detach(), strict=True):
             alone[tuple(r.input_ids[: place + 1])] = one
     expected = _gradient(network)
-    network.set_attn_implementation(BY_SEGMENT)
+    network.set_attn_implementation(BY_BLOCK)
     network.zero_grad()
     apart = []
     for p in pack(rows, max_tokens):

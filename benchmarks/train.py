@@ -36,7 +36,7 @@ from components.ingest.step import ingest
 from components.train import account
 from components.train.collator import Collator
 from components.train.config import TrainConfig
-from components.train.memory import keep_freed_memory
+from components.train.memory import checkpointing, keep_few_kernels, keep_freed_memory
 from components.train.method import Method, adapter_config, build, decide
 from components.train.step import PACK_TOKENS
 from components.train.trainer import TreeTrainer
@@ -137,7 +137,7 @@ def contend(contender: str, folder: Path, method: str, dataset: Path, steps: int
         "optim": "adamw_torch",
         "weight_decay": 0.0,
         "bf16": decided.bf16,
-        "gradient_checkpointing": True,
+        "activation_checkpointing": True,
         "use_cpu": not torch.cuda.is_available(),
         "logging_steps": 1,
         "save_strategy": "no",
@@ -147,8 +147,10 @@ def contend(contender: str, folder: Path, method: str, dataset: Path, steps: int
     trainer: TreeTrainer | PlainTrainer
     if contender == "ours":
         keep_freed_memory()
+        keep_few_kernels()
         own = SFTConfig(
             **common,
+            activation_checkpointing_kwargs=checkpointing(account.device()),
             per_device_train_batch_size=BATCH_ROWS,
             max_length=None,
             remove_unused_columns=False,

@@ -26,7 +26,7 @@ class TrainConfig(Settings):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the adapter's inputs that are dropped. A prefix that rows of a pack share draws once for all of them."""
     optimiser: Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] = "auto"
-    """`auto`: `paged_adamw_8bit` for `qlora`, else `adamw_torch`."""
+    """`auto`: `paged_adamw_8bit` for `qlora`, else `adamw_torch_fused`."""
     learning_rate: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     """Peak learning rate. `auto`: of `full` 1e-4, from 1e9 parameters on 1e-5; of an adapter 3e-4, from there on 2e-4."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"

@@ -11,7 +11,7 @@ from calltune import attention, models, runtime
 from calltune.errors import ConfigError
 from calltune.render import common_prefix
 from components.train import account
-from components.train.attention import BY_SEGMENT, FLEX, arguments
+from components.train.attention import BY_BLOCK, FLEX, arguments
 from components.train.config import TrainConfig
 from components.train.packing import Row, pack
 
@@ -71,27 +71,30 @@ def build(folder: Path, method: Method) -> "PreTrainedModel":
     with attention.suited(folder):
         if method.name == "qlora":
             compute_dtype = torch.bfloat16 if method.bf16 else torch.float32
-            model = models.load_nf4(folder, compute_dtype, attn_implementation=BY_SEGMENT)
+            model = models.load_nf4(folder, compute_dtype, attn_implementation=BY_BLOCK)
         else:
             # To where it is trained, so that it is tried there: FlexAttention on a CPU says nothing of a GPU's, and needs a C++
             # compiler, which the image does not have.
-            model = models.load(folder, dtype=torch.float32, attn_implementation=BY_SEGMENT).to(account.device())
+            model = models.load(folder, dtype=torch.float32, attn_implementation=BY_BLOCK).to(account.device())
     exact = not (method.name == "qlora" and method.bf16)
     if torch.cuda.is_available() and _attends_by_flex(folder, model, exact):
         return model
     attention.require_same(folder, model, _packed, exact)
-    runtime.note("train: attention segment by segment, SDPA")
+    runtime.note("train: attention block by block, along each row's path")
     return model
 
 
 def _attends_by_flex(folder: Path, model: "PreTrainedModel", exact: bool) -> bool:
     """Whether FlexAttention, which compiles a kernel for it, computes the model's attention; otherwise the model is as before."""
+    if getattr(model.config, "attention_dropout", 0):
+        runtime.note("train: no FlexAttention: it cannot drop attention weights, as this model's config asks for")
+        return False
     try:
         with attention.suited(folder):  # transformers refuses it for some architectures
             model.set_attn_implementation(FLEX)
         attention.require_same(folder, model, _packed, exact)
     except ConfigError as error:
-        model.set_attn_implementation(BY_SEGMENT)
+        model.set_attn_implementation(BY_BLOCK)
         runtime.note(f"train: no FlexAttention: {error}")
         return False
     runtime.note("train: attention in one call, FlexAttention")

@@ -52,12 +52,10 @@ class Branch:
     Attributes:
         length: its tokens.
         path: indices of the segments above it, root first.
-        mask: bool, shape ``(length, tokens above + length)``; None for a root, which is plainly causal.
     """
 
     length: int
     path: tuple[int, ...]
-    mask: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -135,13 +133,8 @@ def lay_out(rows: Sequence[Row]) -> Pack:
     labels: list[int] = []
     for segment in segments:
         row, offset, length = rows[segment.row], len(ids), segment.end - segment.start
-        if segment.parent is None:
-            branches.append(Branch(length, (), None))
-        else:
-            above = torch.ones(length, segment.start, dtype=torch.bool)
-            itself = torch.ones(length, length, dtype=torch.bool).tril()
-            path = (*branches[segment.parent].path, segment.parent)
-            branches.append(Branch(length, path, torch.cat([above, itself], dim=1)))
+        path = () if segment.parent is None else (*branches[segment.parent].path, segment.parent)
+        branches.append(Branch(length, path))
         ids += row.input_ids[segment.start : segment.end]
         positions += range(segment.start, segment.end)
         if not segment.shared:

@@ -1,4 +1,4 @@
-"""FlexAttention sees the same tree as attention segment by segment."""
+"""Attention by block and FlexAttention see the same tree, and compute the same."""
 
 import random
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from benchmarks.exactness import tiny_model as small_model
 from calltune import models
 from components.train import account, attention
-from components.train.attention import BY_SEGMENT, FLEX, tree_attention, tree_mask
+from components.train.attention import BY_BLOCK, FLEX, tree_attention, tree_mask
 from components.train.config import TrainConfig
 from components.train.method import _attends_by_flex, build, decide
 from components.train.packing import Branch, pack
@@ -26,15 +26,28 @@ def dense(mask):
     return mask.mask_mod(torch.tensor(0), torch.tensor(0), places[:, None], places[None, :])
 
 
-def dense_by_segment(branches):
-    """The same from what is handed to SDPA: the path of each segment, and its mask."""
+def paths(branches):
+    """The same from the path of each segment."""
     stops = torch.tensor([branch.length for branch in branches]).cumsum(0).tolist()
     places = [list(range(stop - branch.length, stop)) for branch, stop in zip(branches, stops, strict=True)]
     seen = torch.zeros(stops[-1], stops[-1], dtype=torch.bool)
     for own, branch in enumerate(branches):
-        columns = [place for segment in (*branch.path, own) for place in places[segment]]
-        mask = torch.ones(branch.length, branch.length, dtype=torch.bool).tril() if branch.mask is None else branch.mask
-        seen[torch.tensor(places[own])[:, None], torch.tensor(columns)] = mask
+        for query in places[own]:
+            seen[query, [place for segment in branch.path for place in places[segment]]] = True
+            seen[query, places[own][0] : query + 1] = True
+    return seen
+
+
+def by_block(branches):
+    """The same from the blocks of queries in which a CPU computes them."""
+    lengths, ends = attention._layout(branches)
+    seen = torch.zeros(sum(lengths), sum(lengths), dtype=torch.bool)
+    for block in attention._blocks(tuple(lengths), tuple(ends)):
+        keys = torch.cat([torch.arange(*stretch) for stretch in block.keys])
+        hidden = torch.zeros(block.stop - block.start, len(keys), dtype=torch.bool)
+        hidden[:, len(keys) - block.hidden.shape[1] :] = block.hidden
+        assert not hidden.all(dim=0).any(), "a key is computed that no query sees"
+        seen[block.start : block.stop, keys] = ~hidden
     return seen
 
 
@@ -43,11 +56,39 @@ def every_pack():
     return [p for seed, rows in enumerate(trees) for p in pack(rows, random.Random(seed).choice([64, 150, 400, NO_LIMIT]))]
 
 
-def test_the_block_mask_is_the_mask_of_attention_by_segment_bit_for_bit():
+@pytest.mark.parametrize("block_tokens", [7, attention.BLOCK_TOKENS])
+def test_the_masks_of_both_devices_are_the_paths_bit_for_bit(monkeypatch, block_tokens):
+    monkeypatch.setattr(attention, "BLOCK_TOKENS", block_tokens)
+    attention._blocks.cache_clear()
     packs = every_pack()
     assert any(len(branch.path) > 1 for p in packs for branch in p.branches)
     for p in packs:
-        assert torch.equal(dense(tree_mask(p.branches, CPU)), dense_by_segment(p.branches))
+        assert torch.equal(dense(tree_mask(p.branches, CPU)), paths(p.branches))
+        assert torch.equal(by_block(p.branches), paths(p.branches))
+    attention._blocks.cache_clear()
+
+
+@pytest.mark.parametrize("dropout", [0, 0.3])
+def test_the_gradient_is_the_derivative_with_dropout_too(monkeypatch, dropout):
+    """By finite differences, in float64; blocks of five queries, so that a small tree has several."""
+    monkeypatch.setattr(attention, "BLOCK_TOKENS", 5)
+    attention._blocks.cache_clear()
+    layout = attention._layout([Branch(6, ()), Branch(3, (0,)), Branch(2, (0, 1)), Branch(4, (0,))])
+    torch.manual_seed(0)
+    given = [torch.randn(1, 15 * heads, 3, dtype=torch.float64, requires_grad=True) for heads in (2, 1, 1)]
+    assert torch.autograd.gradcheck(lambda *one: attention.attend(*one, *layout, False, dropout, 7), given)
+    attention._blocks.cache_clear()
+
+
+def test_dropout_drops_in_training_only_and_keeps_the_mean():
+    torch.manual_seed(0)
+    one = torch.randn(1, 2, 50, HEAD_DIM)
+    told = {"branches": [Branch(50, ())], "dropout": 0.5}
+    layers = [SimpleNamespace(training=training) for training in (False, True)]
+    plain, dropped = (tree_attention(layer, one, one, one, None, **told)[0] for layer in layers)
+    assert not torch.allclose(plain, dropped)
+    many = torch.stack([tree_attention(layers[1], one, one, one, None, **told)[0] for _ in range(2000)]).mean(dim=0)
+    assert (many - plain).abs().max() < 0.2
 
 
 def test_no_block_that_a_token_sees_is_left_out():
@@ -62,20 +103,20 @@ def test_no_block_that_a_token_sees_is_left_out():
     assert not blocks.all()
 
 
-def test_flex_attention_computes_what_attention_by_segment_does():
+def test_flex_attention_computes_what_attention_by_block_does():
     p = max(every_pack(), key=lambda one: len(one.branches))
     count = p.input_ids.shape[1]
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, count, HEAD_DIM) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
     layer = SimpleNamespace(training=False)
-    by_segment, _ = tree_attention(layer, query, key, value, None, branches=p.branches)
+    found, _ = tree_attention(layer, query, key, value, None, branches=p.branches)
     flex = flex_attention(query, key, value, block_mask=tree_mask(p.branches, CPU), enable_gqa=True)
-    assert (flex.transpose(1, 2) - by_segment).abs().max() <= 1e-5
+    assert (flex.transpose(1, 2) - found).abs().max() <= 1e-5
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has no backward on a CPU")
-@pytest.mark.parametrize("implementation", [FLEX, BY_SEGMENT])
+@pytest.mark.parametrize("implementation", [FLEX, BY_BLOCK])
 @pytest.mark.parametrize(("bf16", "limit"), [(False, 1e-4), (True, 5e-2)])
 def test_its_gradient_on_a_gpu_is_that_of_the_rows_alone(tmp_path, implementation, bf16, limit):
     folder = small_model(tmp_path)  # without a tokenizer, which a machine that has a GPU may lack
@@ -100,29 +141,34 @@ def test_a_model_that_transformers_refuses_flex_attention_is_trained_without(tin
     network = build(tiny_model, decide(TrainConfig(precision="fp32"), 1))
     monkeypatch.setattr(type(network), "_supports_flex_attn", False)
     assert not _attends_by_flex(tiny_model, network, exact=True)
-    assert network.config._attn_implementation == BY_SEGMENT
+    assert network.config._attn_implementation == BY_BLOCK
     assert "train: no FlexAttention: " in (tmp_path / "events.jsonl").read_text()
 
 
-def test_autocast_is_left_to_a_gpu_whose_kernels_take_one_dtype_only(monkeypatch):
-    """Under it queries and keys come in float32, values in bf16. A device without arithmetic stands in for a GPU."""
-    seen = []
-
-    def kernel(query, *_, **__):
-        seen.append((torch.is_autocast_enabled("cuda"), torch.is_autocast_enabled("cpu")))
-        return query
-
-    monkeypatch.setattr(attention, "scaled_dot_product_attention", kernel)
-    one = torch.empty(1, HEADS, 5, HEAD_DIM, device="meta")
-    autocast = torch.is_autocast_enabled("cuda")
-    torch.set_autocast_enabled("cuda", True)
-    try:
-        tree_attention(SimpleNamespace(training=True), one, one, one.bfloat16(), None, branches=[Branch(5, (), None)])
-    finally:
-        torch.set_autocast_enabled("cuda", autocast)
-    assert seen == [(True, False)]
+def test_under_autocast_values_come_in_bf16_and_are_attended_to_in_fp32():
+    """Queries and keys come in float32: transformers' rotation multiplies them with its own."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 9, HEAD_DIM) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
+    value = value.bfloat16()
+    layer, told = SimpleNamespace(training=True), {"branches": [Branch(5, ()), Branch(4, (0,))]}
+    exact, _ = tree_attention(layer, query, key, value.float(), None, **told)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = tree_attention(layer, query, key, value, None, **told)
+    assert found.dtype == torch.bfloat16
+    assert (found - exact).abs().max() <= 0.02 * exact.abs().max()
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
-def test_training_on_a_cpu_attends_by_segment(trained, tiny_model):
+def test_a_model_that_drops_attention_weights_is_trained_without_flex_attention(tiny_model, tmp_path):
+    """transformers' FlexAttention has no dropout, and says so at the first step of training."""
+    network = build(tiny_model, decide(TrainConfig(precision="fp32"), 1))
+    network.config.attention_dropout = 0.1
+    assert not _attends_by_flex(tiny_model, network, exact=True)
+    assert network.config._attn_implementation == BY_BLOCK
+    assert "train: no FlexAttention: " in (tmp_path / "events.jsonl").read_text()
+
+
+def test_training_on_a_cpu_attends_by_block(trained, tiny_model):
     notes = [event["message"] for event in trained("full").events if event["kind"] == "note"]
-    assert "train: attention segment by segment, SDPA" in notes
+    assert "train: attention block by block, along each row's path" in notes

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.exactness import random_tree, row, tokens
 from calltune import models
-from components.train.attention import BY_SEGMENT, arguments
+from components.train.attention import BY_BLOCK, arguments
 from components.train.collator import Collator
 from components.train.packing import MIN_SHARED_TOKENS, pack, tree, tree_tokens
 
@@ -19,7 +19,7 @@ NO_LIMIT = 100_000
 @pytest.fixture(scope="module")
 def networks(tiny_model):
     """The tiny model in fp32 twice: as transformers has it, and with tree attention."""
-    return [models.load(tiny_model, dtype=torch.float32, attn_implementation=name).eval() for name in ("sdpa", BY_SEGMENT)]
+    return [models.load(tiny_model, dtype=torch.float32, attn_implementation=name).eval() for name in ("sdpa", BY_BLOCK)]
 
 
 def named_cases():

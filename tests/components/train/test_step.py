@@ -314,14 +314,14 @@ def test_qlora_is_nf4_with_double_quantisation(tiny_model):
 @pytest.mark.parametrize(
     ("settings", "method", "expected"),
     [
-        ({}, "full", ("adamw_torch", "linear", 0.05, -1)),
+        ({}, "full", ("adamw_torch_fused", "linear", 0.05, -1)),
         ({}, "qlora", ("paged_adamw_8bit", "linear", 0.05, -1)),
         (
             {"optimiser": "adamw_8bit", "schedule": "constant", "warmup": 3, "max_steps": 7},
             "qlora",
             ("adamw_8bit", "constant_with_warmup", 3, 7),
         ),
-        ({"schedule": "cosine"}, "lora", ("adamw_torch", "cosine", 0.05, -1)),
+        ({"schedule": "cosine"}, "lora", ("adamw_torch_fused", "cosine", 0.05, -1)),
     ],
 )
 def test_optimiser_schedule_and_steps_reach_the_trainer(tmp_path, settings, method, expected):
@@ -344,7 +344,7 @@ def test_the_fewer_steps_of_epochs_and_max_steps_are_done(settings, steps):
 def test_onednn_keeps_few_kernels_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     keep_few_kernels()
-    assert os.environ == {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
+    assert os.environ == {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
     os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "500"
     keep_few_kernels()
     assert os.environ == {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "500"}
