@@ -307,9 +307,7 @@ def test_a_loss_that_is_no_number_names_its_rows_and_keeps_the_last_good_checkpo
 
 
 def test_an_exploding_loss_ends_training_with_its_rows(trained_on):
-    with pytest.raises(
-        Diverged, match=r"the loss is .* at step \d: .*its batch: train-\d+, .*train-.*checkpoint of step"
-    ):
+    with pytest.raises(Diverged, match=r"the loss is .* at step \d: .*its batch: train-\d+, .*train-.*checkpoint of step"):
         trained_on("out", method="full", learning_rate=30, epochs=3, warmup=1, batch_rows=4, checkpoint_minutes=EVERY_STEP)
 
 
