@@ -85,10 +85,10 @@ def test_a_hub_that_is_not_reached_is_one_line_and_somebodys_mistake_only_where_
 def test_of_a_hub_model_its_card_comes_along_and_no_second_set_of_weights(monkeypatch, tmp_path):
     from huggingface_hub.utils import filter_repo_objects
 
-    there = ["config.json", "model.safetensors", "pytorch_model.bin", "original/consolidated.00.pth", "README.md", "logo.png"]
+    there = ["config.json", "model.safetensors", "pytorch_model.bin", "consolidated.safetensors", "README.md", "logo.png"]
 
-    def download(reference, revision, allow_patterns):
-        for name in filter_repo_objects(there, allow_patterns=allow_patterns):
+    def download(reference, revision, **patterns):
+        for name in filter_repo_objects(there, **patterns):
             (tmp_path / "snapshot").mkdir(exist_ok=True)
             (tmp_path / "snapshot" / name).write_text("---\nlicense: mit\n---\n")
         return str(tmp_path / "snapshot")
