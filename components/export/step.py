@@ -84,14 +84,14 @@ def export(adapter: Path, dataset: Path, model: ModelConfig, config: ExportConfi
         files = models.checksums(work)
         digest = models.digest(files)
         store = storage.of_run()
-        for name in runtime.tracked(files, "upload model", len(files), "files"):
-            store.upload(work / name, f"models/{digest}/{name}")
         runtime.write_json(work / models.MANIFEST, files)
+        # The manifest last, here and below: with it, the folder is whole.
+        for name in runtime.tracked([*files, models.MANIFEST], "upload model", len(files) + 1, "files"):
+            store.upload(work / name, f"models/{digest}/{name}")
         alone = None
         if is_adapter:
             alone = f"{store.uri}/adapters/{digest}"
             own = work.with_name("adapter")
-            # The manifest last: with it, the adapter is whole.
             for name in (*write_adapter(adapter, model, work, own), models.MANIFEST):
                 store.upload(own / name, f"adapters/{digest}/{name}")
             models.keep(own, models.cache_dir() / "adapters" / digest)

@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from calltune import models, runtime
+from calltune.errors import UserError
 from calltune.render import Template, common_prefix
 from components.export.reference import as_trained
 
@@ -52,8 +53,8 @@ NEAR = Limits(top1=0.5, kl=0.5)
 is worth 0.25 to 0.3 nats and a fifth of the predictions; a larger model loses less."""
 
 
-class ExportError(Exception):
-    """The exported folder is not the model that was trained."""
+class ExportError(UserError):
+    """The exported folder is not the model that was trained; exported again, it would be the same."""
 
 
 @torch.inference_mode()
@@ -117,15 +118,17 @@ def _logits(network: PreTrainedModel, rows: Sequence[dict[str, Any]]) -> Iterato
     cache = DynamicCache(config=network.config)
     if shared:
         network(input_ids=_batch(rows[0]["input_ids"][:shared], network), past_key_values=cache, logits_to_keep=1)
-    left = POSITIONS
+    total = sum(sum(row["loss_mask"]) for row in rows)
+    # Of long answers positions from the first to near the last: every row has its say.
+    most = POSITIONS if total <= POSITIONS else POSITIONS // len(rows)
     for row in runtime.tracked(rows, "verify", len(rows)):
         rest = row["input_ids"][shared:]
-        positions = [i - 1 - shared for i, supervised in enumerate(row["loss_mask"]) if supervised][:left]
-        if positions:
-            keep = torch.tensor(positions, device=network.device)
-            yield network(input_ids=_batch(rest, network), past_key_values=cache, logits_to_keep=keep).logits[0].float().cpu()
-            cache.crop(-len(rest))  # back to the shared prefix
-        left -= len(positions)
+        every = [i - 1 - shared for i, supervised in enumerate(row["loss_mask"]) if supervised]
+        count = min(most, len(every))
+        positions = [every[number * len(every) // count] for number in range(count)]
+        keep = torch.tensor(positions, device=network.device)
+        yield network(input_ids=_batch(rest, network), past_key_values=cache, logits_to_keep=keep).logits[0].float().cpu()
+        cache.crop(-len(rest))  # back to the shared prefix
 
 
 def _batch(ids: Sequence[int], network: PreTrainedModel) -> torch.Tensor:

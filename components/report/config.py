@@ -11,4 +11,4 @@ class ReportConfig(Settings):
     config_sha256: str
     """Of the run's whole config."""
     price_per_hour: float = 0
-    """Of the machine that trains; 0: no price is given."""
+    """Of all machines that train; 0: no price is given."""

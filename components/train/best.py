@@ -50,7 +50,7 @@ class Follow(TrainerCallback):
         else:
             self.worse += 1
             control.should_training_stop = self.ended
-        runtime.note(f"epoch {state.epoch:.0f}: validation loss {loss:.4f}{' (best)' if better else ''}")
+        runtime.note(f"epoch {state.epoch:.0f}: validation loss {loss:.4f}{' (best)' if better and self.keep == 'best' else ''}")
         if control.should_training_stop and state.global_step < state.max_steps:
             self._say_stopped_early(state)
 

@@ -53,7 +53,7 @@ class TrainConfig(Settings):
     checkpoints_kept: int = Field(2, ge=1)
     """The newest ones are kept, while training lasts."""
     price_per_hour: float = Field(0, ge=0)
-    """Of the machine that trains, in whatever money you count; 0: no price is given. Another one trains nothing again."""
+    """Of all machines that train, in whatever money you count; 0: no price is given. Another one trains nothing again."""
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that the trained weights depend on: with other ones a checkpoint is of no use."""

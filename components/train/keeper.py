@@ -22,7 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME
 
 from calltune import runtime
-from calltune.errors import Stopped, UserError
+from calltune.errors import DataError, Stopped, UserError
 from components.train import account, ranks
 from components.train.best import Follow
 from components.train.checkpoints import BEST, Checkpoints
@@ -33,6 +33,10 @@ WEIGHTS = "weights.safetensors"
 PROGRESS = "progress.json"
 UPLOAD_TIMEOUT_S = 300
 """How long a training that ends early waits for its last checkpoint to be in the store. A pod has 30 s by default."""
+
+
+class Diverged(DataError):
+    """Loss, gradient or weights are no numbers any more, or the loss has exploded: trained again they would come to the same."""
 
 
 class Trained(Protocol):
@@ -122,7 +126,7 @@ class Keeper(TrainerCallback):
 
         Raises:
             Stopped: by SIGTERM; the last checkpoint is in the store, or the error says that it is not.
-            FloatingPointError: see :class:`components.train.trainer.TreeTrainer`.
+            Diverged: see :class:`components.train.trainer.TreeTrainer`; or the last step has ruined the weights.
             UserError: the store cannot be reached at the beginning, or the optimiser's state does not fit into memory.
         """
         self.trainer, trainer.keeper = trainer, self
@@ -135,6 +139,8 @@ class Keeper(TrainerCallback):
         try:
             with self.heeding_sigterm():
                 outcome = trainer.train(resume_from_checkpoint=None if found is None else str(found))
+            if ranks.is_first():
+                self._require_finite()
         except Exception as error:
             uploaded = self.checkpoints.flush(UPLOAD_TIMEOUT_S)
             self.checkpoints.close()
@@ -154,8 +160,8 @@ class Keeper(TrainerCallback):
         """Raise what ended training again with where it can go on, if that is of use."""
         kept, state = self.checkpoints.uploaded, self.trainer.state
         where = f"the checkpoint of step {kept} is in {self.checkpoints.store.uri}/{self.checkpoints.place}"
-        if isinstance(error, FloatingPointError) and kept is not None:
-            raise FloatingPointError(f"{error}; {where}") from None
+        if isinstance(error, Diverged) and kept is not None:
+            raise Diverged(f"{error}; {where}") from None
         if isinstance(error, torch.OutOfMemoryError):
             # Of what `fit` computes it has smaller packs: what is left is the optimiser, which no pack makes smaller.
             what = f"not enough memory for the optimiser's state at step {state.global_step + 1}"
@@ -178,15 +184,12 @@ class Keeper(TrainerCallback):
                 states, which the Trainer restores later.
 
         Raises:
-            FloatingPointError: a weight is NaN or infinite: such a checkpoint must not take the place of a good one.
+            Diverged: a weight is NaN or infinite: such a checkpoint must not take the place of a good one.
         """
         if self._evaluation_due or not ranks.is_first():
             return
-        trainer, state = self.trainer, self.trainer.state
-        for name, parameter in trainer.model.named_parameters():
-            if parameter.requires_grad and not torch.isfinite(parameter).all():
-                raise FloatingPointError(f"{name} is not finite after step {state.global_step}: lower train.learning_rate")
-        follow = self.follow
+        self._require_finite()
+        trainer, state, follow = self.trainer, self.trainer.state, self.follow
         with self.checkpoints.writing(state.global_step) as folder:
             save_trainable(trainer.model, folder / WEIGHTS)
             trainer.save_trainer_state(folder)
@@ -205,6 +208,12 @@ class Keeper(TrainerCallback):
             best = {"loss": follow.best_loss, "epoch": follow.best_epoch, "worse": follow.worse} if follow.best_epoch else None
             runtime.write_json(folder / PROGRESS, {**progress, "best": best, "evaluation_due": evaluation_due})
         self._saved = time.monotonic()
+
+    def _require_finite(self) -> None:
+        for name, parameter in self.trainer.model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                step = self.trainer.state.global_step
+                raise Diverged(f"{name} is not finite after step {step}: lower train.learning_rate")
 
     def restore(self, folder: Path) -> None:
         """Give the trainer's model its weights back, and what the Trainer knows nothing of."""

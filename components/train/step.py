@@ -89,7 +89,7 @@ def train(
         DataError: no rows to train on.
         ConfigError: the base model's attention is not one that training computes, or the champion's adapter is of another shape.
         Stopped: by SIGTERM; the same call goes on where this one was.
-        FloatingPointError: loss or weights are NaN or infinite, or the loss has exploded.
+        Diverged: loss, gradient or weights are NaN or infinite, or the loss has exploded.
     """
     told = os.environ.get(WORKERS)
     if told is not None:

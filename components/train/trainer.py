@@ -14,7 +14,7 @@ from calltune.errors import Stopped
 from components.train import attention, ranks
 from components.train.collator import Packs
 from components.train.fitting import fit
-from components.train.keeper import Keeper
+from components.train.keeper import Diverged, Keeper
 
 EXPLODED = 2.0
 """A loss this many times that of guessing, or of the first batch if that is larger, will not come down again."""
@@ -35,12 +35,13 @@ class TreeTrainer(SFTTrainer):
     supervised = 0
     keeper: Keeper | None = None
     control: TrainerControl
+    _ids: Sequence[str] = ()
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One optimiser batch: forward and backward pack by pack. Returns the mean loss, a scalar.
 
         Raises:
-            FloatingPointError: the loss is NaN or infinite or has exploded: nothing after this step would be worth its hours.
+            Diverged: the loss is NaN or infinite or has exploded: nothing after this step would be worth its hours.
             UserError: a row by itself does not fit into memory.
         """
         model.train()
@@ -64,18 +65,29 @@ class TreeTrainer(SFTTrainer):
         ranks.add_up_gradients(model)
         self.supervised += supervised
         self.tokens += int(tokens)
+        self._ids = inputs["ids"]
         if ranks.is_first():
-            self._require_sound(total.item(), inputs["ids"])
+            self._require_sound(total.item())
         return total
 
-    def _require_sound(self, loss: float, ids: Sequence[str]) -> None:
+    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
+        norm: torch.Tensor = super()._clip_grad_norm(model)
+        # Of a loss that is finite, too: the optimiser would ruin the weights, and the rows of the next batch get the blame.
+        if ranks.is_first() and not math.isfinite(norm):
+            raise self._diverged(f"the gradient's norm is {norm:.6g}")
+        return norm
+
+    def _require_sound(self, loss: float) -> None:
         first = next((entry["loss"] for entry in self.state.log_history if "loss" in entry), loss)
         limit = EXPLODED * max(first, math.log(self.model.config.get_text_config().vocab_size))
         if not loss <= limit:  # NaN is not
-            named = ", ".join(ids[:ROWS_NAMED]) + (f" and {len(ids) - ROWS_NAMED} more" if len(ids) > ROWS_NAMED else "")
             high = f", more than {limit:.1f}" if math.isfinite(loss) else ""
-            said = f"the loss is {loss:.6g}{high} at step {self.state.global_step + 1}"
-            raise FloatingPointError(f"{said}: lower train.learning_rate, or look at the rows of its batch: {named}")
+            raise self._diverged(f"the loss is {loss:.6g}{high}")
+
+    def _diverged(self, found: str) -> Diverged:
+        ids, step = self._ids, self.state.global_step + 1
+        named = ", ".join(ids[:ROWS_NAMED]) + (f" and {len(ids) - ROWS_NAMED} more" if len(ids) > ROWS_NAMED else "")
+        return Diverged(f"{found} at step {step}: lower train.learning_rate, or look at the rows of its batch: {named}")
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # A checkpoint may be of the end of training: the Trainer would do one step more before it looks.
@@ -100,7 +112,7 @@ class TreeTrainer(SFTTrainer):
         """The mean loss over all supervised tokens of the validation rows, as `eval_loss`.
 
         Raises:
-            FloatingPointError: it is NaN or infinite: the last optimiser step has ruined the weights.
+            Diverged: it is NaN or infinite: the last optimiser step has ruined the weights.
             Stopped: SIGTERM has come; a checkpoint is written, from which training goes on with this evaluation.
         """
         self.model.eval()
@@ -127,7 +139,7 @@ class TreeTrainer(SFTTrainer):
         metrics = {"eval_loss": total / supervised}
         if ranks.is_first() and not math.isfinite(total):
             after = f"after step {self.state.global_step}"
-            raise FloatingPointError(f"the validation loss is {total} {after}: lower train.learning_rate")
+            raise Diverged(f"the validation loss is {total} {after}: lower train.learning_rate")
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

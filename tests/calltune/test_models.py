@@ -8,6 +8,8 @@ import pytest
 from calltune import models
 from calltune.errors import DataError, UserError
 from calltune.settings import ModelConfig
+from components.export.card import base_license
+from components.export.config import ExportConfig
 
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)), "deep/tokenizer.json": b"[]"}
 
@@ -78,6 +80,24 @@ def test_a_hub_that_is_not_reached_is_one_line_and_somebodys_mistake_only_where_
         with pytest.raises(UserError, match=r"model\.base: acme/small at 0{40} cannot be fetched: ") as raised:
             models.fetch(ModelConfig(base="acme/small", revision="0" * 40))
     assert raised.value.exit_code == exit_code and "\n" not in str(raised.value)
+
+
+def test_of_a_hub_model_its_card_comes_along_and_no_second_set_of_weights(monkeypatch, tmp_path):
+    from huggingface_hub.utils import filter_repo_objects
+
+    there = ["config.json", "model.safetensors", "pytorch_model.bin", "consolidated.safetensors", "README.md", "logo.png"]
+
+    def download(reference, revision, **patterns):
+        for name in filter_repo_objects(there, **patterns):
+            (tmp_path / "snapshot").mkdir(exist_ok=True)
+            (tmp_path / "snapshot" / name).write_text("---\nlicense: mit\n---\n")
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    model = ModelConfig(base="acme/small", revision="0" * 40)
+    fetched = models.fetch(model).path
+    assert {path.name for path in fetched.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert base_license(model, fetched, ExportConfig()) == "mit"
 
 
 def test_other_weights_at_the_same_address_are_fetched_again(s3, folder):

@@ -66,7 +66,7 @@ def test_model_json_names_what_lies_in_the_store(exported, method):
     assert told["files"] == models.checksums(run.folder)
     stored = run.store / "models" / told["digest"]
     assert told["uri"] == stored.as_uri()
-    assert models.checksums(stored) == told["files"]
+    assert models.checksums(stored) == told["files"] == json.loads((stored / models.MANIFEST).read_text())
     assert (told["template"], told["syntax"], told["dtype"]) == ("hermes", "hermes", "bfloat16")
     assert told["top1_agreement"] >= 0.99
     assert 0 <= told["kl"] < 1e-4

@@ -11,10 +11,10 @@ from bitsandbytes.functional import dequantize_4bit
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from calltune import models
+from calltune import models, runtime
 from calltune.render import template_of
 from components.export.merge import merged
-from components.export.verify import POSITIONS, ROWS, ExportError, compare, verify
+from components.export.verify import POSITIONS, ROWS, ExportError, _logits, compare, verify
 
 
 @pytest.fixture
@@ -41,6 +41,23 @@ def test_verification_refuses_a_damaged_layer(damaged, trained, dataset, tiny_mo
     save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ExportError, match=r"predicts what the trained one does at [\d.]+%.*; 99% and at most 0.005 nats"):
         checked(damaged, trained, dataset, tiny_model)
+
+
+@pytest.mark.parametrize("most", [10_000, 64])
+def test_every_row_has_its_say_however_long_the_answers_are(damaged, monkeypatch, most):
+    monkeypatch.setattr("components.export.verify.POSITIONS", most)
+    dice = torch.Generator().manual_seed(0)
+    rows = []
+    for prompt, answer in ((50, 40), (45, 7), (60, 90)):
+        ids = torch.cat([torch.arange(40), torch.randint(40, 900, (prompt + answer - 40,), generator=dice)]).tolist()
+        rows.append({"input_ids": ids, "loss_mask": [False] * prompt + [True] * answer})
+    network = models.load(damaged, dtype=torch.float32)
+    with torch.inference_mode():
+        for row, logits in zip(rows, list(_logits(network, rows)), strict=True):
+            alone = network(input_ids=torch.tensor([row["input_ids"]])).logits[0, row["loss_mask"].index(True) - 1 : -1]
+            count = min(len(alone), most if most > 137 else most // 3)
+            expected = alone[[number * len(alone) // count for number in range(count)]]
+            assert logits.shape == expected.shape and (logits - expected).abs().max() < 1e-4
 
 
 def scaled(adapter, factor, place):
@@ -149,5 +166,6 @@ def test_weights_that_are_no_numbers_are_refused(damaged, trained, dataset, tiny
 
 def test_verification_refuses_another_chat_template(damaged, trained, dataset, tiny_model):
     (damaged / "chat_template.jinja").write_text("{{ messages }}")
-    with pytest.raises(ExportError, match="the chat template is not the one that training used"):
+    with pytest.raises(ExportError, match="the chat template is not the one that training used") as raised:
         checked(damaged, trained, dataset, tiny_model)
+    assert runtime.failure_of("export", raised.value)["code"] == 2, "one line, and nobody exports the same again"

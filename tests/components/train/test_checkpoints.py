@@ -15,6 +15,7 @@ from calltune.errors import Stopped, UserError
 from components.train import checkpoints as module
 from components.train.checkpoints import Checkpoints
 from components.train.config import TrainConfig
+from components.train.keeper import Diverged
 from components.train.step import train
 from components.train.trainer import TreeTrainer
 
@@ -299,16 +300,14 @@ def test_an_upload_that_the_end_of_training_overtakes_leaves_nothing_behind(kept
 
 
 def test_a_loss_that_is_no_number_names_its_rows_and_keeps_the_last_good_checkpoint(trained_on):
-    with pytest.raises(FloatingPointError, match=r"lower train.learning_rate.*") as raised:
+    with pytest.raises(Diverged, match=r"lower train.learning_rate.*") as raised:
         trained_on("out", method="full", learning_rate=1e30, epochs=3, warmup=0, checkpoint_minutes=EVERY_STEP)
     text = str(raised.value)
     assert (text.count("train-") == 4 and "look at the rows of its batch" in text) or "is not finite after step" in text
 
 
 def test_an_exploding_loss_ends_training_with_its_rows(trained_on):
-    with pytest.raises(
-        FloatingPointError, match=r"the loss is .* at step \d: .*its batch: train-\d+, .*train-.*checkpoint of step"
-    ):
+    with pytest.raises(Diverged, match=r"the loss is .* at step \d: .*its batch: train-\d+, .*train-.*checkpoint of step"):
         trained_on("out", method="full", learning_rate=30, epochs=3, warmup=1, batch_rows=4, checkpoint_minutes=EVERY_STEP)
 
 

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from calltune import models
+from calltune import models, runtime
 from calltune.errors import DataError
 from components.train.best import Follow
 from components.train.collator import Collator
 from components.train.config import TrainConfig
+from components.train.keeper import Diverged
 from components.train.memory import keep_few_kernels
 from components.train.method import adapter_config, build, decide
 from components.train.step import _arguments, train
@@ -224,15 +225,17 @@ def test_the_weights_of_the_best_epoch_are_kept(stopped, tiny_model, dataset):
     assert abs(loss - seen[-1]) > 1e-3
 
 
-def test_the_last_epochs_weights_are_kept_if_asked_for_and_validation_ends_nothing(tmp_path):
+def test_the_last_epochs_weights_are_kept_if_asked_for_and_validation_ends_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("CALLTUNE_EVENTS", str(tmp_path / "events.jsonl"))
     follow = Follow(tmp_path / "best.safetensors", patience=1, keep="last", validated=4)
-    for epoch, loss in ((1, 0.5), (2, 0.7), (3, 0.9)):
+    for epoch, loss in ((1, 0.5), (2, 0.95), (3, 0.9)):
         control = TrainerControl()
         given = {"metrics": {"eval_loss": loss}, "model": torch.nn.Linear(2, 2)}
         follow.on_evaluate(TrainingArguments(str(tmp_path)), TrainerState(epoch=epoch), control, **given)
         assert not control.should_training_stop
     assert (follow.best_epoch, follow.best_loss) == (3, 0.9)
     assert not follow.best.exists(), "nothing that would be put back in place of the last weights"
+    assert "(best)" not in (tmp_path / "events.jsonl").read_text(), "of what is not kept, and here the first was"
 
 
 @pytest.mark.parametrize(
@@ -256,13 +259,38 @@ def test_an_early_stop_is_told_with_what_is_kept(tmp_path, monkeypatch, steps_an
 
 
 def test_a_loss_that_is_no_number_ends_training_with_what_to_do(train_tiny):
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at step \d+: lower train.learning_rate"):
+    with pytest.raises(Diverged, match=r"the loss is nan at step \d+: lower train.learning_rate"):
         train_tiny(method="full", learning_rate=1e12, epochs=2, batch_rows=8, precision="fp32")
 
 
 def test_weights_ruined_by_the_last_step_are_noticed_too(train_tiny):
-    with pytest.raises(FloatingPointError, match=r"the validation loss is nan after step 2: lower train.learning_rate"):
+    with pytest.raises(Diverged, match=r"the validation loss is nan after step 2: lower train.learning_rate"):
         train_tiny(method="full", learning_rate=1e12, epochs=1, batch_rows=16, precision="fp32")
+
+
+def test_a_gradient_that_is_no_number_names_its_own_batch_although_the_loss_is_finite(train_tiny, monkeypatch, dataset):
+    def ruined(model):
+        next(p for p in model.parameters() if p.requires_grad).grad[0] = torch.nan
+
+    monkeypatch.setattr("components.train.trainer.ranks.add_up_gradients", ruined)
+    with pytest.raises(Diverged, match=r"the gradient's norm is nan at step 1: .*look at the rows of its batch: \S+, ") as raised:
+        train_tiny(method="full", epochs=1, batch_rows=8, precision="fp32")
+    assert runtime.failure_of("train", raised.value)["code"] == 2, "one line, and nobody tries the same again"
+
+
+def test_weights_ruined_by_the_last_step_are_noticed_without_validation_too(dataset, tiny, tmp_path, monkeypatch):
+    pq.write_table(pq.read_table(dataset / "train.parquet").slice(0, 8), tmp_path / "train.parquet")
+    pq.write_table(pq.read_table(dataset / "validation.parquet").slice(0, 0), tmp_path / "validation.parquet")
+    real = torch.optim.AdamW.step
+
+    def ruins(self, *given, **more):
+        real(self, *given, **more)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].fill_(torch.inf)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", ruins)
+    with pytest.raises(Diverged, match=r"lora_A.* is not finite after step 1: lower train.learning_rate"):
+        train(tmp_path, tiny, TrainConfig(method="lora", epochs=1, batch_rows=8), tmp_path / "adapter", tmp_path / "out")
 
 
 def test_too_few_steps_are_said_and_the_method_with_its_reason(trained):
