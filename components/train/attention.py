@@ -20,7 +20,7 @@ BY_BLOCK = "calltune_tree"
 FLEX = "flex_attention"
 """The attention implementations to load a model with: ours, and transformers' own, which takes our mask."""
 BLOCK_TOKENS = 128
-"""Queries computed at once: their scores stay in a CPU's cache, and few keys are computed that they do not see (docs/tuning.md)."""
+"""Queries computed at once: their scores fit a CPU's cache, and few keys are computed that they do not see (docs/tuning.md)."""
 
 
 def arguments(model: PreTrainedModel, branches: Sequence[Branch]) -> dict[str, Any]:

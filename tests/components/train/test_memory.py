@@ -7,7 +7,7 @@ from calltune import models
 from components.train import attention
 from components.train.memory import checkpointing
 from components.train.packing import pack
-from tests.components.train.test_packing import NO_LIMIT, gradients, named_cases, packed
+from tests.components.train.test_packing import NO_LIMIT, named_cases, packed
 
 
 @pytest.mark.parametrize(("device", "computed"), [("cpu", 2), ("cuda", 3)])
