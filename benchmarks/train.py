@@ -26,7 +26,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from calltune import models, runtime, tools
+from calltune import models, onednn, runtime, tools
 from calltune.records import Tool
 from calltune.settings import ModelConfig
 from components.format.config import FormatConfig, SplitConfig
@@ -36,7 +36,7 @@ from components.ingest.step import ingest
 from components.train import account
 from components.train.collator import Collator
 from components.train.config import TrainConfig
-from components.train.memory import checkpointing, keep_few_kernels, keep_freed_memory
+from components.train.memory import checkpointing, keep_freed_memory
 from components.train.method import Method, adapter_config, build, decide
 from components.train.step import PACK_TOKENS
 from components.train.trainer import TreeTrainer
@@ -147,7 +147,7 @@ def contend(contender: str, folder: Path, method: str, dataset: Path, steps: int
     trainer: TreeTrainer | PlainTrainer
     if contender == "ours":
         keep_freed_memory()
-        keep_few_kernels()
+        onednn.prefer()
         own = SFTConfig(
             **common,
             activation_checkpointing_kwargs=checkpointing(account.device()),

@@ -1,14 +1,11 @@
-"""Memory that training on a CPU would otherwise hand back and forth, keep for nothing, or spare at too high a price."""
+"""Memory that training on a CPU would otherwise hand back and forth, or spare at too high a price."""
 
 import ctypes
-import os
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-KERNELS_KEPT = 128
-"""Kernels that oneDNN, which computes bf16 products on a CPU, keeps with their buffers; by itself, 1,024."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Parameters of `mallopt`, as glibc's malloc.h numbers them."""
 
@@ -24,15 +21,6 @@ def keep_freed_memory() -> None:
     if adjust is not None:
         for parameter, value in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
             adjust(parameter, value)
-
-
-def keep_few_kernels() -> None:
-    """Have oneDNN keep few kernels: it makes one for each size of a product, and every pack has sizes of its own.
-
-    Kept, they come to 17 MB a step until there are 1,024, and are hardly ever used again (docs/tuning.md). A pack's own, one
-    layer after the other, are less than a hundred. It reads the variable at its first product.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))
 
 
 def checkpointing(device: torch.device) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 from trl import SFTConfig
 
-from calltune import models, runtime, storage
+from calltune import models, onednn, runtime, storage
 from calltune.attention import require_within_window
 from calltune.errors import DataError
 from calltune.records import sha256
@@ -24,7 +24,7 @@ from components.train.collator import Collator
 from components.train.config import FEW_STEPS, TrainConfig
 from components.train.exchange import Work
 from components.train.keeper import Keeper
-from components.train.memory import checkpointing, keep_few_kernels, keep_freed_memory
+from components.train.memory import checkpointing, keep_freed_memory
 from components.train.method import Method, adapter_config, build, decide, require_trained_as_said
 from components.train.nodes import train_there
 from components.train.start import champions_adapter, go_on_from, record_ancestors
@@ -143,7 +143,7 @@ def _train(
         raise DataError(f"{dataset / 'train.parquet'}: no rows to train on")
     _warn_of_few_steps(len(rows), config)
     keep_freed_memory()
-    keep_few_kernels()
+    onednn.prefer()
 
     runtime.note(f"train: {method.reason}")
     # Before the model is built: an adapter's first weights are random.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from calltune import attention, models
+from calltune import attention, models, onednn
 from calltune.render import common_prefix
 from components.evaluate.engines.answer import Answer
 from components.evaluate.engines.prefix import NAME as PREFIX_ATTENTION
@@ -40,6 +40,7 @@ def load(folder: Path, adapter: Path | None = None, nf4: bool = False) -> PreTra
         ConfigError: a model that attention to a shared prefix is not right for.
     """
     cuda = torch.cuda.is_available()
+    onednn.prefer()
     with attention.suited(folder):
         if nf4:
             computed = torch.bfloat16 if cuda else torch.float32

@@ -19,7 +19,6 @@ from components.train.best import Follow
 from components.train.collator import Collator
 from components.train.config import TrainConfig
 from components.train.keeper import Diverged
-from components.train.memory import keep_few_kernels
 from components.train.method import adapter_config, build, decide
 from components.train.step import _arguments, train
 from components.train.trainer import TreeTrainer
@@ -367,12 +366,3 @@ def test_alpha_and_dropout_reach_the_adapter():
 @pytest.mark.parametrize(("settings", "steps"), [({}, 28), ({"max_steps": 5}, 5), ({"max_steps": 1000}, 28)])
 def test_the_fewer_steps_of_epochs_and_max_steps_are_done(settings, steps):
     assert TrainConfig(epochs=4, batch_rows=16, **settings).steps(100) == steps
-
-
-def test_onednn_keeps_few_kernels_unless_the_user_says_otherwise(monkeypatch):
-    monkeypatch.setattr(os, "environ", {})
-    keep_few_kernels()
-    assert os.environ == {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
-    os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "500"
-    keep_few_kernels()
-    assert os.environ == {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "500"}
