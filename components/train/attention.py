@@ -95,7 +95,7 @@ class Block:
 
 
 @lru_cache(maxsize=4)
-def _blocks(lengths: tuple[int, ...], ends: tuple[int, ...]) -> list[Block]:
+def _blocks(lengths: tuple[int, ...], ends: tuple[int, ...], device: torch.device) -> list[Block]:
     """The blocks of a pack, made once for all its layers."""
     below = _per_token(lengths, ends)
     made = []
@@ -105,7 +105,9 @@ def _blocks(lengths: tuple[int, ...], ends: tuple[int, ...]) -> list[Block]:
         places = before[below[:stop] > before.clamp(min=start)]
         hidden = (places > queries) | (queries >= below[places])
         seen_by_all = int((hidden.any(dim=0).cumsum(0) == 0).sum())
-        made.append(Block(start, stop, tuple(_stretches(places.tolist())), hidden[:, seen_by_all:]))
+        # A copy: a view would keep all of `hidden` as long as the block.
+        part = hidden[:, seen_by_all:].to(device, copy=True)
+        made.append(Block(start, stop, tuple(_stretches(places.tolist())), part))
     return made
 
 
@@ -140,14 +142,14 @@ def tree_attention(
         module: the attention layer; only `training` of it is read.
         query: shape ``(1, heads, T, head_dim)``.
         key: shape ``(1, key_value_heads, T, head_dim)``.
-        value: shape ``(1, key_value_heads, T, head_dim)``.
+        value: shape ``(1, key_value_heads, T, value_dim)``; MLA's are narrower than its keys.
         attention_mask: not used; transformers hands it to every implementation.
         branches: the pack's segments; their lengths add up to T.
         scaling: what the products are multiplied with; None for ``head_dim ** -0.5``.
         dropout: probability of dropping an attention weight in training.
 
     Returns:
-        The attended values, shape ``(1, T, heads, head_dim)``, and None for the weights.
+        The attended values, shape ``(1, T, heads, value_dim)``, and None for the weights.
     """
     device, groups = query.device.type, key.shape[1]
     heads, tokens, size = query.shape[1:]
@@ -165,7 +167,8 @@ def tree_attention(
         dropped,
         int(torch.randint(2**31, ())) if dropped else 0,
     )
-    return attended.view(groups, tokens, -1, size).transpose(0, 1).reshape(1, tokens, heads, size).to(value.dtype), None
+    unfolded = attended.view(groups, tokens, heads // groups, -1).transpose(0, 1)
+    return unfolded.reshape(1, tokens, heads, -1).to(value.dtype), None
 
 
 @torch.library.custom_op("calltune::tree_attention", mutates_args=())
@@ -184,7 +187,7 @@ def attend(
     Args:
         query: already scaled, shape ``(key_value_heads, T * heads_per_key, head_dim)``.
         key: shape ``(key_value_heads, T, head_dim)``.
-        value: of the same shape.
+        value: shape ``(key_value_heads, T, value_dim)``.
         lengths: tokens of each segment.
         ends: where the segments below each of them end.
         coarse: whether a product of fp32 may be computed in bf16.
@@ -192,11 +195,11 @@ def attend(
         seed: of the dropped ones.
 
     Returns:
-        Shape of `query`.
+        Shape ``(key_value_heads, T * heads_per_key, value_dim)``.
     """
-    attended = torch.empty_like(query)
+    attended = query.new_empty(*query.shape[:2], value.shape[2])
     with _products(query.device.type, coarse):
-        for block in _blocks(tuple(lengths), tuple(ends)):
+        for block in _blocks(tuple(lengths), tuple(ends), query.device):
             rows = block.rows(query, key)
             weights = _weights(block, query[:, rows], block.gathered(key))
             if dropout:
@@ -216,7 +219,7 @@ def _backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None
     lengths, ends, coarse, dropout, seed = context.settings
     to_query, to_key, to_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
     with _products(query.device.type, coarse):
-        for block in _blocks(tuple(lengths), tuple(ends)):
+        for block in _blocks(tuple(lengths), tuple(ends), query.device):
             rows = block.rows(query, key)
             keys = block.gathered(key)
             weights = _weights(block, query[:, rows], keys)
@@ -237,7 +240,7 @@ def _weights(block: Block, query: torch.Tensor, keys: torch.Tensor) -> torch.Ten
     scores = torch.bmm(query, keys.transpose(1, 2))
     last = block.hidden.shape[1]
     if last:
-        hidden = block.hidden.to(scores.device).repeat_interleave(scores.shape[1] // len(block.hidden), dim=0)
+        hidden = block.hidden.repeat_interleave(scores.shape[1] // len(block.hidden), dim=0)
         scores[:, :, -last:].masked_fill_(hidden, -torch.inf)
     return torch.softmax(scores, dim=-1)
 
