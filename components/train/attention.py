@@ -5,7 +5,6 @@ FlexAttention that leaves out the blocks which the tree hides (:func:`tree_mask`
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -95,7 +94,7 @@ class Block:
 
 
 @lru_cache(maxsize=4)
-def _blocks(lengths: tuple[int, ...], ends: tuple[int, ...]) -> list[Block]:
+def _blocks(lengths: tuple[int, ...], ends: tuple[int, ...], device: torch.device) -> list[Block]:
     """The blocks of a pack, made once for all its layers."""
     below = _per_token(lengths, ends)
     made = []
@@ -105,7 +104,9 @@ def _blocks(lengths: tuple[int, ...], ends: tuple[int, ...]) -> list[Block]:
         places = before[below[:stop] > before.clamp(min=start)]
         hidden = (places > queries) | (queries >= below[places])
         seen_by_all = int((hidden.any(dim=0).cumsum(0) == 0).sum())
-        made.append(Block(start, stop, tuple(_stretches(places.tolist())), hidden[:, seen_by_all:]))
+        # A copy: a view would keep all of `hidden` as long as the block.
+        part = hidden[:, seen_by_all:].to(device, copy=True)
+        made.append(Block(start, stop, tuple(_stretches(places.tolist())), part))
     return made
 
 
@@ -140,14 +141,14 @@ def tree_attention(
         module: the attention layer; only `training` of it is read.
         query: shape ``(1, heads, T, head_dim)``.
         key: shape ``(1, key_value_heads, T, head_dim)``.
-        value: shape ``(1, key_value_heads, T, head_dim)``.
+        value: shape ``(1, key_value_heads, T, value_dim)``; MLA's are narrower than its keys.
         attention_mask: not used; transformers hands it to every implementation.
         branches: the pack's segments; their lengths add up to T.
         scaling: what the products are multiplied with; None for ``head_dim ** -0.5``.
         dropout: probability of dropping an attention weight in training.
 
     Returns:
-        The attended values, shape ``(1, T, heads, head_dim)``, and None for the weights.
+        The attended values, shape ``(1, T, heads, value_dim)``, and None for the weights.
     """
     device, groups = query.device.type, key.shape[1]
     heads, tokens, size = query.shape[1:]
@@ -161,11 +162,11 @@ def tree_attention(
         key[0].to(dtype),
         value[0].to(dtype),
         *_layout(branches),
-        torch.is_autocast_enabled(device),
         dropped,
         int(torch.randint(2**31, ())) if dropped else 0,
     )
-    return attended.view(groups, tokens, -1, size).transpose(0, 1).reshape(1, tokens, heads, size).to(value.dtype), None
+    unfolded = attended.view(groups, tokens, heads // groups, -1).transpose(0, 1)
+    return unfolded.reshape(1, tokens, heads, -1).to(value.dtype), None
 
 
 @torch.library.custom_op("calltune::tree_attention", mutates_args=())
@@ -175,7 +176,6 @@ def attend(
     value: torch.Tensor,
     lengths: list[int],
     ends: list[int],
-    coarse: bool,
     dropout: float,
     seed: int,
 ) -> torch.Tensor:
@@ -184,19 +184,18 @@ def attend(
     Args:
         query: already scaled, shape ``(key_value_heads, T * heads_per_key, head_dim)``.
         key: shape ``(key_value_heads, T, head_dim)``.
-        value: of the same shape.
+        value: shape ``(key_value_heads, T, value_dim)``.
         lengths: tokens of each segment.
         ends: where the segments below each of them end.
-        coarse: whether a product of fp32 may be computed in bf16.
         dropout: probability of dropping a weight.
         seed: of the dropped ones.
 
     Returns:
-        Shape of `query`.
+        Shape ``(key_value_heads, T * heads_per_key, value_dim)``.
     """
-    attended = torch.empty_like(query)
-    with _products(query.device.type, coarse):
-        for block in _blocks(tuple(lengths), tuple(ends)):
+    attended = query.new_empty(*query.shape[:2], value.shape[2])
+    with torch.autocast(query.device.type, enabled=False):
+        for block in _blocks(tuple(lengths), tuple(ends), query.device):
             rows = block.rows(query, key)
             weights = _weights(block, query[:, rows], block.gathered(key))
             if dropout:
@@ -213,10 +212,10 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 def _backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     """The gradients towards query, key and value. Weights are computed again: kept, they would be the largest tensors of all."""
     query, key, value = context.saved_tensors
-    lengths, ends, coarse, dropout, seed = context.settings
+    lengths, ends, dropout, seed = context.settings
     to_query, to_key, to_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-    with _products(query.device.type, coarse):
-        for block in _blocks(tuple(lengths), tuple(ends)):
+    with torch.autocast(query.device.type, enabled=False):
+        for block in _blocks(tuple(lengths), tuple(ends), query.device):
             rows = block.rows(query, key)
             keys = block.gathered(key)
             weights = _weights(block, query[:, rows], keys)
@@ -229,7 +228,7 @@ def _backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None
             to_query[:, rows] = torch.bmm(to_scores, keys)
             block.add(to_key, torch.bmm(to_scores.transpose(1, 2), query[:, rows]))
             block.add(to_value, torch.bmm(used.transpose(1, 2), gradient[:, rows]))
-    return to_query, to_key, to_value, None, None, None, None, None
+    return to_query, to_key, to_value, None, None, None, None
 
 
 def _weights(block: Block, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -237,7 +236,7 @@ def _weights(block: Block, query: torch.Tensor, keys: torch.Tensor) -> torch.Ten
     scores = torch.bmm(query, keys.transpose(1, 2))
     last = block.hidden.shape[1]
     if last:
-        hidden = block.hidden.to(scores.device).repeat_interleave(scores.shape[1] // len(block.hidden), dim=0)
+        hidden = block.hidden.repeat_interleave(scores.shape[1] // len(block.hidden), dim=0)
         scores[:, :, -last:].masked_fill_(hidden, -torch.inf)
     return torch.softmax(scores, dim=-1)
 
@@ -246,23 +245,6 @@ def _kept(weights: torch.Tensor, dropout: float, seed: int) -> torch.Tensor:
     """What the weights are multiplied with for dropout; the same in the backward pass as before."""
     dice = torch.Generator(weights.device).manual_seed(seed)
     return torch.empty_like(weights).bernoulli_(1 - dropout, generator=dice) / (1 - dropout)
-
-
-@contextmanager
-def _products(device: str, coarse: bool) -> Iterator[None]:
-    """Products in the factors' own dtype; those of fp32, where `coarse`, by oneDNN.
-
-    It is asked for bf16 inside, which it has only by AMX; elsewhere it computes in fp32, on an AMD CPU three times as fast as
-    MKL, which torch takes otherwise (docs/tuning.md).
-    """
-    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16" if coarse else before
-    try:
-        with torch.autocast(device, enabled=False):
-            yield
-    finally:
-        settings.fp32_precision = before
 
 
 attend.register_autograd(_backward, setup_context=_remember)

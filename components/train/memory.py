@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
+FEW_TERMS = 128
+"""A product that sums up fewer terms for each number of its result is computed sooner than it is worth keeping."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Parameters of `mallopt`, as glibc's malloc.h numbers them."""
 
@@ -27,8 +29,9 @@ def checkpointing(device: torch.device) -> dict[str, Any]:
     """How a layer is checkpointed, in the names of torch's `checkpoint`.
 
     On a CPU what products and attention come to is kept, and only what lies between is computed twice: a fifth of a step's time
-    for a tenth more memory (docs/tuning.md). On a GPU, which computes an 8B model's layers on thousands of tokens at once, these
-    results would be most of its memory.
+    for a tenth more memory (docs/tuning.md). What an adapter adds to a layer's result is computed twice, too: it is as large as
+    that, and cheap. So are products with 4-bit weights, which are bitsandbytes' own. On a GPU, which computes an 8B model's
+    layers on thousands of tokens at once, all these results would be most of its memory.
     """
     settings: dict[str, Any] = {"use_reentrant": False}
     if device.type == "cpu":
@@ -37,9 +40,11 @@ def checkpointing(device: torch.device) -> dict[str, Any]:
 
 
 def _keep_what_is_dear() -> Any:
-    kept = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.calltune.tree_attention.default}
+    products = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
+    attention = torch.ops.calltune.tree_attention.default
 
-    def policy(_context: Any, operator: Any, *_: Any, **__: Any) -> CheckpointPolicy:
-        return CheckpointPolicy.MUST_SAVE if operator in kept else CheckpointPolicy.PREFER_RECOMPUTE
+    def policy(_context: Any, operator: Any, *given: Any, **_: Any) -> CheckpointPolicy:
+        dear = operator is attention or (operator in products and len(given[-1]) >= FEW_TERMS)
+        return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
 
     return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]

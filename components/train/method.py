@@ -86,7 +86,7 @@ def build(folder: Path, method: Method) -> "PreTrainedModel":
 
 def _attends_by_flex(folder: Path, model: "PreTrainedModel", exact: bool) -> bool:
     """Whether FlexAttention, which compiles a kernel for it, computes the model's attention; otherwise the model is as before."""
-    if getattr(model.config, "attention_dropout", 0):
+    if getattr(model.config.get_text_config(), "attention_dropout", 0):
         runtime.note("train: no FlexAttention: it cannot drop attention weights, as this model's config asks for")
         return False
     try:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.exactness import tiny_model as small_model
 from calltune import models
@@ -42,7 +43,7 @@ def by_block(branches):
     """The same from the blocks of queries in which a CPU computes them."""
     lengths, ends = attention._layout(branches)
     seen = torch.zeros(sum(lengths), sum(lengths), dtype=torch.bool)
-    for block in attention._blocks(tuple(lengths), tuple(ends)):
+    for block in attention._blocks(tuple(lengths), tuple(ends), CPU):
         keys = torch.cat([torch.arange(*stretch) for stretch in block.keys])
         hidden = torch.zeros(block.stop - block.start, len(keys), dtype=torch.bool)
         hidden[:, len(keys) - block.hidden.shape[1] :] = block.hidden
@@ -70,14 +71,38 @@ def test_the_masks_of_both_devices_are_the_paths_bit_for_bit(monkeypatch, block_
 
 @pytest.mark.parametrize("dropout", [0, 0.3])
 def test_the_gradient_is_the_derivative_with_dropout_too(monkeypatch, dropout):
-    """By finite differences, in float64; blocks of five queries, so that a small tree has several."""
+    """By finite differences, in float64; blocks of five queries, so that a small tree has several; values narrower than keys."""
     monkeypatch.setattr(attention, "BLOCK_TOKENS", 5)
     attention._blocks.cache_clear()
-    layout = attention._layout([Branch(6, ()), Branch(3, (0,)), Branch(2, (0, 1)), Branch(4, (0,))])
+    layout = attention._layout([Branch(6, ()), Branch(3, (0,)), Branch(2, (0, 1)), Branch(4, (0,)), Branch(5, ())])
     torch.manual_seed(0)
-    given = [torch.randn(1, 15 * heads, 3, dtype=torch.float64, requires_grad=True) for heads in (2, 1, 1)]
-    assert torch.autograd.gradcheck(lambda *one: attention.attend(*one, *layout, False, dropout, 7), given)
+    shapes = [(2, 20 * heads, size) for heads, size in ((2, 3), (1, 3), (1, 2))]
+    given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(lambda *one: attention.attend(*one, *layout, dropout, 7), given)
     attention._blocks.cache_clear()
+
+
+@pytest.mark.parametrize("value_dim", [HEAD_DIM, 10])
+def test_it_is_the_attention_of_a_dense_mask_in_blocks_of_any_number(value_dim):
+    """Keys and values of unlike widths, as MLA has them, too; two roots, and rows longer than a block."""
+    branches = [Branch(150, ()), Branch(40, (0,)), Branch(130, (0, 1)), Branch(3, (0, 1)), Branch(60, (0,)), Branch(20, ())]
+    torch.manual_seed(0)
+    shapes = [(1, HEADS, 403, HEAD_DIM), (1, KEY_HEADS, 403, HEAD_DIM), (1, KEY_HEADS, 403, value_dim)]
+    query, key, value = given = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    found, _ = tree_attention(SimpleNamespace(training=True), query, key, value, None, branches=branches)
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=paths(branches), enable_gqa=True).transpose(1, 2)
+    assert (found - expected).abs().max() <= 1e-5
+    weights = torch.randn_like(found)
+    for one, other in zip(torch.autograd.grad(found, given, weights), torch.autograd.grad(expected, given, weights), strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()
+
+
+def test_the_masks_that_are_kept_are_of_a_blocks_last_keys_only():
+    """Those of a row of 8,000 tokens would be 33 MB, and four packs' are kept."""
+    blocks = attention._blocks((1000,), (1000,), CPU)
+    assert [block.hidden.untyped_storage().nbytes() for block in blocks] == [
+        (block.stop - block.start) * (block.stop - block.start - 1) for block in blocks
+    ]
 
 
 def test_dropout_drops_in_training_only_and_keeps_the_mean():
@@ -152,18 +177,16 @@ def test_under_autocast_values_come_in_bf16_and_are_attended_to_in_fp32():
     value = value.bfloat16()
     layer, told = SimpleNamespace(training=True), {"branches": [Branch(5, ()), Branch(4, (0,))]}
     exact, _ = tree_attention(layer, query, key, value.float(), None, **told)
-    before = torch.backends.mkldnn.matmul.fp32_precision
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found, _ = tree_attention(layer, query, key, value, None, **told)
     assert found.dtype == torch.bfloat16
     assert (found - exact).abs().max() <= 0.02 * exact.abs().max()
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
-def test_a_model_that_drops_attention_weights_is_trained_without_flex_attention(tiny_model, tmp_path):
-    """transformers' FlexAttention has no dropout, and says so at the first step of training."""
+def test_a_model_that_drops_attention_weights_is_trained_without_flex_attention(tiny_model, tmp_path, monkeypatch):
+    """transformers' FlexAttention has no dropout, and says so at the first step of training. A config may have a text part."""
     network = build(tiny_model, decide(TrainConfig(precision="fp32"), 1))
-    network.config.attention_dropout = 0.1
+    monkeypatch.setattr(type(network.config), "get_text_config", lambda _: SimpleNamespace(attention_dropout=0.1))
     assert not _attends_by_flex(tiny_model, network, exact=True)
     assert network.config._attn_implementation == BY_BLOCK
     assert "train: no FlexAttention: " in (tmp_path / "events.jsonl").read_text()

@@ -1,29 +1,69 @@
 """What a checkpointed layer keeps changes no gradient, and saves what it is there for."""
 
+from collections import Counter
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.exactness import trained
 from calltune import models
-from components.train import attention
+from components.train import attention, memory
 from components.train.memory import checkpointing
 from components.train.packing import pack
 from tests.components.train.test_packing import NO_LIMIT, named_cases, packed
 
 
+class Products(TorchDispatchMode):
+    """Counts matrix products by the terms that each number of their result sums up."""
+
+    def __init__(self):
+        super().__init__()
+        self.terms = Counter()
+
+    def __torch_dispatch__(self, operator, types, given=(), more=None):
+        if operator in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.terms[len(given[-1])] += 1
+        return operator(*given, **(more or {}))
+
+
+def one_pack():
+    (one,) = pack(named_cases()["nested sharing"], NO_LIMIT)
+    return one
+
+
+@pytest.mark.parametrize("dropout", [0, 0.5])
 @pytest.mark.parametrize(("device", "computed"), [("cpu", 2), ("cuda", 3)])
 def test_attention_is_computed_once_forward_on_a_cpu_and_the_gradient_is_the_same_bit_for_bit(
-    tiny_model, monkeypatch, device, computed
+    tiny_model, monkeypatch, device, computed, dropout
 ):
     """Of each layer once forward, and its weights once more for the backward pass; on a GPU forward twice."""
-    rows = sorted(named_cases()["nested sharing"], key=lambda row: row.input_ids)
     network = models.load(tiny_model, dtype=torch.float32, attn_implementation=attention.BY_BLOCK).train()
-    (one,) = pack(rows, NO_LIMIT)
+    for layer in network.model.layers:
+        layer.self_attn.attention_dropout = dropout
+    one = one_pack()
+    torch.manual_seed(0)
     _, plain, _ = packed(network, [one])
 
     network.activation_checkpointing_enable(activation_checkpointing_kwargs=checkpointing(torch.device(device)))
     calls, weights = [], attention._weights
     monkeypatch.setattr(attention, "_weights", lambda *given: calls.append(1) or weights(*given))
+    torch.manual_seed(0)
     _, checkpointed, _ = packed(network, [one])
     assert torch.equal(checkpointed, plain)
     blocks = -(-one.input_ids.shape[1] // attention.BLOCK_TOKENS)
     assert len(calls) == computed * blocks * network.config.num_hidden_layers
+
+
+@pytest.mark.parametrize(("method", "twice"), [("full", set()), ("lora", {16})])
+def test_on_a_cpu_no_product_is_computed_twice_but_those_through_an_adapters_rank(tiny_model, monkeypatch, method, twice):
+    """What comes out of an adapter is as large as the layer's own result; kept, it would double what training keeps."""
+    monkeypatch.setattr(memory, "FEW_TERMS", 32)  # the tiny model's layers sum up 64 terms
+    network, one = trained(tiny_model, method), one_pack()
+    network.enable_input_require_grads()  # checkpointing does it, too
+    with Products() as plain:
+        packed(network, [one])
+    network.activation_checkpointing_enable(activation_checkpointing_kwargs=checkpointing(torch.device("cpu")))
+    with Products() as checkpointed:
+        packed(network, [one])
+    assert set(checkpointed.terms - plain.terms) == twice
