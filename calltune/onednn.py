@@ -9,17 +9,17 @@ KERNELS_KEPT = 128
 TRIED = 256
 """Size of the square matrices whose product shows in which precision it is computed."""
 ROUNDING = 1e-5
-"""Of a product of such matrices beside its largest number: float32 is off by less than a tenth of this, bf16 by a hundred times."""
+"""Of a product beside its largest number: float32 is off by less than a tenth of this, bf16 by more than a hundred times."""
 
 
 def prefer() -> None:
     """Have this process keep few of oneDNN's kernels, and compute float32 products by it where that is float32, too.
 
-    It compiles a kernel for each size of a product, and packs and answers have sizes of their own: kept, they come to 17 MB a step
-    of training, and are hardly ever used again. One pack's, layer after layer, are less than a hundred.
+    It compiles a kernel for each size of a product, and packs and answers have sizes of their own: kept, they come to 17 MB a
+    step of training, and are hardly ever used again. One pack's, layer after layer, are less than a hundred.
 
-    For float32 torch takes MKL, which on an AMD CPU reaches a third to a half of oneDNN's speed (docs/tuning.md), and oneDNN only where
-    bf16 is allowed inside of a product. That rounds on a CPU with AMX and on none other, so it is tried.
+    For float32 torch takes MKL, which on an AMD CPU reaches a third to a half of oneDNN's speed (docs/tuning.md), and oneDNN
+    only where bf16 is allowed inside of a product. That rounds on a CPU with AMX and on none other, so it is tried.
 
     Call it before the first product: oneDNN reads the variable then.
     """

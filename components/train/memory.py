@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
+from calltune.errors import ConfigError
+
 FEW_TERMS = 128
 """A product that sums up fewer terms for each number of its result is computed sooner than it is worth keeping."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -42,9 +44,16 @@ def checkpointing(device: torch.device) -> dict[str, Any]:
 def _keep_what_is_dear() -> Any:
     products = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
     attention = torch.ops.calltune.tree_attention.default
+    kept = set()
 
-    def policy(_context: Any, operator: Any, *given: Any, **_: Any) -> CheckpointPolicy:
-        dear = operator is attention or (operator in products and len(given[-1]) >= FEW_TERMS)
-        return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
+    def policy(context: Any, operator: Any, *given: Any, **_: Any) -> CheckpointPolicy:
+        if operator is attention or (operator in products and len(given[-1]) >= FEW_TERMS):
+            kept.add(context.op_output.untyped_storage().data_ptr())
+            return CheckpointPolicy.MUST_SAVE
+        # torch does not see it behind a view, and the gradient would be another one.
+        if operator._schema.is_mutable and given[0].untyped_storage().data_ptr() in kept:
+            found = f"changes the result of a product in place ({operator}), which training on a CPU keeps"
+            raise ConfigError(f"model.base {found}: take train.method: lora or qlora, a GPU, or another base model")
+        return CheckpointPolicy.PREFER_RECOMPUTE
 
     return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]

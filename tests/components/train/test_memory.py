@@ -5,9 +5,11 @@ from collections import Counter
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import OlmoConfig, OlmoForCausalLM
 
 from benchmarks.exactness import trained
 from calltune import models
+from calltune.errors import ConfigError
 from components.train import attention, memory
 from components.train.memory import checkpointing
 from components.train.packing import pack
@@ -67,3 +69,22 @@ def test_on_a_cpu_no_product_is_computed_twice_but_those_through_an_adapters_ran
     with Products() as checkpointed:
         packed(network, [one])
     assert set(checkpointed.terms - plain.terms) == twice
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_model_that_changes_a_products_result_in_place_is_refused_where_that_is_kept(tmp_path, monkeypatch, method):
+    """OLMo clips its queries so: of the clipped ones, kept, the gradient would be another, and nothing would say so."""
+    monkeypatch.setattr(memory, "FEW_TERMS", 32)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1000}
+    torch.manual_seed(0)
+    OlmoForCausalLM(OlmoConfig(**sizes, clip_qkv=0.5, initializer_range=0.1)).save_pretrained(tmp_path)
+    network, one = trained(tmp_path, method), one_pack()
+    _, plain, _ = packed(network, [one])
+    for device in ("cuda", "cpu"):
+        network.activation_checkpointing_enable(activation_checkpointing_kwargs=checkpointing(torch.device(device)))
+        if (method, device) == ("full", "cpu"):
+            with pytest.raises(ConfigError, match=r"changes the result of a product in place \(aten.clamp_.*train.method: lora"):
+                packed(network, [one])
+        else:
+            _, checkpointed, _ = packed(network, [one])
+            assert torch.equal(checkpointed, plain)

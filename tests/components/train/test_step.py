@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from itertools import pairwise
 
 import pyarrow.parquet as pq
