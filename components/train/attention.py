@@ -213,7 +213,10 @@ def _backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None
     """The gradients towards query, key and value. Weights are computed again: kept, they would be the largest tensors of all."""
     query, key, value = context.saved_tensors
     lengths, ends, dropout, seed = context.settings
-    to_query, to_key, to_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+    to_query = torch.empty_like(query)
+    # Summed up over blocks: in bf16, which values have on a GPU, that would be twice as coarse.
+    wide = torch.promote_types(key.dtype, torch.float32)
+    to_key, to_value = torch.zeros_like(key, dtype=wide), torch.zeros_like(value, dtype=wide)
     with torch.autocast(query.device.type, enabled=False):
         for block in _blocks(tuple(lengths), tuple(ends), query.device):
             rows = block.rows(query, key)
@@ -228,7 +231,7 @@ def _backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None
             to_query[:, rows] = torch.bmm(to_scores, keys)
             block.add(to_key, torch.bmm(to_scores.transpose(1, 2), query[:, rows]))
             block.add(to_value, torch.bmm(used.transpose(1, 2), gradient[:, rows]))
-    return to_query, to_key, to_value, None, None, None, None
+    return to_query, to_key.to(key.dtype), to_value.to(value.dtype), None, None, None, None
 
 
 def _weights(block: Block, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
