@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from calltune.settings import Settings
 
@@ -54,6 +54,12 @@ class TrainConfig(Settings):
     """The newest ones are kept, while training lasts."""
     price_per_hour: float = Field(0, ge=0)
     """Of all machines that train, in whatever money you count; 0: no price is given. Another one trains nothing again."""
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> "TrainConfig":
+        if self.method == "full" and self.start_from == "champion":
+            raise ValueError("start_from: champion goes on from an adapter, and full trains none: set method: qlora or lora")
+        return self
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that the trained weights depend on: with other ones a checkpoint is of no use."""

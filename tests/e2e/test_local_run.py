@@ -235,7 +235,7 @@ def test_the_store_has_the_model_the_report_and_the_artifacts_of_the_run(first, 
         digest = first.summary["artifacts"]["model"].rsplit("/", 1)[1]
         place = f"runs/{first.summary['run_id']}"
         exported = {key.removeprefix(f"models/{digest}/") for key in keys if key.startswith("models/")}
-        assert exported == set(models.checksums(house / "work" / "model"))
+        assert exported == {*models.checksums(house / "work" / "model"), models.MANIFEST}
         assert {f"{place}/summary.json", f"{place}/report.html", f"{place}/predictions.jsonl"} <= set(keys)
         assert {f"{place}/steps/{name}.json" for name in ["look", *TO_GATE, "promote", "report", "notify"]} <= set(keys)
         assert [key for key in keys if key.startswith("ledger/")] == ["ledger/tiny/champion/000001.json"]

@@ -137,6 +137,18 @@ def test_the_limit_of_original_weights_is_for_qlora_alone(wrongly, trained, data
         checked(wrongly("lora", "at half scale"), trained, dataset, tiny_model, "lora", "original")
 
 
+@pytest.mark.parametrize(("dtype", "advised"), [("bfloat16", True), ("float32", False)])
+def test_what_may_be_lost_to_rounding_is_said_with_the_setting_that_keeps_it(
+    wrongly, trained, dataset, tiny_model, dtype, advised
+):
+    folder = wrongly("lora", "not at all")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
+    with pytest.raises(ExportError) as raised:
+        checked(folder, trained, dataset, tiny_model, "lora")
+    assert ("export.dtype: float32 keeps it" in str(raised.value)) == advised
+
+
 def logits(*positions):
     """One row's logits."""
     return [torch.tensor(positions, dtype=torch.float32)]

@@ -94,7 +94,7 @@ def test_where_nothing_is_asked_for_nothing_is_looked_for(tiny):
     [
         ({"rank": 8}, {}, r"train\.rank is 8, and the champion's adapter has 16: set it to that, or train\.start_from: base"),
         ({"lora_alpha": 16}, {}, r"train\.lora_alpha is 16, and the champion's adapter has 32"),
-        ({"method": "full"}, {}, r"goes on from an adapter, and full trains none"),
+        ({"method": "auto"}, {}, r"goes on from an adapter, and full trains none"),
         ({}, {"base": "org/other", "revision": "0" * 40}, r"the champion's adapter is for .*tiny.*, and not for this base model"),
     ],
 )
@@ -123,3 +123,8 @@ def test_an_adapter_that_was_changed_in_the_store_is_not_gone_on_from(champion, 
 
 def test_another_start_is_another_training(tmp_path):
     assert TrainConfig(**SETTINGS).result_settings() != TrainConfig(**{**SETTINGS, "start_from": "base"}).result_settings()
+
+
+def test_full_goes_on_from_no_adapter_and_that_is_seen_in_the_config():
+    with pytest.raises(ValueError, match=r"full trains none: set method: qlora or lora"):
+        TrainConfig(**{**SETTINGS, "method": "full"})
