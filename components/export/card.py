@@ -59,6 +59,7 @@ def write_card(
         base=_named(model.base),
         revision=model.revision,
         method=_method(adapter),
+        merged=(adapter / "adapter_config.json").exists(),
         template=template,
         dtype=serve["dtype"],
         source=_source(dataset),

@@ -184,7 +184,7 @@ def test_the_card_says_what_is_known(exported, dataset, tiny_model):
     assert front == {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["tool-calling"]}
     assert f"Base model: {tiny_model.name}\n" in text and str(tiny_model.parent) not in text
     known_here = [
-        "qlora, rank 16, alpha 32",
+        "qlora, rank 16, alpha 32; the weights here are merged, in bfloat16",
         f"Data: `questions.jsonl`; {rows['train']} rows to learn from, {rows['validation']} to validate, {rows['test']} held out",
         "- Data: not stated",
         "vllm serve . --dtype bfloat16",
@@ -213,7 +213,7 @@ def test_the_card_of_a_hub_model_names_it_and_its_licence(exported, trained, dat
     text = (tmp_path / "README.md").read_text()
     assert yaml.safe_load(text.split("---\n")[1])["base_model"] == "org/small"
     for known in (
-        "every weight trained",
+        "every weight trained; the weights here are in bfloat16",
         "- Base model: mit",
         "- Data: cc-by-4.0",
         "at 99.9 %, with a mean KL divergence of 0 nats",
