@@ -124,6 +124,9 @@ def contend(contender: str, folder: Path, method: str, dataset: Path, steps: int
         `rate` in supervised tokens per second; `rows_rate` in all tokens of the rows, those that they share counted for each;
         `mfu` of what was computed (components/train/account.py); `peak_mib` of the process, `peak_gpu_mib`; the steps' `losses`.
     """
+    if contender == "ours":  # before the first product, as the step does
+        keep_freed_memory()
+        onednn.prefer()
     config = TrainConfig(method=method)  # type: ignore[arg-type]
     decided = decide(config, models.parameter_count(folder))
     device_rate = account.matmul_rate(account.device(), decided.bf16)
@@ -146,8 +149,6 @@ def contend(contender: str, folder: Path, method: str, dataset: Path, steps: int
     }
     trainer: TreeTrainer | PlainTrainer
     if contender == "ours":
-        keep_freed_memory()
-        onednn.prefer()
         own = SFTConfig(
             **common,
             activation_checkpointing_kwargs=checkpointing(account.device()),
